@@ -1,0 +1,235 @@
+"""The command line. Nothing heavy is imported before it is needed: ``--help`` and ``--list`` import no torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchmark import registry
+from benchmark.errors import BenchmarkError
+
+EXAMPLES = """\
+examples:
+  python run_downstream.py -u wav2vec2_tiny -d voxceleb1_sv --data-root data/demo --max-steps 200
+  python run_downstream.py -u wav2vec2_large -d voxceleb1_sv --data-root /corpora   # SUPERB's speaker verification
+  python run_downstream.py -u wav2vec2_local -k my.pt -d voxceleb1_sv -l 6          # one state of your own checkpoint
+  python run_downstream.py -u fbank -d voxceleb1_sv -o optim.lr=1e-3 trainer.batch_size=20
+  python run_downstream.py -e results/my_run                                        # go on where a run stopped
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            known = sorted(option for action in self._actions for option in action.option_strings)
+            message = f"unknown option {unknown.split()[0]}. {registry.suggest(unknown.split()[0], known)}"
+        self.exit(2, f"error: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``run_downstream.py`` (= ``wavbench run``)."""
+    parser = _Parser(
+        prog="run_downstream.py",
+        description="Train a downstream task on an upstream's hidden states, choose on dev, evaluate once on test.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("-u", "--upstream", metavar="NAME", help="upstream (see --list)")
+    what.add_argument("-d", "--downstream", metavar="NAME", help="downstream (see --list)")
+    what.add_argument("-m", "--mode", choices=("train", "evaluate"), default="train", help="default: train")
+    what.add_argument("-k", "--checkpoint", metavar="FILE", help="a local fairseq checkpoint")
+    what.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
+    what.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that registers more names")
+    what.add_argument("--list", action="store_true", help="upstreams, downstreams and recipes")
+    how = parser.add_argument_group("how to train")
+    how.add_argument("--regime", metavar="NAME", help="frozen (default) | probe | finetune")
+    how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
+    how.add_argument("-l", "--layer", metavar="K", type=int, help="= --regime probe on state K")
+    how.add_argument("-c", "--config", metavar="FILE", help="YAML of configuration values")
+    how.add_argument("-o", "--override", metavar="KEY=VALUE", nargs="+", action="extend", default=[])
+    how.add_argument("--max-steps", metavar="N", type=int, help="= -o trainer.max_steps=N")
+    how.add_argument("--seed", metavar="N", type=int)
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    where = parser.add_argument_group("where the run lives")
+    where.add_argument("-n", "--name", help="experiment folder results/NAME")
+    where.add_argument("-p", "--expdir", metavar="DIR", help="experiment folder")
+    where.add_argument("-a", "--auto-resume", action="store_true", help="go on if the folder holds a run, else start")
+    where.add_argument("-e", "--resume-from", metavar="DIR", help="go on with the run in DIR, by its own configuration")
+    where.add_argument("--overwrite", action="store_true", help="start again in a folder that holds a run")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``wavbench run …`` and ``wavbench list``. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: wavbench {run,list} …\n\n  run   train and evaluate (wavbench run --help)\n  list  what there is")
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command == "run":
+        return run_downstream(rest)
+    if command == "list":
+        return run_downstream(["--list", *rest])
+    print(f"error: unknown command '{command}'. {registry.suggest(command, ['run', 'list'])}", file=sys.stderr)
+    return 2
+
+
+def run_downstream(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, report. Returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    options = build_parser().parse_args(argv)
+    try:
+        for plugin in options.plugin:
+            registry.load_plugin(plugin)
+        if options.list:
+            print(listing())
+            return 0
+        return _run(options)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def listing() -> str:
+    """All names, their summaries and whatever is broken."""
+    lines: list[str] = []
+    for of in (registry.upstreams, registry.downstreams):
+        lines.append(f"{of.kind}s:")
+        entries = list(of)
+        width = max((len(entry.name) for entry in entries), default=0)
+        for entry in entries:
+            also = f" (= {', '.join(entry.aliases)})" if entry.aliases else ""
+            note = f"BROKEN: {entry.problem}" if entry.problem else entry.summary
+            origin = "" if entry.origin == "built in" else f" [{entry.origin}]"
+            lines.append(f"  {entry.name:<{width}}  {note}{also}{origin}".rstrip())
+        lines.append("")
+    recipes = Path(__file__).resolve().parent.parent / "recipes"
+    lines.append("recipes:")
+    lines += [f"  {path.relative_to(recipes.parent)}" for path in sorted(recipes.rglob("*.yaml"))]
+    return "\n".join(lines)
+
+
+def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """The command line's flags as nested configuration values, after those of ``-c``."""
+    from benchmark import config
+
+    layers: list[tuple[str, dict[str, Any]]] = []
+    root = os.environ.get("BENCHMARK_DATA")
+    if root:
+        layers.append(("$BENCHMARK_DATA", {"data": {"root": root}}))
+    if options.resume_from:
+        saved = Path(options.resume_from) / "config.yaml"
+        if not saved.exists():
+            raise BenchmarkError(f"-e {options.resume_from}: holds no run (no config.yaml)")
+        layers.append((str(saved), config.read_yaml(saved)))
+    if options.config:
+        layers.append((f"-c {options.config}", config.read_yaml(options.config)))
+    regimes = {
+        name
+        for name, said in (
+            (options.regime, options.regime),
+            ("finetune", options.finetune),
+            ("probe", options.layer is not None),
+        )
+        if said
+    }
+    if len(regimes) > 1:
+        raise BenchmarkError(f"--regime, -f and -l ask for different regimes: {', '.join(sorted(regimes))}")
+    flags: dict[str, dict[str, Any]] = {
+        "--regime": {"regime": next(iter(regimes), None)},
+        "-l": {"featurizer": {"state": options.layer}},
+        "-u": {"upstream": {"name": options.upstream}},
+        "-k": {"upstream": {"checkpoint": options.checkpoint and str(Path(options.checkpoint).absolute())}},
+        "--data-root": {"data": {"root": options.data_root}},
+        "--max-steps": {"trainer": {"max_steps": options.max_steps}},
+        "--seed": {"seed": options.seed},
+        "--device": {"device": options.device},
+        "--plugin": {"plugins": [str(Path(path).absolute()) for path in options.plugin] or None},
+    }
+    return layers + [(flag, values) for flag, values in flags.items() if not _is_unset(values)]
+
+
+def _is_unset(values: Any) -> bool:
+    return all(_is_unset(value) for value in values.values()) if isinstance(values, dict) else values is None
+
+
+def _run(options: argparse.Namespace) -> int:
+    from benchmark import config
+
+    layers = _layers(options)
+    plugins = [path for _, values in layers for path in values.get("plugins") or []]
+    for path in plugins:
+        if path not in [str(Path(given).absolute()) for given in options.plugin]:
+            registry.load_plugin(path)
+    downstream = options.downstream or next(
+        (values["downstream"] for _, values in reversed(layers) if values.get("downstream")), None
+    )
+    upstream = next((v["upstream"]["name"] for _, v in reversed(layers) if v.get("upstream", {}).get("name")), None)
+    if upstream is None or downstream is None:
+        raise BenchmarkError("say what to run: -u UPSTREAM -d DOWNSTREAM (see --list; examples in --help)")
+    registry.upstreams.get(upstream)
+    registry.downstreams.get(downstream)
+
+    from benchmark import experiment  # imports torch
+
+    card = experiment.read_card(downstream)
+    for _, values in layers:  # a saved configuration names its card, which may have been called by an alias
+        if values.get("downstream") not in (None, card["name"]):
+            raise BenchmarkError(f"-d {downstream}, but the configuration is of '{values['downstream']}'")
+    run = config.compose(card, experiment.task_class(card).Config, layers, options.override)
+    run.upstream.name = registry.upstreams.get(run.upstream.name).name
+    default = f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
+    folder = Path(options.expdir or options.resume_from or (f"results/{options.name}" if options.name else default))
+    resume = options.auto_resume or options.resume_from is not None
+    return _run_in(folder, run, card, mode=options.mode, resume=resume, overwrite=options.overwrite)
+
+
+def _run_in(folder: Path, run: Any, card: dict[str, Any], *, mode: str, resume: bool, overwrite: bool) -> int:
+    import logging
+
+    from benchmark import experiment, results
+    from benchmark.trainer import Interrupted
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("wavbench").setLevel(logging.INFO)
+    if mode == "evaluate" and not (folder / "config.yaml").exists():
+        raise BenchmarkError(f"{folder} holds no run to evaluate; name its folder with -p, -n or -e")
+    if not (overwrite and mode == "train"):  # before the work of preparing, and again under the lock
+        experiment.occupy(folder, run, resume=resume or mode == "evaluate", overwrite=False)
+        done = experiment.finished(folder, run) if mode == "train" else None
+        if done is not None:
+            print(f"{folder} is complete:\n{results.table(done)}")
+            return 0
+    prepared = experiment.prepare(run, card)
+    with experiment.exclusive(folder):
+        experiment.occupy(folder, run, resume=resume or mode == "evaluate", overwrite=overwrite)
+        experiment.log_to(folder)
+        log = logging.getLogger("wavbench")
+        for line in experiment.describe(prepared):
+            log.info(line)
+        try:
+            if mode == "train":
+                result = experiment.train(prepared, folder, resume=resume)
+            else:
+                result = experiment.evaluate(prepared, folder)
+        except Interrupted as stopped:
+            log.info("%s; go on with: python run_downstream.py -e %s", stopped, folder)
+            return 130
+        except BenchmarkError as error:
+            log.error("error: %s", error)
+            return 1
+    print(f"{results.table(result)}\n{folder}/result.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""What a run is: documented dataclasses. YAML and the command line give values; a typo or a wrong type fails."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmark.errors import BenchmarkError
+from benchmark.registry import suggest
+
+REGIMES = ("frozen", "probe", "finetune")
+
+
+@dataclass
+class UpstreamConfig:
+    """Which upstream."""
+
+    name: str = "???"
+    """A name from ``--list``."""
+    checkpoint: str | None = None
+    """A local file instead of the one that the name's card points to (``-k``)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the upstream itself."""
+
+
+@dataclass
+class FeaturizerConfig:
+    """Which of its states."""
+
+    state: int | None = None
+    """Use this state alone (``-l``); ``None``: the learned weighted sum over all states, as SUPERB."""
+    normalize: bool = False
+    """Normalise each state over its features before the sum (s3prl: ``--upstream_feature_normalize``)."""
+
+
+@dataclass
+class DataConfig:
+    """Where the audio is and how much of an utterance is used."""
+
+    root: str = "data"
+    """The folder that holds the corpora as their publishers lay them out."""
+    crop_seconds: float | None = None
+    """Longer utterances are cropped at random to this in training; evaluation always uses whole utterances."""
+    min_seconds: float = 0.0
+    """Training utterances that are not longer than this are dropped, and counted."""
+    workers: int = 0
+    """Processes that read audio; 0: the main process reads."""
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer and its rates."""
+
+    name: str = "adamw"
+    """``adamw`` or ``adam``."""
+    lr: float = 1e-4
+    """Of the head."""
+    weights_lr: float | None = None
+    """Of the layer weights; ``None``: as the head (SUPERB)."""
+    upstream_lr: float | None = None
+    """Of the upstream when it is fine-tuned; ``None``: as the head (s3prl's ``-f``; usually far too high)."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float | None = None
+    """Largest norm of the gradient of all parameters together."""
+    schedule: str = "constant"
+    """``constant``, or ``linear``: down to zero at the last update. Both after the warm-up."""
+    warmup_steps: int = 0
+    """Updates in which the rates rise linearly from zero."""
+
+
+@dataclass
+class TrainerConfig:
+    """How long, how often, in what batches."""
+
+    max_steps: int = 1000
+    """Updates (after accumulation)."""
+    batch_size: int = 8
+    """Utterances a forward pass and process."""
+    accumulate: int = 1
+    """Forward passes an update."""
+    eval_every: int = 1000
+    """Updates between evaluations on dev; the last update is always evaluated."""
+    save_every: int = 500
+    """Updates between checkpoints; a run resumes from the last one."""
+    eval_batch_size: int = 1
+    """Utterances a forward pass in evaluation; results do not depend on it."""
+    log_every: int = 10
+    """Updates between TensorBoard points."""
+    precision: str = "no"
+    """``no`` (float32), ``fp16`` or ``bf16``, as Accelerate names them."""
+
+
+@dataclass
+class RunConfig:
+    """One run: an upstream, a downstream, a regime, a seed."""
+
+    upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
+    downstream: str = "???"
+    """A name from ``--list``."""
+    protocol_version: int = 1
+    """Of the downstream's card, so that results of different versions are not mixed."""
+    regime: str = "frozen"
+    """``frozen`` (weighted sum), ``probe`` (one state, ``featurizer.state``) or ``finetune`` (all of the upstream)."""
+    featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
+    task: Any = None
+    """The task's own options; see the task's ``Config``."""
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+    plugins: list[str] = field(default_factory=list)
+    """Plug-in files (``--plugin``)."""
+
+
+_LOCATION = ("data.root", "data.workers", "trainer.save_every", "trainer.log_every", "plugins")
+"""Keys that do not change what a run computes: not part of its digest, free to differ on resuming."""
+
+
+def compose(
+    card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str, Any]], overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Lay values over the defaults, later over earlier.
+
+    Args:
+        card: the protocol card; its ``config`` is the first layer.
+        task_config: the dataclass of the task's options.
+        layers: (where it comes from, nested mapping) pairs.
+        overrides: ``dotted.key=value``; s3prl's ``,,``-separated form is accepted.
+
+    Raises:
+        BenchmarkError: an unknown key (with a suggestion) or a value of the wrong type, naming where it came from.
+    """
+    config = OmegaConf.structured(RunConfig)
+    config.task = OmegaConf.structured(task_config)
+    config.downstream = card["name"]
+    config.protocol_version = card.get("version", 1)
+    for source, values in [(f"protocol card {card['name']}", card.get("config", {})), *layers]:
+        config = _merge(config, source, values)
+    for override in [part for item in overrides for part in item.split(",,") if part]:
+        key, equals, _ = override.partition("=")
+        if not equals or not key:
+            raise BenchmarkError(f"-o {override}: expected key=value, as in -o optim.lr=1e-3")
+        key = key.removeprefix("config.")  # s3prl's spelling
+        dotted = key + override[override.index("=") :]
+        config = _merge(config, f"-o {override}", _parse_dotted(dotted, override))
+    run = cast(RunConfig, OmegaConf.to_object(config))
+    _validate(run)
+    return run
+
+
+def _parse_dotted(dotted: str, override: str) -> Any:
+    try:
+        return OmegaConf.from_dotlist([dotted])
+    except Exception as error:  # OmegaConf's grammar and YAML's errors share no base class
+        raise BenchmarkError(f"-o {override}: cannot be read as key=value ({error})") from error
+
+
+def _merge(config: DictConfig, source: str, values: Any) -> DictConfig:
+    try:
+        return cast(DictConfig, OmegaConf.merge(config, values))
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or error.key or "")
+        reason = str(error).splitlines()[0]
+        if "not in" in reason:
+            known = dotted_keys(config)
+            raise BenchmarkError(f"{source}: unknown option '{key}'. {suggest(key, known, noun='options')}") from error
+        raise BenchmarkError(f"{source}: option '{key}': {reason}") from error
+
+
+def dotted_keys(config: Any, prefix: str = "") -> list[str]:
+    """Every key of a nested configuration, dotted."""
+    keys: list[str] = []
+    for key in config:
+        node = None if OmegaConf.is_missing(config, key) else config[key]
+        if isinstance(node, DictConfig) and len(node):
+            keys += dotted_keys(node, f"{prefix}{key}.")
+        else:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def _validate(run: RunConfig) -> None:
+    def among(key: str, value: str, allowed: Sequence[str]) -> None:
+        if value not in allowed:
+            raise BenchmarkError(f"{key} is '{value}'. {suggest(value, list(allowed), noun='expected one of')}")
+
+    def at_least(key: str, value: float, least: float) -> None:
+        if not value >= least:
+            raise BenchmarkError(f"{key} is {value}; expected at least {least}")
+
+    among("regime", run.regime, REGIMES)
+    among("device", run.device, ("auto", "cpu", "cuda"))
+    among("optim.name", run.optim.name, ("adamw", "adam"))
+    among("optim.schedule", run.optim.schedule, ("constant", "linear"))
+    among("trainer.precision", run.trainer.precision, ("no", "fp16", "bf16"))
+    for name in ("max_steps", "batch_size", "accumulate", "eval_every", "save_every", "eval_batch_size", "log_every"):
+        at_least(f"trainer.{name}", getattr(run.trainer, name), 1)
+    for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps"):
+        at_least(f"optim.{name}", getattr(run.optim, name) or 0, 0)
+    at_least("data.workers", run.data.workers, 0)
+    if run.data.crop_seconds is not None and run.data.crop_seconds <= 0:
+        raise BenchmarkError(f"data.crop_seconds is {run.data.crop_seconds}; expected more than 0, or null")
+    if len(run.optim.betas) != 2:
+        raise BenchmarkError(f"optim.betas is {run.optim.betas}; expected two numbers")
+    if run.regime == "probe" and run.featurizer.state is None:
+        raise BenchmarkError("regime 'probe' needs a state: add -l K (0 = input of the first block)")
+    if run.regime == "frozen" and run.featurizer.state is not None:
+        raise BenchmarkError("featurizer.state is for --regime probe; 'frozen' is the weighted sum over all states")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a plain nested dict; :class:`BenchmarkError` where it is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise BenchmarkError(f"configuration file not found: {path}")
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # YAML's and OmegaConf's errors share no base class
+        raise BenchmarkError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(loaded, dict):
+        raise BenchmarkError(f"{path}: expected a mapping of options, found {type(loaded).__name__}")
+    return cast(dict[str, Any], loaded)
+
+
+def to_yaml(run: RunConfig) -> str:
+    """The complete configuration; :func:`read_yaml` gives it back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))
+
+
+def flatten(run: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """``{"optim.lr": 0.0001, …}``."""
+    config = OmegaConf.structured(run) if isinstance(run, RunConfig) else OmegaConf.create(dict(run))
+    return {key: OmegaConf.select(config, key) for key in dotted_keys(config)}
+
+
+def digest(run: RunConfig) -> str:
+    """Eight hex digits that tell apart runs that compute different things."""
+    items = sorted((key, str(value)) for key, value in flatten(run).items() if not key.startswith(_LOCATION))
+    return hashlib.sha256(repr(items).encode()).hexdigest()[:8]
+
+
+def differences(saved: Mapping[str, Any], run: RunConfig) -> list[str]:
+    """``key: saved -> now`` for what differs and changes what a run computes."""
+    old, new = flatten(saved), flatten(run)
+    return [
+        f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
+        for key in sorted(old.keys() | new.keys())
+        if str(old.get(key)) != str(new.get(key)) and not key.startswith(_LOCATION)
+    ]

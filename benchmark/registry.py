@@ -1,0 +1,180 @@
+"""Names -> objects, without importing what is not used.
+
+Four registries exist: :data:`upstreams`, :data:`downstreams`, :data:`tasks` and :data:`corpora`. Each is filled from
+
+1. the project's own table,
+2. entry points of installed packages, in the groups ``wavbench.upstreams`` and so on: ``name = "module:attr"``,
+3. files given with ``--plugin``, which call :meth:`Registry.register`.
+
+A name that is taken raises; a name that is unknown raises with the nearest ones; a broken plug-in is named in the
+listing, raises when it is used, and takes nothing else down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import BenchmarkError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one named thing comes from."""
+
+    name: str
+    target: str | Callable[..., Any]
+    """``"module:attr"``, imported when the entry is used, or the object itself."""
+    summary: str = ""
+    aliases: tuple[str, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments that :meth:`load` binds to the target."""
+    needs: str | None = None
+    """``"module:attr"`` of a function that takes ``checkpoint`` and the entry's ``kwargs`` and returns what has to be
+    fetched before the entry can be used and how, or ``None``."""
+    origin: str = "built in"
+    problem: str | None = None
+    """Why the plug-in that brought this entry is unusable."""
+
+    def load(self) -> Callable[..., Any]:
+        """Import the target; with ``kwargs``, bind them."""
+        if self.problem is not None:
+            raise BenchmarkError(f"'{self.name}' (from {self.origin}) cannot be used: {self.problem}")
+        target = self.target
+        if isinstance(target, str):
+            module, _, attr = target.partition(":")
+            try:
+                target = getattr(importlib.import_module(module), attr)
+            except Exception as error:  # whatever a plug-in raises while it is imported
+                if self.origin == "built in":
+                    raise
+                raise BenchmarkError(
+                    f"'{self.name}' (from {self.origin}) cannot be used: importing {module}:{attr} "
+                    f"failed with {type(error).__name__}: {error}"
+                ) from error
+        return functools.partial(target, **self.kwargs) if self.kwargs else target
+
+    def missing(self, checkpoint: str | None) -> str | None:
+        """What has to be fetched before this entry can be used, and how; ``None``: nothing that is known of."""
+        if self.needs is None:
+            return None
+        module, _, attr = self.needs.partition(":")
+        found: str | None = getattr(importlib.import_module(module), attr)(checkpoint=checkpoint, **self.kwargs)
+        return found
+
+
+class Registry:
+    """Names of one kind of thing.
+
+    Args:
+        kind: singular, as it stands in messages: ``"upstream"``.
+        group: the entry-point group of plug-in packages: ``"wavbench.upstreams"``.
+        builtin: ``"module:attr"`` of a function that returns the project's own entries.
+    """
+
+    def __init__(self, kind: str, group: str, builtin: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._builtin = builtin
+        self._entries: dict[str, Entry] | None = None
+
+    def _load(self) -> dict[str, Entry]:
+        if self._entries is None:
+            self._entries = {}
+            module, _, attr = self._builtin.partition(":")
+            for entry in getattr(importlib.import_module(module), attr)():
+                self._add(entry)
+            for point in importlib.metadata.entry_points(group=self.group):
+                package = point.dist.name if point.dist else "an unknown package"
+                entry = Entry(point.name, point.value, origin=f"package {package}")
+                try:
+                    self._add(entry)
+                except BenchmarkError as error:  # somebody's package must not take the others down
+                    name = f"{point.name} ({package})"
+                    self._entries[name] = Entry(name, "", origin=f"package {package}", problem=str(error))
+        return self._entries
+
+    def _add(self, entry: Entry) -> None:
+        entries = self._load()
+        for name in (entry.name, *entry.aliases):
+            holder = self._find(name)
+            if holder is not None:
+                raise BenchmarkError(
+                    f"{self.kind} name '{name}' of {entry.origin} is taken by '{holder.name}' of {holder.origin}; "
+                    "choose another name"
+                )
+        entries[entry.name] = entry
+
+    def _find(self, name: str) -> Entry | None:
+        entries = self._load()
+        if name in entries:
+            return entries[name]
+        return next((entry for entry in entries.values() if name in entry.aliases), None)
+
+    def register(self, name: str, target: Any = None, *, summary: str = "") -> Any:
+        """Add a name from a ``--plugin`` file or a notebook; also usable as a decorator."""
+        if target is None:
+            return lambda decorated: self.register(name, decorated, summary=summary)
+        self._add(Entry(name, target, summary=summary, origin=_origin_of(target)))
+        return target
+
+    def get(self, name: str) -> Entry:
+        """The entry of a name or alias; raises :class:`BenchmarkError` with suggestions."""
+        entry = self._find(name)
+        if entry is None:
+            raise BenchmarkError(f"unknown {self.kind} '{name}'. " + suggest(name, self.names(aliases=True)))
+        return entry
+
+    def names(self, *, aliases: bool = False) -> list[str]:
+        """All names, sorted."""
+        entries = self._load()
+        more = [alias for entry in entries.values() for alias in entry.aliases] if aliases else []
+        return sorted([*entries, *more])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter([self._load()[name] for name in self.names()])
+
+
+def suggest(name: str, known: list[str], *, noun: str = "available") -> str:
+    """``Did you mean 'a' or 'b'? available: …``."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    question = "Did you mean " + " or ".join(f"'{c}'" for c in close) + "? " if close else ""
+    return f"{question}{noun}: {', '.join(known) or 'none'}"
+
+
+def _origin_of(target: Any) -> str:
+    module = sys.modules.get(getattr(target, "__module__", ""), None)
+    return f"file {module.__file__}" if module is not None and getattr(module, "__file__", None) else "a plug-in"
+
+
+def load_plugin(path: str | Path) -> None:
+    """Run a ``--plugin`` file; it registers what it brings by :meth:`Registry.register`."""
+    path = Path(path)
+    if not path.is_file():
+        raise BenchmarkError(f"plug-in file not found: {path}")
+    module_name = f"wavbench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise BenchmarkError(f"plug-in {path} is not a Python file (expected a name that ends in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BenchmarkError:
+        raise
+    except Exception as error:  # whatever the file raises
+        raise BenchmarkError(f"plug-in {path} failed with {type(error).__name__}: {error}") from error
+
+
+upstreams = Registry("upstream", "wavbench.upstreams", "upstream:entries")
+downstreams = Registry("downstream", "wavbench.downstreams", "downstream:entries")
+tasks = Registry("task", "wavbench.tasks", "downstream:task_entries")
+corpora = Registry("corpus", "wavbench.corpora", "downstream:corpus_entries")

@@ -1,0 +1,106 @@
+"""``result.json``: one run's outcome with everything needed to trust and repeat it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import BenchmarkError
+from benchmark.files import write_text
+
+SCHEMA = 1
+
+FIELDS = {
+    "schema": "version of this format",
+    "upstream": "name, checkpoint (file), sha256 of the file, and what its card says",
+    "downstream": "name, protocol_version, task, corpus",
+    "regime": "frozen, probe or finetune",
+    "state": "the probed state, or null for the weighted sum",
+    "budget": "which labels were used: {'name': 'all'}",
+    "seed": "of the head's initial values, the order of the data and the crops",
+    "selected": "update (step) whose checkpoint was evaluated, chosen on dev, and the metric that chose it",
+    "metrics": "evaluation set -> metric -> value; eer, wer, cer, accuracy, macro_f1 in percent, "
+    "min_dcf_p01, min_dcf_p05, cavg, min_cavg in [0, 1]",
+    "layer_weights": "softmax weights over the states of the selected checkpoint; null for one state",
+    "layer_norms": "mean L2 norm of a frame of each state, on dev",
+    "layer_shares": "each state's share of the summed feature's squared norm, on dev; sums to 1",
+    "cost": "updates; audio_seconds_seen in training; upstream_audio_seconds, evaluation included; wall_seconds; "
+    "peak_memory_bytes (of the process on CPU, of the device on CUDA); trainable_parameters",
+    "data": "split -> utterances, seconds, speakers, languages, digest; train also: dropped (too short)",
+    "provenance": "commit, dirty, versions, device, started (UTC), command",
+}
+"""Every field of ``result.json``, top level."""
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Write a result; refuses one whose fields are not exactly the documented ones."""
+    if result.keys() != FIELDS.keys():
+        raise ValueError(f"result fields {sorted(result)} are not the documented {sorted(FIELDS)}")
+    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a result; :class:`BenchmarkError` where it is not one of this schema."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path} is not a readable result: {error}") from error
+    schema = result.get("schema") if isinstance(result, dict) else None
+    if schema != SCHEMA:
+        raise BenchmarkError(f"{path} has result schema {schema}; this version of wavbench reads schema {SCHEMA}")
+    return result
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Commit, versions, device, time and command of this process."""
+    names = ("torch", "torchaudio", "numpy", "scikit-learn", "soundfile", "accelerate", "omegaconf")
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},
+        "device": device,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as the lines printed at the end of a run."""
+    upstream, downstream, cost = result["upstream"], result["downstream"], result["cost"]
+    how = result["regime"] if result["state"] is None else f"{result['regime']} of state {result['state']}"
+    lines = [f"{upstream['name']} x {downstream['name']}, {how}, seed {result['seed']}"]
+    metrics = sorted({name for values in result["metrics"].values() for name in values})
+    width = max(len(name) for name in result["metrics"])
+    lines.append("  " + " " * width + "".join(f"{name:>14}" for name in metrics))
+    for name, values in result["metrics"].items():
+        row = "".join(f"{values[metric]:14.4f}" if metric in values else f"{'':14}" for metric in metrics)
+        lines.append(f"  {name:<{width}}{row}")
+    lines.append(
+        f"  {cost['updates']} updates, {cost['audio_seconds_seen'] / 3600:.2f} h of audio seen, "
+        f"{cost['trainable_parameters'] / 1e6:.2f} M trained parameters, {cost['wall_seconds']:.0f} s, "
+        f"peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB; checkpoint of update {result['selected']['step']}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,362 @@
+"""One training loop: updates, evaluations on dev, checkpoints, exact resume.
+
+A checkpoint needs no generator states and no sampler position: before update N every generator is seeded from
+(seed, N, rank), and the batches of update N are a function of (seed, N). So a run that resumes at N goes on as if it
+had never stopped, also when a checkpoint was written by one process and is read by another.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import resource
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmark import batching, regimes
+from benchmark.config import RunConfig
+from benchmark.errors import BenchmarkError
+from benchmark.featurizer import StateStatistics, WeightedSum
+from benchmark.files import write_atomically, write_text
+from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream
+
+log = logging.getLogger("wavbench")
+
+CHECKPOINT_FORMAT = 1
+
+
+class Interrupted(Exception):
+    """The user or the system asked the run to stop; it has saved what it had."""
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM: finish the update at hand, save, stop. A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> StopRequest:
+        self._former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        tqdm.write("stopping after this update (Ctrl-C again: at once)")
+
+
+class Trainer:
+    """Trains a pairing and keeps the checkpoint that is best on dev.
+
+    Args:
+        run: the configuration.
+        task: splits, targets and metrics.
+        upstream: in evaluation mode.
+        seconds: split -> duration of each of its utterances.
+        folder: the experiment folder.
+    """
+
+    def __init__(
+        self, run: RunConfig, task: Task, upstream: Upstream, seconds: Mapping[str, NDArray[np.float64]], folder: Path
+    ) -> None:
+        self.run, self.task, self.seconds, self.folder = run, task, seconds, folder
+        self.accelerator = Accelerator(
+            cpu=run.device == "cpu" or not torch.cuda.is_available(),
+            mixed_precision=run.trainer.precision,
+            gradient_accumulation_steps=run.trainer.accumulate,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=run.regime == "finetune")],
+        )
+        self._seed(0)
+        head: Head = task.make_head(upstream.hidden_size)
+        self.pairing = regimes.Pairing(upstream, head, run.regime, run.featurizer)
+        self.sample_rate = upstream.sample_rate
+        self.parameters = [p for p in self.pairing.parameters() if p.requires_grad]
+        optimizer = regimes.optimizer(self.pairing, run.optim)
+        self.scheduler = regimes.scheduler(optimizer, run.optim, run.trainer.max_steps)
+        self.model, self.optimizer = self.accelerator.prepare(self.pairing, optimizer)
+        self.step = 0
+        self.evaluated = -1
+        self.best: dict[str, Any] | None = None
+        self.cost = {"audio_seconds_seen": 0.0, "upstream_audio_seconds": 0.0, "wall_seconds": 0.0}
+        self.peak_memory_bytes = 0
+        self._resumed_at = time.monotonic()
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def train(self, stop: StopRequest) -> None:
+        """Train to the last update. Raises :class:`Interrupted` when ``stop`` asks for it, after saving."""
+        config = self.run.trainer
+        batches = self._training_batches()
+        progress = tqdm(
+            total=config.max_steps,
+            initial=self.step,
+            desc="training",
+            unit="update",
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        )
+        writer = self._tensorboard()
+        losses: list[float] = []
+        with progress:
+            while True:
+                due = self.step > 0 and (self.step % config.eval_every == 0 or self.step == config.max_steps)
+                if due and self.evaluated != self.step:
+                    self._evaluate_dev(stop, writer)
+                if self.step >= config.max_steps:
+                    break
+                loss, norm = self._update(batches)
+                losses.append(loss)
+                progress.update()
+                if self.step % config.log_every == 0 and writer is not None:
+                    writer.add_scalar("train/loss", float(np.mean(losses)), self.step)
+                    writer.add_scalar("train/gradient_norm", norm, self.step)
+                    for group in self.optimizer.param_groups:
+                        writer.add_scalar(f"lr/{group['name']}", group["lr"], self.step)
+                    progress.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
+                    losses = []
+                if self.step % config.save_every == 0 or self.step == config.max_steps or stop.requested:
+                    self.save()
+                if stop.requested:
+                    raise Interrupted(f"stopped after update {self.step}, which is saved")
+        self.save()
+        if writer is not None:
+            writer.close()
+
+    def _update(self, batches: Iterator[Batch]) -> tuple[float, float]:
+        """One update; returns (mean loss, gradient norm)."""
+        self._seed(self.step + 1)
+        self.model.train()
+        total = torch.zeros((), device=self.accelerator.device)
+        ids: list[str] = []
+        for _ in range(self.run.trainer.accumulate):
+            batch = next(batches)
+            ids += batch.ids
+            seconds = float(batch.wav_lens.sum()) / self.sample_rate * self.accelerator.num_processes
+            with self.accelerator.accumulate(self.model):
+                loss = self.model(self._to_device(batch))
+                self.accelerator.backward(loss)
+            total += loss.detach() / self.run.trainer.accumulate
+            self.cost["audio_seconds_seen"] += seconds
+            self.cost["upstream_audio_seconds"] += seconds
+        value = float(total)
+        if not np.isfinite(value):
+            self._stop_on_nan(f"the loss is {value}", ids)
+        clip = self.run.optim.clip
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip))
+        if not np.isfinite(norm) and self.accelerator.scaler is None:
+            self._stop_on_nan(f"the gradient's norm is {norm}", ids)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return value, norm
+
+    def _stop_on_nan(self, what: str, ids: list[str]) -> None:
+        shown = ", ".join(ids[:8]) + (f", … ({len(ids)} in all)" if len(ids) > 8 else "")
+        saved = self.folder / "checkpoints" / "last.pt"
+        raise BenchmarkError(
+            f"update {self.step + 1}: {what}; stopped before it was applied. Utterances of the update: {shown}. "
+            f"Lower the rates (-o optim.lr={self.run.optim.lr / 10:g}), set optim.clip, or use "
+            f"trainer.precision=no. " + (f"The last good checkpoint is {saved}." if saved.exists() else "")
+        )
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, split: Literal["dev", "test"], stop: StopRequest | None = None
+    ) -> tuple[Evaluation, StateStatistics]:
+        """Predict a whole split and score it."""
+        utterances = self.task.splits[split]
+        batches = batching.EvaluationBatches(
+            self.seconds[split],
+            self.run.trainer.eval_batch_size,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        data = batching.loader(
+            utterances, batches, sample_rate=self.sample_rate, workers=self.run.data.workers, seed=self.run.seed
+        )
+        self.pairing.eval()
+        statistics = StateStatistics(self.pairing.upstream.num_states)
+        found: list[tuple[str, Any]] = []
+        progress = tqdm(
+            total=len(batches.batches),
+            desc=f"evaluating {split}",
+            unit="batch",
+            leave=False,
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        )
+        with torch.inference_mode(), self.accelerator.autocast(), progress:
+            for batch in data:
+                if stop is not None and stop.requested:
+                    self.save()
+                    raise Interrupted(f"stopped while evaluating {split} at update {self.step}; training is saved")
+                predictions = self.pairing.predict(self._to_device(batch), statistics)
+                found += zip(batch.ids, predictions, strict=True)
+                progress.update()
+        self.cost["upstream_audio_seconds"] += float(self.seconds[split].sum())
+        evaluation = self.task.evaluate(split, dict(gather_object(found)))
+        return evaluation, statistics
+
+    def _evaluate_dev(self, stop: StopRequest, writer: Any) -> None:
+        evaluation, statistics = self.evaluate("dev", stop)
+        metrics = evaluation.metrics["dev"]
+        value = metrics[self.task.selection]
+        if not np.isfinite(value):
+            raise BenchmarkError(f"dev {self.task.selection} is {value} at update {self.step}")
+        log.info("update %d: dev %s", self.step, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
+        if writer is not None:
+            for name, number in metrics.items():
+                writer.add_scalar(f"dev/{name}", number, self.step)
+        better = self.best is None or (
+            value > self.best["value"] if self.task.higher_is_better else value < self.best["value"]
+        )
+        if better:
+            self.best = {"step": self.step, "metric": self.task.selection, "value": value}
+            featurizer = self.pairing.featurizer
+            kept = {
+                "format": CHECKPOINT_FORMAT,
+                **self.best,
+                "dev": metrics,
+                "layers": statistics.summary(featurizer) if isinstance(featurizer, WeightedSum) else None,
+                "pairing": self.pairing.trained_state(),
+            }
+            if self.accelerator.is_main_process:
+                for name, text in evaluation.files.items():
+                    write_text(self.folder / name, text)
+                write_atomically(self._path("best"), lambda partial: torch.save(kept, partial))
+        self.evaluated = self.step
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write ``checkpoints/last.pt``, atomically."""
+        now = time.monotonic()
+        self.cost["wall_seconds"] += now - self._resumed_at
+        self._resumed_at = now
+        scaler = self.accelerator.scaler
+        state = {
+            "format": CHECKPOINT_FORMAT,
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "cost": self.cost,
+            "peak_memory_bytes": self.peak_memory(),
+            "pairing": self.pairing.trained_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        if self.accelerator.is_main_process:
+            write_atomically(self._path("last"), lambda partial: torch.save(state, partial))
+
+    def resume(self) -> bool:
+        """Go on from ``checkpoints/last.pt``; false where there is none yet."""
+        if not self._path("last").exists():
+            return False
+        state = self._read("last")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
+        self.cost, self.peak_memory_bytes = state["cost"], state["peak_memory_bytes"]
+        return True
+
+    def load_best(self) -> dict[str, Any]:
+        """Put the parameters that were best on dev in place; returns what was kept with them."""
+        if not self._path("best").exists():
+            raise BenchmarkError(
+                f"{self.folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev "
+                f"(update {self.run.trainer.eval_every}); go on with -a"
+            )
+        return self._read("best")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self._path(name)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if state["format"] != CHECKPOINT_FORMAT:
+                raise BenchmarkError(f"{path} has checkpoint format {state['format']}, expected {CHECKPOINT_FORMAT}")
+            self.pairing.load_trained_state(state["pairing"])
+        except BenchmarkError:
+            raise
+        except Exception as error:  # torch.load raises whatever the broken bytes lead to
+            raise BenchmarkError(
+                f"{path} cannot be read as a checkpoint of this run ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}); delete the folder's checkpoints and start again"
+            ) from error
+        return state
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "checkpoints" / f"{name}.pt"
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    def peak_memory(self) -> int:
+        """Largest memory so far in bytes: the device's on CUDA, this process's on the CPU."""
+        if self.accelerator.device.type == "cuda":
+            now = torch.cuda.max_memory_allocated(self.accelerator.device)
+        else:
+            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return max(self.peak_memory_bytes, now)
+
+    def _seed(self, step: int) -> None:
+        entropy = [self.run.seed, step, self.accelerator.process_index if step else 0]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    def _training_batches(self) -> Iterator[Batch]:
+        batches = batching.TrainingBatches(
+            len(self.task.splits["train"]),
+            self.run.trainer.batch_size,
+            seed=self.run.seed,
+            start=self.step * self.run.trainer.accumulate,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        return batching.loader(
+            self.task.splits["train"],
+            batches,
+            sample_rate=self.sample_rate,
+            crop=self.run.data.crop_seconds,
+            seed=self.run.seed,
+            targets=self.task.targets,
+            workers=self.run.data.workers,
+        )
+
+    def _to_device(self, batch: Batch) -> Batch:
+        device = self.accelerator.device
+
+        def move(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return value.to(device)
+            return type(value)(move(item) for item in value) if isinstance(value, tuple | list) else value
+
+        return Batch(batch.wavs.to(device), batch.wav_lens.to(device), move(batch.targets), batch.ids)
+
+    def _tensorboard(self) -> Any:
+        if not self.accelerator.is_main_process:
+            return None
+        from torch.utils.tensorboard import SummaryWriter  # a second to import: not before it is needed
+
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)

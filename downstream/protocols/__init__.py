@@ -1,0 +1,51 @@
+"""Protocol cards: one YAML file a benchmark = task + corpus + every value that its published numbers depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import BenchmarkError
+from benchmark.registry import suggest
+
+_KEYS: dict[str, tuple[type, str]] = {
+    "name": (str, "what -d takes"),
+    "version": (int, "raised whenever a change of the card changes results"),
+    "aliases": (list, "other names"),
+    "summary": (str, "one line, for --list"),
+    "source": (list, "where the values come from"),
+    "deviations": (list, "differences from the source, each with its reason"),
+    "task": (str, "a registered task, or package.module:Class"),
+    "corpus": (str, "a registered corpus, or package.module:prepare"),
+    "config": (dict, "values of RunConfig"),
+}
+_OPTIONAL: dict[str, Any] = {"aliases": [], "source": [], "deviations": [], "config": {}}
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read and check a card.
+
+    Raises:
+        BenchmarkError: not YAML, or a key that is missing, unknown or of the wrong type.
+    """
+    import yaml  # not at the top: importing the tables stays cheap
+
+    path = Path(path)
+    try:
+        card = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BenchmarkError(f"protocol card {path} cannot be read: {error}") from error
+    if not isinstance(card, dict):
+        raise BenchmarkError(f"protocol card {path} is not a YAML mapping; it needs the keys {', '.join(_KEYS)}")
+    for key in card:
+        if key not in _KEYS:
+            raise BenchmarkError(f"protocol card {path}: unknown key '{key}'. " + suggest(str(key), list(_KEYS)))
+    card = _OPTIONAL | card
+    for key, (kind, meaning) in _KEYS.items():
+        if key not in card:
+            raise BenchmarkError(f"protocol card {path}: key '{key}' is missing ({meaning})")
+        if not isinstance(card[key], kind):
+            raise BenchmarkError(
+                f"protocol card {path}: '{key}' ({meaning}) must be {kind.__name__}, got {card[key]!r}"
+            )
+    return card

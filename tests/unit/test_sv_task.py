@@ -1,0 +1,257 @@
+"""Speaker verification on a corpus made of names only: held-out speakers, trials, scores, refusals."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Corpus, Trial, Utterance
+from benchmark.metrics import eer, min_dcf
+from downstream.sv.task import SpeakerVerification, SVConfig, cosine_scores
+
+
+def speech(first: int, speakers: int, sessions: int = 3, each: int = 2, split: str = "dev") -> list[Utterance]:
+    return [
+        Utterance(f"id{s:05}/v{v}/{u:05}.wav", f"/data/{s}/{v}/{u}.wav", speaker=f"id{s:05}", session=f"v{v}", split=split)
+        for s in range(first, first + speakers)
+        for v in range(sessions)
+        for u in range(each)
+    ]  # fmt: skip
+
+
+def make_corpus(speakers: int = 20, **sizes: int) -> Corpus:
+    test = speech(9000, 3, split="test")
+    official = [
+        Trial(1, test[2].id, test[0].id),
+        Trial(0, test[0].id, test[6].id),
+        Trial(0, test[7].id, test[2].id),
+        Trial(1, test[6].id, test[8].id),
+    ]
+    return Corpus(
+        "voxceleb1",
+        {"dev": speech(1, speakers, **sizes), "test": test},
+        {"veri_test2": official, "veri_test": [*official[::-1], Trial(0, test[4].id, test[7].id)]},
+    )
+
+
+def shuffled(corpus: Corpus, seed: int) -> Corpus:
+    splits = {name: random.Random(seed).sample(those, len(those)) for name, those in reversed(corpus.splits.items())}
+    return Corpus(corpus.name, splits, corpus.trials)
+
+
+DEV_SPEAKERS = ["id00002", "id00003", "id00005", "id00009"]
+DEV_TRIALS = [
+    "1 id00002/v0/00001.wav id00002/v1/00000.wav",
+    "0 id00002/v2/00000.wav id00003/v0/00001.wav",
+    "0 id00003/v2/00000.wav id00009/v0/00000.wav",
+    "0 id00003/v2/00001.wav id00009/v2/00001.wav",
+    "1 id00005/v0/00000.wav id00005/v2/00000.wav",
+    "1 id00005/v0/00001.wav id00005/v1/00001.wav",
+]
+
+
+@pytest.fixture
+def task() -> SpeakerVerification:
+    return SpeakerVerification(SVConfig(), make_corpus())
+
+
+def test_dev_speakers_are_held_out_of_training(task: SpeakerVerification) -> None:
+    train, dev, test = ({u.speaker for u in task.splits[name]} for name in ("train", "dev", "test"))
+    assert (len(train), len(dev), len(test)) == (16, 4, 3)  # 20 % of 20
+    assert not train & dev
+    assert not train & test
+    assert len(task.splits["train"]) == 16 * 6
+    assert task.speakers == {name: i for i, name in enumerate(sorted(str(s) for s in train))}
+    assert task.targets(task.splits["train"][::6]).tolist() == list(range(16))
+    assert len(SpeakerVerification(SVConfig(dev_speakers=2), make_corpus()).speakers) == 18
+    assert len(SpeakerVerification(SVConfig(), make_corpus(4)).speakers) == 2
+
+
+def test_the_choice_does_not_depend_on_the_order_of_folders(task: SpeakerVerification) -> None:
+    for seed in range(3):
+        other = SpeakerVerification(SVConfig(), shuffled(make_corpus(), seed))
+        assert (other.splits, other.trials, other.speakers) == (task.splits, task.trials, task.speakers)
+    another = SpeakerVerification(SVConfig(dev_seed=1), make_corpus())
+    assert {u.speaker for u in another.splits["dev"]} != {u.speaker for u in task.splits["dev"]}
+
+
+def test_the_choice_is_part_of_the_protocol() -> None:
+    """These must never change: runs with different dev speakers cannot be compared. Raise the card's version if so."""
+    task = SpeakerVerification(SVConfig(dev_trials=6), make_corpus())
+    assert sorted({u.speaker for u in task.splits["dev"]}) == DEV_SPEAKERS
+    assert [f"{t.label} {t.enrolment} {t.test}" for t in task.trials["dev"]] == DEV_TRIALS
+
+
+def test_one_more_speaker_moves_at_most_one() -> None:
+    before = SpeakerVerification(SVConfig(dev_speakers=4), make_corpus(30))
+    after = SpeakerVerification(SVConfig(dev_speakers=4), make_corpus(31))
+    assert len({u.speaker for u in before.splits["dev"]} & {u.speaker for u in after.splits["dev"]}) >= 3
+
+
+def test_dev_trials_are_balanced_and_cross_session(task: SpeakerVerification) -> None:
+    speaker = {u.id: u.speaker for u in task.splits["dev"]}
+    session = {u.id: u.session for u in task.splits["dev"]}
+    trials = task.trials["dev"]
+    assert all(trial.label == (speaker[trial.enrolment] == speaker[trial.test]) for trial in trials)
+    assert all(session[t.enrolment] != session[t.test] for t in trials if t.label)
+    pairs = [frozenset((t.enrolment, t.test)) for t in trials]
+    assert len(set(pairs)) == len(pairs)
+    assert {len(pair) for pair in pairs} == {2}
+    # 4 speakers x (15 pairs - 3 within a session)
+    assert [sum(t.label == label for t in trials) for label in (0, 1)] == [48, 48]
+    capped = SpeakerVerification(SVConfig(dev_trials=30), make_corpus())
+    assert [sum(t.label == label for t in capped.trials["dev"]) for label in (0, 1)] == [15, 15]
+
+
+def test_dev_utterances_are_capped_and_spread_over_sessions() -> None:
+    task = SpeakerVerification(SVConfig(dev_utterances=6), make_corpus(sessions=3, each=50))
+    for name in {u.speaker for u in task.splits["dev"]}:
+        sessions = [u.session for u in task.splits["dev"] if u.speaker == name]
+        assert sorted(sessions) == ["v0", "v0", "v1", "v1", "v2", "v2"]
+    assert len(task.splits["train"]) == 16 * 150
+
+
+def test_speakers_of_one_session_still_give_target_trials() -> None:
+    task = SpeakerVerification(SVConfig(), make_corpus(sessions=1, each=4))
+    assert sum(t.label for t in task.trials["dev"]) == 4 * 6
+    corpus = make_corpus(sessions=2, each=1)
+    corpus.splits["dev"] = [replace(u, session=None) for u in corpus.splits["dev"]]
+    assert sum(t.label for t in SpeakerVerification(SVConfig(), corpus).trials["dev"]) == 4
+
+
+def test_voxceleb1_size_is_prepared_in_seconds() -> None:
+    corpus = make_corpus(1211, sessions=18, each=7)
+    start = time.perf_counter()
+    task = SpeakerVerification(SVConfig(), corpus)
+    assert time.perf_counter() - start < 15  # 1.5 s on one core
+    assert len(task.speakers) == 1171
+    assert len(task.trials["dev"]) == 20000
+    assert 1500 < len(task.splits["dev"]) <= 1600
+
+
+def test_classes_follow_a_label_budget(task: SpeakerVerification) -> None:
+    kept = {u.speaker for u in task.splits["train"][:30]}
+    task.splits["train"] = [u for u in task.splits["train"] if u.speaker in kept]
+    assert len(task.speakers) == len(kept) == 5
+    assert task.make_head(8).objective.W.shape == (512, 5)
+
+
+def embeddings_of(task: SpeakerVerification, split: str, noise: float = 1.0) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    voices = {u.speaker: torch.randn(16, generator=generator) for u in task.splits[split]}
+    return {u.id: voices[u.speaker] + noise * torch.randn(16, generator=generator) for u in task.splits[split]}
+
+
+def test_scores_are_written_in_the_order_of_the_list(task: SpeakerVerification) -> None:
+    embeddings = embeddings_of(task, "test")
+    assert [u.id for u in task.splits["test"]] == sorted(
+        {name for key in ("test", "veri_test") for t in task.trials[key] for name in (t.enrolment, t.test)}
+    )
+    result = task.evaluate("test", embeddings)
+    assert list(result.metrics) == ["test", "veri_test"]
+    assert list(result.files) == ["scores.txt", "scores_veri_test.txt"]
+    for key, name in (("test", "scores.txt"), ("veri_test", "scores_veri_test.txt")):
+        lines = [line.split(" ") for line in result.files[name].splitlines()]
+        assert [(int(a), b, c) for a, b, c, _ in lines] == [(t.label, t.enrolment, t.test) for t in task.trials[key]]
+        for trial, (*_, score) in zip(task.trials[key], lines, strict=True):
+            cosine = torch.cosine_similarity(embeddings[trial.enrolment], embeddings[trial.test], dim=0)
+            assert float(score) == pytest.approx(float(cosine), abs=1e-6)
+
+
+def test_metrics_can_be_recomputed_from_the_scores_file(task: SpeakerVerification) -> None:
+    result = task.evaluate("dev", embeddings_of(task, "dev", noise=3.0))
+    assert list(result.metrics) == ["dev"]
+    rows = [line.split() for line in result.files["scores_dev.txt"].splitlines()]
+    labels, scores = [int(row[0]) for row in rows], [float(row[3]) for row in rows]
+    assert 5 < result.metrics["dev"]["eer"] < 45
+    assert result.metrics["dev"] == {
+        "eer": eer(labels, scores),
+        "min_dcf_p01": min_dcf(labels, scores, 0.01),
+        "min_dcf_p05": min_dcf(labels, scores, 0.05),
+    }
+    assert task.selection in result.metrics["dev"]
+    perfect = task.evaluate("dev", embeddings_of(task, "dev", noise=0.0)).metrics["dev"]
+    assert perfect == {"eer": 0.0, "min_dcf_p01": 0.0, "min_dcf_p05": 0.0}
+
+
+def test_collapsed_embeddings_are_at_chance(task: SpeakerVerification) -> None:
+    result = task.evaluate("dev", {u.id: np.zeros(4) for u in task.splits["dev"]}).metrics["dev"]
+    assert result == {"eer": 50.0, "min_dcf_p01": 1.0, "min_dcf_p05": 1.0}
+
+
+def test_scores_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, task: SpeakerVerification) -> None:
+    embeddings = embeddings_of(task, "dev")
+    whole = cosine_scores(task.trials["dev"], embeddings)
+    monkeypatch.setattr("downstream.sv.task._CHUNK", 7)
+    np.testing.assert_array_equal(cosine_scores(task.trials["dev"], embeddings), whole)
+
+
+def test_bad_embeddings_are_named(task: SpeakerVerification) -> None:
+    embeddings = embeddings_of(task, "test")
+    name = task.splits["test"][2].id
+    for value, message in [
+        (torch.full((16,), float("nan")), "not finite"),
+        (torch.zeros(8), r"shape \(8,\), expected \(16,\)"),
+        (torch.zeros(1, 16), r"shape \(1, 16\)"),
+    ]:
+        with pytest.raises(BenchmarkError, match=f"the embedding of utterance {name} .*{message}"):
+            task.evaluate("test", embeddings | {name: value})
+    del embeddings[name]
+    with pytest.raises(BenchmarkError, match=f"no embedding of utterance {name}"):
+        task.evaluate("test", embeddings)
+
+
+def test_trials_of_training_speakers_are_refused() -> None:
+    corpus = make_corpus()
+    task = SpeakerVerification(SVConfig(), corpus)
+    known = task.splits["train"][0]
+    corpus.trials["vox1_h"] = [*corpus.trials["veri_test"], Trial(0, known.id, task.splits["test"][0].id)]
+    for config in (SVConfig(trials="vox1_h"), SVConfig(more_trials=["vox1_h"])):
+        with pytest.raises(BenchmarkError, match=f"'vox1_h' has 1 speakers that training sees: {known.speaker}"):
+            SpeakerVerification(config, corpus)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": "veri_tst2"}, r"no trial list 'veri_tst2' .*Did you mean 'veri_test2'"),
+        ({"train_split": "train"}, "no split 'train' .*dev, test"),
+        ({"dev_speakers": 1}, "must be at least 2"),
+        ({"dev_trials": 0}, "must be at least 2"),
+        ({"dev_utterances": 500}, r"at most 5000, got 40 \* 500"),
+        ({"head": {"name": "ecappa"}}, "unknown head 'ecappa'"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchmarkError, match=message):
+        SpeakerVerification(SVConfig(**options), make_corpus())
+
+
+def test_a_typo_in_a_nested_option_gets_a_suggestion() -> None:
+    with pytest.raises(BenchmarkError, match=r"unknown option 'task.head.poled'. Did you mean 'pooled'"):
+        SVConfig(head={"name": "xvector", "poled": 12})  # type: ignore[arg-type]
+
+
+def test_unusable_corpora_are_refused() -> None:
+    def refused(message: str, corpus: Corpus) -> None:
+        with pytest.raises(BenchmarkError, match=message):
+            SpeakerVerification(SVConfig(), corpus)
+
+    refused("has 3 speakers; at least 4 are needed", make_corpus(3))
+    refused("no dev trials can be made: the held-out speakers .* one utterance each", make_corpus(sessions=1, each=1))
+    corpus = make_corpus()
+    corpus.splits["dev"][5] = replace(corpus.splits["dev"][5], speaker=None)
+    refused("utterance id00001/v2/00001.wav of 'voxceleb1' has no speaker", corpus)
+    corpus = make_corpus()
+    corpus.trials["veri_test2"] = corpus.trials["veri_test2"][:1]
+    refused("'veri_test2' needs target .1. and nontarget .0. trials", corpus)
+    corpus = make_corpus()
+    corpus.trials["veri_test"].append(Trial(0, "id1/x/1.wav", "id2/x/1.wav"))
+    refused("'veri_test' names 2 utterances that the corpus does not have: id1/x/1.wav, id2/x/1.wav", corpus)

@@ -1,0 +1,172 @@
+"""The VoxCeleb1 reader on trees that the test writes, and what it says of trees that are not right."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Trial
+from downstream.corpora.voxceleb1 import prepare
+
+IDS = {
+    "dev": ["id10001/aaa/00001.wav", "id10001/bbb/00001.wav", "id10002/ccc/00001.wav", "id10002/ccc/00002.wav"],
+    "test": ["id10270/ddd/00001.wav", "id10270/eee/00003.wav", "id10271/fff/00001.wav"],
+}
+LIST = [
+    "1 id10270/eee/00003.wav id10270/ddd/00001.wav",
+    "0 id10270/ddd/00001.wav id10271/fff/00001.wav",
+]
+
+
+def add(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(160, dtype=np.float32), 16000)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "VoxCeleb1"
+    for split, ids in IDS.items():
+        add(folder / split / "wav", *reversed(ids))
+    (folder / "veri_test2.txt").write_text("\n".join(LIST) + "\n\n")
+    (folder / "veri_test.txt").write_text("\r\n".join(reversed(LIST)))
+    return tmp_path
+
+
+def test_reads_the_official_layout(root: Path) -> None:
+    corpus = prepare(root)
+    assert {split: [u.id for u in utterances] for split, utterances in corpus.splits.items()} == IDS
+    first = corpus.splits["test"][0]
+    assert (first.speaker, first.session, first.split) == ("id10270", "ddd", "test")
+    assert soundfile.info(first.path).frames == 160
+    assert corpus.trials["veri_test2"] == [
+        Trial(1, "id10270/eee/00003.wav", "id10270/ddd/00001.wav"),
+        Trial(0, "id10270/ddd/00001.wav", "id10271/fff/00001.wav"),
+    ]
+    assert corpus.trials["veri_test"] == corpus.trials["veri_test2"][::-1]
+
+
+def test_is_sorted_whatever_the_disk_says(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = prepare(root)
+    scandir = os.scandir
+
+    class Reversed:
+        def __init__(self, folder: str | Path) -> None:
+            self.found = scandir(folder)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return sorted(self.found, key=lambda entry: entry.name, reverse=True)
+
+        def __exit__(self, *_: object) -> None:
+            self.found.close()
+
+    monkeypatch.setattr(os, "scandir", Reversed)
+    assert prepare(root) == expected
+
+
+def test_ignores_what_archives_leave_behind(root: Path) -> None:
+    wav = root / "VoxCeleb1" / "dev" / "wav"
+    (wav / "id10001" / "aaa" / "._00001.wav").write_bytes(b"")
+    (wav / ".DS_Store").write_bytes(b"")
+    (wav / "id10001" / "aaa" / "00001.txt").write_text("")
+    add(wav, "id10001/aaa/00009.wav")
+    (wav / "id10001" / "aaa" / "00009.m4a").write_bytes(b"")
+    assert [u.id for u in prepare(root).splits["dev"]] == sorted([*IDS["dev"], "id10001/aaa/00009.wav"])
+
+
+def test_symbolic_links_are_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("elsewhere")
+    (other / "VoxCeleb1").symlink_to(root / "VoxCeleb1")
+    assert [u.id for u in prepare(other).splits["test"]] == IDS["test"]
+
+
+def test_says_what_is_optional_and_absent(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "VoxCeleb1" / "veri_test.txt").unlink()
+    (root / "VoxCeleb1" / "vox1_meta.csv").write_text(
+        "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"
+        + "".join(f"{name}\tA_B\tm\tIreland\tdev\n" for name in ("id10001", "id10002", "id10003", "id10270", "id10271"))
+    )
+    with caplog.at_level(logging.WARNING):
+        assert list(prepare(root).trials) == ["veri_test2"]
+    assert "veri_test.txt is not there" in caplog.text
+    assert "lists 1 speakers that are not in the tree: id10003" in caplog.text
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for name in names:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def rename(old: str, new: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.move(folder / old, folder / new) and None
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def to_m4a(folder: Path) -> None:
+    for path in sorted(folder.glob("dev/wav/*/*/*.wav")):
+        path.rename(path.with_suffix(".m4a"))
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            rename("", "../voxceleb1_x"),
+            ["VoxCeleb1 not found", "looked for the folder {root}/VoxCeleb1", "there is: voxceleb1_x", "rename it",
+             "robots.ox.ac.uk", "veri_test2.txt", "--data-root", "$BENCHMARK_DATA"],
+        ),
+        (remove("dev"), ["dev set not found", "{root}/VoxCeleb1/dev/wav", "there is: test, veri_test", "--data-root"]),
+        (remove("test"), ["test set not found", "{root}/VoxCeleb1/test/wav", "robots.ox.ac.uk"]),
+        (rename("dev/wav", "dev/aac"), ["dev set not found", "In {root}/VoxCeleb1/dev there is: aac"]),
+        (rename("dev/wav", "wav"), ["dev set not found", "In {root}/VoxCeleb1/dev there is: nothing"]),
+        (remove("dev/wav/id10001", "dev/wav/id10002"), ["no .wav file in {root}/VoxCeleb1/dev/wav/<speaker>/<video>/"]),
+        (to_m4a, ["4 utterances", ".m4a without a .wav", "id10001/aaa/00001.m4a", "and 1 more", "ffmpeg"]),
+        (
+            rename("test/wav/id10270/ddd/00001.wav", "test/wav/id10270/00001.wav"),
+            ["1 .wav files do not lie", "{root}/VoxCeleb1/test/wav/id10270/00001.wav", "<speaker>/<video>"],
+        ),
+        (
+            lambda folder: add(folder / "dev" / "wav", "id10270/ddd/00001.wav"),
+            ["1 utterances are both under", "id10270/ddd/00001.wav", "delete"],
+        ),
+        (remove("veri_test2.txt"), ["{root}/VoxCeleb1/veri_test2.txt not found", "meta/veri_test2.txt"]),
+        (write("veri_test2.txt", "\n"), ["veri_test2.txt is empty"]),
+        (write("veri_test2.txt", LIST[0] + "\n1 id10270/eee/00003.wav\n"), ["veri_test2.txt:2: expected", "<1 or 0>"]),
+        (write("veri_test.txt", "<!DOCTYPE html>\n"), ["veri_test.txt:1: expected", "<!DOCTYPE html>"]),
+        (write("veri_test2.txt", LIST[0].replace("1 ", "2 ", 1)), ["veri_test2.txt:1: expected"]),
+        (
+            write("veri_test2.txt", "\n".join(LIST + [f"0 id10270/eee/00003.wav id1/x/{i}.wav" for i in range(5)])),
+            ["names 5 of 8 utterances that are not in the tree: id1/x/0.wav, id1/x/1.wav, id1/x/2.wav and 2 more"],
+        ),
+    ],
+)  # fmt: skip
+def test_errors_name_the_item(root: Path, change: Callable[[Path], None], parts: list[str]) -> None:
+    change(root / "VoxCeleb1")
+    with pytest.raises(BenchmarkError) as caught:
+        prepare(root)
+    for part in parts:
+        assert part.replace("{root}", str(root)) in str(caught.value)
+
+
+def test_hints_at_a_data_root_one_level_off(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="looks like the corpus itself, but the data root is the folder above it"):
+        prepare(root / "VoxCeleb1")
+    with pytest.raises(BenchmarkError, match=r"The data root .*/nowhere does not exist"):
+        prepare(tmp_path / "nowhere")

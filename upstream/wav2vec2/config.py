@@ -1,0 +1,198 @@
+"""The configuration of a wav2vec 2.0 model, under fairseq's names.
+
+Only what inference and fine-tuning need; the names and defaults are those of fairseq's ``Wav2Vec2Config``
+(https://github.com/facebookresearch/fairseq/blob/ecbf110/fairseq/models/wav2vec/wav2vec2.py), but for ``normalize``
+and ``sample_rate``, which fairseq keeps in the task, and ``apply_mask``, which it keeps in the fine-tuned model.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.errors import BenchmarkError
+
+STANDARD_CONV = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
+
+#: Fields of fairseq's configuration that change the architecture, and the only value that is implemented.
+UNSUPPORTED: dict[str, Any] = {
+    "layer_type": "transformer",
+    "quantize_input": False,
+    "conv_pos_batch_norm": False,
+    "crop_seq_to_multiple": 1,
+}
+
+ACTIVATIONS = ("gelu", "relu", "relu_squared", "gelu_fast", "gelu_accurate", "tanh", "linear", "swish")
+
+
+@dataclass(frozen=True)
+class Wav2Vec2Config:
+    """What a wav2vec 2.0 model is made of, and how it is fine-tuned."""
+
+    extractor_mode: str = "default"
+    """``default``: one GroupNorm after the first convolution; ``layer_norm``: a LayerNorm after each."""
+    conv_feature_layers: str = STANDARD_CONV
+    """A Python list expression of ``(dim, kernel_size, stride)``; read without evaluating it: :attr:`conv_layers`."""
+    conv_bias: bool = False
+    """Whether the extractor's convolutions have a bias."""
+    encoder_layers: int = 12
+    encoder_embed_dim: int = 768
+    encoder_ffn_embed_dim: int = 3072
+    encoder_attention_heads: int = 12
+    activation_fn: str = "gelu"
+    """Of the feed-forward layers: one of :data:`ACTIVATIONS`."""
+    layer_norm_first: bool = False
+    """Pre-norm blocks and a LayerNorm after the last (True), or post-norm ones and a LayerNorm before the first."""
+    conv_pos: int = 128
+    """Kernel size of the positional convolution; with ``pos_conv_depth`` > 1 shared between the layers."""
+    conv_pos_groups: int = 16
+    pos_conv_depth: int = 1
+
+    dropout: float = 0.1
+    """After the positional convolution, attention and feed-forward layers."""
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    dropout_input: float = 0.0
+    """On the projected features."""
+    encoder_layerdrop: float = 0.0
+    """Probability of skipping a block while training. A skipped block's state is its input."""
+    feature_grad_mult: float = 1.0
+    """Scale of the gradient into the feature extractor; 0: it is run without gradient."""
+
+    apply_mask: bool = False
+    """Mask time steps and channels while training. Off unless asked for: a checkpoint's ``mask_*`` values are those
+    of its pre-training."""
+    mask_prob: float = 0.65
+    """Share of time steps that start spans, times ``mask_length`` (fairseq's meaning)."""
+    mask_length: int = 10
+    """Frames."""
+    mask_channel_prob: float = 0.0
+    mask_channel_length: int = 10
+    """Channels."""
+
+    normalize: bool = False
+    """Whether waveforms are brought to zero mean and unit variance; fairseq's ``task.normalize``."""
+    sample_rate: int = 16000
+    """Hz; fairseq's ``task.sample_rate``."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, getattr(self, field.name), str(field.type))
+            object.__setattr__(self, field.name, value)
+        if self.extractor_mode not in ("default", "layer_norm"):
+            raise _unsupported("extractor_mode", self.extractor_mode, "'default' or 'layer_norm'")
+        if self.activation_fn not in ACTIVATIONS:
+            raise _unsupported("activation_fn", self.activation_fn, "one of " + ", ".join(ACTIVATIONS))
+        for name in ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads",
+                     "conv_pos", "conv_pos_groups", "pos_conv_depth", "mask_length", "mask_channel_length",
+                     "sample_rate"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise _unsupported(name, getattr(self, name), "1 or more")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise _unsupported(name, getattr(self, name), "between 0 and 1")
+        for name, divisor in (("encoder_attention_heads", self.encoder_attention_heads),
+                              ("conv_pos_groups", self.conv_pos_groups)):  # fmt: skip
+            if self.encoder_embed_dim % divisor:
+                raise _unsupported(name, divisor, f"a divisor of encoder_embed_dim = {self.encoder_embed_dim}")
+        parse_conv_layers(self.conv_feature_layers)
+
+    @property
+    def conv_layers(self) -> tuple[tuple[int, int, int], ...]:
+        """``(dim, kernel_size, stride)`` of each convolution of the extractor."""
+        return parse_conv_layers(self.conv_feature_layers)
+
+    @classmethod
+    def from_fairseq(cls, model: Mapping[str, Any], task: Mapping[str, Any]) -> Wav2Vec2Config:
+        """Read fairseq's model and task configuration (plain data).
+
+        Args:
+            model: ``cfg.model``, or the ``args`` of an old checkpoint; unknown fields are ignored, missing ones
+                take fairseq's defaults.
+            task: ``cfg.task``, or the same ``args``.
+
+        Raises:
+            BenchmarkError: for an architecture that is not implemented, naming the field and its value.
+        """
+        for name, supported in UNSUPPORTED.items():
+            value = model.get(name, supported)
+            if value != supported and value is not None:
+                raise _unsupported(name, value, repr(supported))
+        known = {field.name for field in dataclasses.fields(cls)} - {"apply_mask", "normalize", "sample_rate"}
+        values = {name: model[name] for name in known if model.get(name) is not None}
+        for name in ("normalize", "sample_rate"):
+            if task.get(name) is not None:
+                values[name] = task[name]
+        return cls(**values)
+
+    def to_fairseq(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """``cfg.model`` and ``cfg.task`` for fairseq; the inverse of :meth:`from_fairseq`."""
+        model = dataclasses.asdict(self)
+        del model["apply_mask"]
+        task = {"_name": "audio_pretraining", "normalize": model.pop("normalize"), "data": ""}
+        task["sample_rate"] = model.pop("sample_rate")
+        return {"_name": "wav2vec2", **model}, task
+
+
+def parse_conv_layers(expression: str) -> tuple[tuple[int, int, int], ...]:
+    """Read fairseq's ``conv_feature_layers`` without evaluating it.
+
+    >>> parse_conv_layers("[(512, 10, 5)] + [(512, 3, 2)] * 2")
+    ((512, 10, 5), (512, 3, 2), (512, 3, 2))
+
+    Raises:
+        BenchmarkError: for anything but lists of three positive integers, ``+`` and ``* integer``.
+    """
+
+    def read(node: ast.expr) -> list[tuple[int, int, int]]:
+        match node:
+            case ast.List(elts=items):
+                return [layer(item) for item in items]
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return [*read(left), *read(right)]
+            case ast.BinOp(left=ast.List() as left, op=ast.Mult(), right=ast.Constant(value=int(times))):
+                if not 0 <= times <= 100:
+                    raise ValueError(f"* {times}")
+                return read(left) * times
+        raise ValueError(ast.unparse(node))
+
+    def layer(node: ast.expr) -> tuple[int, int, int]:
+        match node:
+            case ast.Tuple(elts=items) | ast.List(elts=items) if len(items) == 3:
+                numbers = [item.value for item in items if isinstance(item, ast.Constant)]
+                if len(numbers) == 3 and all(type(number) is int and number > 0 for number in numbers):
+                    return numbers[0], numbers[1], numbers[2]  # type: ignore[return-value]
+        raise ValueError(ast.unparse(node))
+
+    try:
+        layers = read(ast.parse(expression.strip(), mode="eval").body) if len(expression) < 2000 else []
+        if not layers:
+            raise ValueError("no layer")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BenchmarkError(
+            f"conv_feature_layers = {expression[:200]!r} cannot be read ({error}); "
+            f"expected lists of (dim, kernel_size, stride) with + and *, as in {STANDARD_CONV!r}"
+        ) from None
+    return tuple(layers)
+
+
+def _typed(name: str, value: Any, kind: str) -> Any:
+    """``value`` as the field's type; command lines and old checkpoints hold some numbers as other types."""
+    if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind == "str" and isinstance(value, str):
+        return str(value)
+    if name == "conv_feature_layers" and isinstance(value, (list, tuple)):
+        return repr([tuple(layer) for layer in value])
+    raise BenchmarkError(f"wav2vec 2.0 configuration: {name} = {value!r} is a {type(value).__name__}, expected {kind}")
+
+
+def _unsupported(name: str, value: Any, supported: str) -> BenchmarkError:
+    return BenchmarkError(f"wav2vec 2.0 configuration: {name} = {value!r} is not supported; supported: {supported}")
