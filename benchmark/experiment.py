@@ -203,7 +203,6 @@ def _finish(
     prepared: Prepared, trainer: Trainer, folder: Path, provenance: dict[str, Any], stop: StopRequest
 ) -> dict[str, Any]:
     run, upstream, task = prepared.run, prepared.upstream, prepared.task
-    updates, cost = trainer.step, trainer.cost
     best = trainer.load_best()
     evaluation, _ = trainer.evaluate("test", stop)
     layers = best["layers"] or {"layer_weights": None, "layer_norms": None, "layer_shares": None}
@@ -225,9 +224,8 @@ def _finish(
         "metrics": {"dev": best["dev"], **evaluation.metrics},
         **layers,
         "cost": {
-            "updates": updates,
-            **cost,
-            "peak_memory_bytes": trainer.peak_memory(),
+            "updates": trainer.step,
+            **trainer.costs(),
             "trainable_parameters": sum(p.numel() for p in trainer.parameters),
         },
         "data": {

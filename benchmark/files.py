@@ -6,34 +6,29 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from benchmark.errors import BenchmarkError
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in its place.
 
     Raises:
         BenchmarkError: the disk is full, read-only or otherwise refuses; what stood at ``path`` is untouched.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        with open(partial, "rb") as file:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch.save wraps a full disk into a RuntimeError
-        cause = error
-        while not isinstance(cause, OSError) and (cause.__context__ or cause.__cause__) is not None:
-            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-        if not isinstance(cause, OSError) and "PytorchStreamWriter" not in str(error):
-            raise
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
+    except OSError as error:
         raise BenchmarkError(
-            f"cannot write {path}: {reason}. What was there before is untouched; free some room or choose another "
-            "folder with -p, then go on with -a"
+            f"cannot write {path}: {error.strerror or error}. What was there before is untouched; free some room or "
+            "choose another folder with -p, then go on with -a"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -42,4 +37,4 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """:func:`write_atomically`, for text."""
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda file: file.write(text.encode()))

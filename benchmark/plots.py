@@ -42,6 +42,6 @@ def layer_weights(path: Path, result: Mapping[str, Any]) -> None:
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
     try:
-        write_atomically(path, lambda partial: figure.savefig(partial, dpi=150))
+        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
     finally:
         plt.close(figure)

@@ -93,9 +93,8 @@ class Trainer:
         self.step = 0
         self.evaluated = -1
         self.best: dict[str, Any] | None = None
-        self.cost = {"audio_seconds_seen": 0.0, "upstream_audio_seconds": 0.0, "wall_seconds": 0.0}
-        self.peak_memory_bytes = 0
-        self._resumed_at = time.monotonic()
+        self.spent = {"samples_seen": 0, "samples_evaluated": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
+        self._clock = time.monotonic()
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -147,13 +146,11 @@ class Trainer:
         for _ in range(self.run.trainer.accumulate):
             batch = next(batches)
             ids += batch.ids
-            seconds = float(batch.wav_lens.sum()) / self.sample_rate * self.accelerator.num_processes
+            self.spent["samples_seen"] += int(batch.wav_lens.sum()) * self.accelerator.num_processes
             with self.accelerator.accumulate(self.model):
                 loss = self.model(self._to_device(batch))
                 self.accelerator.backward(loss)
             total += loss.detach() / self.run.trainer.accumulate
-            self.cost["audio_seconds_seen"] += seconds
-            self.cost["upstream_audio_seconds"] += seconds
         value = float(total)
         if not np.isfinite(value):
             self._stop_on_nan(f"the loss is {value}", ids)
@@ -211,7 +208,7 @@ class Trainer:
                 predictions = self.pairing.predict(self._to_device(batch), statistics)
                 found += zip(batch.ids, predictions, strict=True)
                 progress.update()
-        self.cost["upstream_audio_seconds"] += float(self.seconds[split].sum())
+        self.spent["samples_evaluated"] += round(float(self.seconds[split].sum()) * self.sample_rate)
         evaluation = self.task.evaluate(split, dict(gather_object(found)))
         return evaluation, statistics
 
@@ -241,31 +238,27 @@ class Trainer:
             if self.accelerator.is_main_process:
                 for name, text in evaluation.files.items():
                     write_text(self.folder / name, text)
-                write_atomically(self._path("best"), lambda partial: torch.save(kept, partial))
+                write_atomically(self._path("best"), lambda file: torch.save(kept, file))
         self.evaluated = self.step
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write ``checkpoints/last.pt``, atomically."""
-        now = time.monotonic()
-        self.cost["wall_seconds"] += now - self._resumed_at
-        self._resumed_at = now
         scaler = self.accelerator.scaler
         state = {
             "format": CHECKPOINT_FORMAT,
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
-            "cost": self.cost,
-            "peak_memory_bytes": self.peak_memory(),
+            "spent": self._spent_now(),
             "pairing": self.pairing.trained_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         if self.accelerator.is_main_process:
-            write_atomically(self._path("last"), lambda partial: torch.save(state, partial))
+            write_atomically(self._path("last"), lambda file: torch.save(state, file))
 
     def resume(self) -> bool:
         """Go on from ``checkpoints/last.pt``; false where there is none yet."""
@@ -277,7 +270,7 @@ class Trainer:
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
-        self.cost, self.peak_memory_bytes = state["cost"], state["peak_memory_bytes"]
+        self.spent = state["spent"]
         return True
 
     def load_best(self) -> dict[str, Any]:
@@ -310,13 +303,26 @@ class Trainer:
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
-    def peak_memory(self) -> int:
-        """Largest memory so far in bytes: the device's on CUDA, this process's on the CPU."""
+    def costs(self) -> dict[str, float]:
+        """What the run has cost so far, in all of its processes one after the other; see ``results.FIELDS``."""
+        spent = self._spent_now()
+        return {
+            "audio_seconds_seen": spent["samples_seen"] / self.sample_rate,
+            "upstream_audio_seconds": (spent["samples_seen"] + spent["samples_evaluated"]) / self.sample_rate,
+            "wall_seconds": spent["wall_seconds"],
+            "peak_memory_bytes": spent["peak_memory_bytes"],
+        }
+
+    def _spent_now(self) -> dict[str, float]:
+        now = time.monotonic()
+        self.spent["wall_seconds"] += now - self._clock
+        self._clock = now
         if self.accelerator.device.type == "cuda":
-            now = torch.cuda.max_memory_allocated(self.accelerator.device)
+            memory = torch.cuda.max_memory_allocated(self.accelerator.device)
         else:
-            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return max(self.peak_memory_bytes, now)
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.spent["peak_memory_bytes"] = max(self.spent["peak_memory_bytes"], memory)
+        return self.spent
 
     def _seed(self, step: int) -> None:
         entropy = [self.run.seed, step, self.accelerator.process_index if step else 0]

@@ -1,1 +1,92 @@
-"""wav2vec 2.0: a native model with fairseq's parameter names, and the reader of fairseq's checkpoints."""
+"""wav2vec 2.0: a native model with fairseq's parameter names, and the reader of fairseq's checkpoints.
+
+Importing this imports no torch; :func:`load_card` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import BenchmarkError
+from benchmark.registry import suggest
+from upstream.wav2vec2.cards import FOLDER, Card, read_cards
+
+#: Fields of ``Wav2Vec2Config`` that may be changed when a model is loaded: those that matter while it is trained.
+OPTIONS = (
+    "dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "feature_grad_mult",
+    "apply_mask", "mask_prob", "mask_length", "mask_channel_prob", "mask_channel_length",
+)  # fmt: skip
+
+
+def load_card(*, card: str, checkpoint: str | Path | None = None, **options: Any) -> Any:
+    """Load the model of a card, in evaluation mode; the factory behind the registry's wav2vec 2.0 entries.
+
+    Args:
+        card: a name in ``cards.yaml``.
+        checkpoint: a local file to read instead of the card's own.
+        options: values for training, see :data:`OPTIONS`.
+
+    Returns:
+        A :class:`~upstream.wav2vec2.model.Wav2Vec2Model`.
+
+    Raises:
+        BenchmarkError: no file, a file that is no such checkpoint, or one that is not what the card says.
+    """
+    from upstream.download import cached, sha256_of
+    from upstream.wav2vec2.checkpoint import load_model
+
+    about = read_cards()[card]
+    for option in options:
+        if option not in OPTIONS:
+            raise BenchmarkError(f"'{card}' has no option '{option}'. " + suggest(option, list(OPTIONS)))
+
+    sha256 = None
+    if checkpoint is not None:
+        path = Path(checkpoint).expanduser()
+        if not path.exists():
+            raise BenchmarkError(f"checkpoint {path} does not exist (given for '{card}' with -k)")
+    elif about.file is not None:
+        path = FOLDER / about.file
+        if not path.exists():
+            raise BenchmarkError(f"'{card}' is part of this project, but {path} is missing; restore it from git")
+    elif about.url is not None:
+        path, sha256 = cached(about.url, name=about.filename, sha256=about.sha256)
+    else:
+        raise BenchmarkError(f"'{card}' needs a checkpoint: give it with -k FILE (checkpoint=FILE in Python)")
+
+    model = load_model(path, options=options)
+    _check(model.config, about, path)
+    config = model.config
+    model.info = {
+        "name": card,
+        "checkpoint": str(path),
+        "sha256": sha256 or sha256_of(path),
+        "architecture": {
+            "family": about.family,
+            "extractor_mode": config.extractor_mode,
+            "layer_norm_first": config.layer_norm_first,
+            "encoder_layers": config.encoder_layers,
+            "encoder_embed_dim": config.encoder_embed_dim,
+            "normalize": config.normalize,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "licence": about.licence if checkpoint is None else None,
+        "url": about.url if checkpoint is None else None,
+        "paper": about.paper,
+        "objective": about.objective,
+        "options": options,
+    }
+    return model
+
+
+def _check(config: Any, card: Card, path: Path) -> None:
+    differences = [
+        f"{name} is {getattr(config, name)!r}, the card says {value!r}"
+        for name, value in card.architecture.items()
+        if getattr(config, name) != value
+    ]
+    if differences:
+        raise BenchmarkError(
+            f"{path} is not '{card.name}': {'; '.join(differences)}. Use -u wav2vec2_local -k FILE for any checkpoint"
+        )

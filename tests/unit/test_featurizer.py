@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmark.errors import BenchmarkError
+from benchmark.featurizer import SingleLayer, StateStatistics, WeightedSum
+from benchmark.interfaces import HiddenStates
+
+
+def hidden(num_states: int = 3) -> HiddenStates:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([5, 3])
+    states = [10**k * torch.randn(2, 5, 4, generator=generator) for k in range(num_states)]
+    for state in states:
+        state[1, 3:] = 0
+    return HiddenStates(states, lengths)
+
+
+def test_the_sum_is_softmax_weighted_and_starts_uniform() -> None:
+    made, states = WeightedSum(3), hidden()
+    torch.testing.assert_close(made(states), torch.stack(states.states).mean(0))
+    made.weights.data = torch.tensor([0.3, -1.0, 2.0])
+    shares = made.weights.softmax(0)
+    torch.testing.assert_close(made(states), torch.einsum("k,kbfd->bfd", shares, torch.stack(states.states)))
+    made(states).sum().backward()
+    assert made.weights.grad is not None
+
+
+def test_normalised_states_weigh_alike() -> None:
+    made, states = WeightedSum(3, normalize=True), hidden()
+    expected = sum(torch.nn.functional.layer_norm(state, (4,)) for state in states.states) / 3
+    torch.testing.assert_close(made(states), expected)
+
+
+def test_one_state() -> None:
+    made = SingleLayer(-1, 3)
+    assert made.keep == [2]
+    state = hidden().states[2]
+    assert torch.equal(made(HiddenStates([state], torch.tensor([5, 3]))), state)
+    with pytest.raises(BenchmarkError, match=r"state 3 does not exist: this upstream has 3 states"):
+        SingleLayer(3, 3)
+
+
+def test_statistics_are_those_of_the_valid_frames() -> None:
+    made, states = WeightedSum(3), hidden()
+    made.weights.data = torch.tensor([0.3, -1.0, 2.0])
+    counted = StateStatistics(3)
+    for i in range(2):  # in two batches, one of them padded
+        part = HiddenStates([state[i : i + 1] for state in states.states], states.lengths[i : i + 1])
+        counted.add(made, part, made(part))
+    found = counted.summary(made)
+
+    frames = [torch.cat([state[0, :5], state[1, :3]]).double() for state in states.states]
+    weights = made.weights.detach().double().softmax(0)
+    summed = sum(weight * frame for weight, frame in zip(weights, frames, strict=True))
+    assert found["layer_weights"] == pytest.approx(weights.tolist())
+    assert found["layer_norms"] == pytest.approx([frame.norm(dim=-1).mean().item() for frame in frames], rel=1e-5)
+    total = (summed * summed).sum()
+    shares = [float((weight * (frame * summed).sum()) / total) for weight, frame in zip(weights, frames, strict=True)]
+    assert found["layer_shares"] == pytest.approx(shares, rel=1e-5)
+    assert sum(found["layer_shares"]) == pytest.approx(1)
+    assert found["layer_shares"][2] > 0.9 > found["layer_weights"][2]  # the loud state dominates whatever its weight

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+import torch
+
+from benchmark import files, plots, results
+from benchmark.errors import BenchmarkError
+
+RESULT: dict[str, Any] = dict.fromkeys(results.FIELDS) | {
+    "schema": results.SCHEMA,
+    "upstream": {"name": "u"},
+    "downstream": {"name": "d"},
+    "regime": "frozen",
+    "seed": 0,
+    "selected": {"step": 3, "metric": "eer", "value": 1.0},
+    "metrics": {"dev": {"eer": 5.0}, "test": {"eer": 6.5, "min_dcf_p01": 0.5}},
+    "layer_weights": [0.25, 0.75],
+    "layer_shares": [-0.1, 1.1],
+    "layer_norms": [1.0, 20.0],
+    "cost": {
+        "updates": 3,
+        "audio_seconds_seen": 36.0,
+        "upstream_audio_seconds": 40.0,
+        "wall_seconds": 2.0,
+        "peak_memory_bytes": 2**30,
+        "trainable_parameters": 2_000_000,
+    },
+}
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    files.write_atomically(path, lambda file: torch.save({"x": 1}, file))
+    before = path.read_bytes()
+
+    def full(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(BenchmarkError, match=r"cannot write .*a\.pt: No space left on device.*-a"):
+        files.write_atomically(path, full)
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_torch_on_a_full_disk(tmp_path: Path) -> None:
+    """/dev/full takes no byte, like a disk without room."""
+
+    def save(_: BinaryIO) -> None:
+        with open("/dev/full", "wb") as full:
+            torch.save(torch.zeros(10**6), full)
+
+    with pytest.raises(BenchmarkError, match="No space left on device"):
+        files.write_atomically(tmp_path / "a", save)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_are_not_disguised(tmp_path: Path) -> None:
+    def wrong(file: BinaryIO) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        files.write_atomically(tmp_path / "a", wrong)
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    results.write(tmp_path / "result.json", RESULT)
+    assert results.read(tmp_path / "result.json") == RESULT
+
+
+def test_undocumented_fields_and_nan_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="extra"):
+        results.write(tmp_path / "result.json", RESULT | {"extra": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        results.write(tmp_path / "result.json", RESULT | {"seed": float("nan")})
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(RESULT | {"schema": 99}))
+    with pytest.raises(BenchmarkError, match="schema 99"):
+        results.read(tmp_path / "result.json")
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(BenchmarkError, match="not a readable result"):
+        results.read(tmp_path / "result.json")
+
+
+def test_the_table_shows_every_metric() -> None:
+    table = results.table(RESULT)
+    for shown in ("u x d", "6.5000", "0.5000", "5.0000", "min_dcf_p01", "update 3", "1.00 GiB", "2.00 M"):
+        assert shown in table
+
+
+def test_the_layer_plot_is_drawn(tmp_path: Path) -> None:
+    plots.layer_weights(tmp_path / "layer_weights.png", RESULT)
+    content = (tmp_path / "layer_weights.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) > 10_000

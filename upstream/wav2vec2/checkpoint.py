@@ -1,0 +1,376 @@
+"""Reading and writing fairseq's wav2vec 2.0 checkpoints, without fairseq and without running anything in them.
+
+A checkpoint is a pickle, and unpickling can run any code. Here torch's weights-only unpickler reads it: it calls
+nothing but torch's own rebuilding of tensors and the names that it is given. Checkpoints also hold configuration
+objects (argparse, omegaconf, fairseq); each of those is given to the unpickler as an inert stand-in that only
+remembers its arguments (:class:`StandIn`), and :func:`plain` turns the stand-ins into plain data. Any other name is
+refused, and named.
+
+Zip checkpoints are memory-mapped: weights are paged in as they are used, and optimizer states not at all. Mapping
+also confines a storage that claims to be larger than it is to the bytes of the file.
+"""
+
+from __future__ import annotations
+
+import _compat_pickle
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError
+from benchmark.files import write_atomically
+from upstream.wav2vec2.config import Wav2Vec2Config
+from upstream.wav2vec2.model import PRETRAINING_MODULES, Wav2Vec2Model
+
+#: Model names (fairseq's ``_name`` or ``arch``) that can be read.
+MODEL_NAMES = ("wav2vec2", "wav2vec_ctc")
+
+#: Where a fine-tuned model keeps the pre-trained one, and its own layers.
+CTC_PREFIX, CTC_HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."
+
+#: Fields of fairseq's configuration that shape the modules in :data:`PRETRAINING_MODULES`.
+PRETRAINING_FIELDS = (
+    "final_dim", "quantize_targets", "target_glu", "latent_vars", "latent_groups", "latent_dim", "latent_temp",
+    "quantizer_depth", "quantizer_factor", "logit_temp", "num_negatives", "cross_sample_negatives",
+)  # fmt: skip
+
+ZIP_MAGIC = b"PK\x03\x04"
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickle of torch.serialization.MAGIC_NUMBER
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint says, as plain data and tensors."""
+
+    path: Path
+    layout: str
+    """``cfg``, ``args``, ``cfg, fine-tuned``, ``args, fine-tuned`` or ``s3prl``."""
+    config: Wav2Vec2Config
+    weights: dict[str, Tensor]
+    """The upstream's parameters, under fairseq's names."""
+    pretraining: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of :data:`PRETRAINING_MODULES`."""
+    pretraining_config: dict[str, Any] = field(default_factory=dict)
+
+
+def load_model(path: str | Path, *, options: Mapping[str, Any] | None = None) -> Wav2Vec2Model:
+    """Read a checkpoint into a model, in evaluation mode.
+
+    Args:
+        path: a fairseq checkpoint of any layout that :func:`read_checkpoint` knows.
+        options: fields of :class:`Wav2Vec2Config` to change: those that matter while training.
+
+    Raises:
+        BenchmarkError: for a file that is not such a checkpoint, or whose tensors are not those that its configuration
+            asks for.
+    """
+    checkpoint = read_checkpoint(path)
+    with torch.device("meta"):
+        model = Wav2Vec2Model(
+            replace(checkpoint.config, **(options or {})),
+            pretraining=checkpoint.pretraining,
+            pretraining_config=checkpoint.pretraining_config,
+        )
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in checkpoint.weights]
+    unexpected = [name for name in checkpoint.weights if name not in expected]
+    misshapen = [
+        f"{name} {list(tensor.shape)}, expected {list(expected[name].shape)}"
+        for name, tensor in checkpoint.weights.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    if any(problems.values()):
+        raise BenchmarkError(
+            f"{path}: the tensors do not fit the checkpoint's configuration. "
+            + "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in problems.items() if names)
+        )
+    weights = {name: tensor.float() for name, tensor in checkpoint.weights.items()}
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint without running anything in it.
+
+    Layouts: ``cfg`` (a dict or an omegaconf DictConfig), the older ``args`` (an argparse Namespace), either of them
+    fine-tuned with CTC (the pre-trained model under ``w2v_encoder.w2v_model``, its configuration in ``w2v_args``),
+    and s3prl's converted files.
+
+    Raises:
+        BenchmarkError: naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    state = load_state(path)
+    if not isinstance(state, dict):
+        raise BenchmarkError(f"{path} holds a {type(state).__name__}; {_EXPECTED}")
+    if "model_weight" in state and "model_cfg" in state:
+        layout, model, task, tensors = "s3prl", state["model_cfg"], state.get("task_cfg"), state["model_weight"]
+    elif state.get("cfg") is not None and "model" in state:
+        cfg = plain(state["cfg"])
+        if not isinstance(cfg, dict):
+            raise BenchmarkError(f"{path}: 'cfg' is a {type(cfg).__name__}; {_EXPECTED}")
+        layout, model, task, tensors = "cfg", cfg.get("model"), cfg.get("task"), state["model"]
+    elif state.get("args") is not None and "model" in state:
+        layout, model, task, tensors = "args", state["args"], state["args"], state["model"]
+    else:
+        raise BenchmarkError(f"{path} has {_first([str(key) for key in state])}; {_hint(state)}{_EXPECTED}")
+
+    model, task = plain(model), plain(task)
+    if not isinstance(model, dict) or not isinstance(tensors, dict):
+        raise BenchmarkError(f"{path}: the {layout} layout without a model configuration or weights; {_EXPECTED}")
+    task = task if isinstance(task, dict) else {}
+    name = model.get("_name") or model.get("arch")
+    if name is not None and name not in MODEL_NAMES:
+        raise BenchmarkError(f"{path} is a '{name}' model; supported: {', '.join(MODEL_NAMES)}")
+    for key, tensor in tensors.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise BenchmarkError(f"{path}: '{key}' among the weights is a {type(tensor).__name__}, not a tensor")
+
+    if model.get("w2v_args") is not None or any(key.startswith(CTC_PREFIX) for key in tensors):
+        layout += ", fine-tuned"
+        inner = model.get("w2v_args")
+        if not isinstance(inner, dict):
+            raise BenchmarkError(f"{path}: a fine-tuned model without the configuration of its upstream ('w2v_args')")
+        # a nested cfg with model and task, or old args that hold both
+        model, inner_task = (inner["model"], inner.get("task") or {}) if "model" in inner else (inner, inner)
+        task = {**inner_task, **{key: value for key, value in task.items() if value is not None}}
+        name = model.get("_name") or model.get("arch")
+        if name is not None and name != "wav2vec2":
+            raise BenchmarkError(f"{path} is a fine-tuned '{name}' model; supported: wav2vec2")
+        tensors = {
+            key.removeprefix(CTC_PREFIX): tensor for key, tensor in tensors.items() if not key.startswith(CTC_HEAD)
+        }
+    pretraining = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in PRETRAINING_MODULES}
+    try:
+        config = Wav2Vec2Config.from_fairseq(model, task)
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{path}: {error}") from error
+    return Checkpoint(
+        path,
+        layout,
+        config,
+        weights={key: tensor for key, tensor in tensors.items() if key not in pretraining},
+        pretraining=pretraining,
+        pretraining_config={key: model[key] for key in PRETRAINING_FIELDS if model.get(key) is not None},
+    )
+
+
+def save_checkpoint(model: Wav2Vec2Model, path: str | Path) -> None:
+    """Write a checkpoint that fairseq and :func:`load_model` read.
+
+    fairseq wants the modules of pre-training too: those read with the model are written back, and a model without
+    them gets zeros of the right shapes.
+    """
+    path = Path(path)
+    model_cfg, task_cfg = model.config.to_fairseq()
+    model_cfg |= model.pretraining_config
+    pretraining = dict(model.pretraining)
+    if not pretraining:
+        dim, conv_dim = model.hidden_size, model.config.conv_layers[-1][0]
+        model_cfg |= {"quantize_targets": False, "target_glu": False, "final_dim": dim}
+        for name, columns in (("project_q", conv_dim), ("final_proj", dim)):
+            pretraining |= {f"{name}.weight": torch.zeros(dim, columns), f"{name}.bias": torch.zeros(dim)}
+    state: dict[str, Any] = {
+        "args": None,
+        "cfg": {"_name": None, "model": model_cfg, "task": task_cfg},
+        "model": {**{key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}, **pretraining},
+        "optimizer_history": [],
+        "extra_state": {},
+    }
+    write_atomically(path, lambda partial: torch.save(state, partial))
+
+
+# --- the safe reader ---------------------------------------------------------------------------------------------
+
+
+class StandIn:
+    """What the unpickler makes instead of a configuration object: remembers its arguments and state."""
+
+    qualified_name = ""
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any) -> StandIn:
+        self = object.__new__(cls)
+        self.arguments, self.state = arguments, None
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _make_dict(*_: Any) -> dict[Any, Any]:
+    """Stands in for ``defaultdict``: its factory is not called."""
+    return {}
+
+
+def _stand_in(name: str) -> Any:
+    """What stands in for a global (``module.name``), or ``None`` if there is no such thing."""
+    if name == "collections.defaultdict":
+        return _make_dict
+    if name in _INERT_NAMES or name.startswith(_INERT_PACKAGES):
+        return type(name.rpartition(".")[2], (StandIn,), {"qualified_name": name})
+    return None
+
+
+_INERT_PACKAGES = ("omegaconf.", "fairseq.", "hydra.", "typing.", "pathlib.")
+_INERT_NAMES = {
+    "argparse.Namespace",
+    # the types of omegaconf's fields: typing.Dict[str, int] is operator.getitem(typing.Dict, (str, int))
+    *(f"builtins.{name}" for name in ("int", "float", "str", "bool", "bytes", "dict", "list", "tuple", "object")),
+    "operator.getitem",
+    "_operator.getitem",
+    # numbers in the trainer's meters
+    *(f"{package}.multiarray.scalar" for package in ("numpy.core", "numpy._core")),
+    "numpy.dtype",
+}
+#: Left to torch's unpickler, which has its own list and names what is not on it.
+_TORCH = ("torch.", "collections.OrderedDict", "collections.Counter", "_codecs.encode",
+          "builtins.set", "builtins.bytearray", "builtins.complex")  # fmt: skip
+
+_EXPECTED = (
+    "expected a fairseq wav2vec 2.0 checkpoint: 'model' with 'cfg' or 'args' "
+    "(or s3prl's 'model_weight' with 'model_cfg')"
+)
+
+
+def plain(value: Any) -> Any:
+    """Stand-ins -> dicts, lists, strings and numbers."""
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else list(value)
+    if isinstance(value, type) and issubclass(value, StandIn):
+        return value.qualified_name
+    if not isinstance(value, StandIn):
+        return value
+    if isinstance(value.state, dict):
+        for key in ("_content", "_val"):  # omegaconf's containers, omegaconf's values
+            if key in value.state and value.qualified_name.startswith("omegaconf."):
+                return plain(value.state[key])
+        return plain(value.state)  # Namespace, dataclass
+    if value.qualified_name.startswith("pathlib."):
+        return "/".join(str(part) for part in value.arguments)
+    return plain(value.arguments[0]) if len(value.arguments) == 1 else None  # enumerations
+
+
+def load_state(path: Path) -> Any:
+    """The pickled object of a torch checkpoint, with stand-ins for configuration objects.
+
+    Raises:
+        BenchmarkError: for what is not a torch checkpoint, is damaged, or names a global that is not allowed.
+    """
+    if path.is_dir():
+        raise BenchmarkError(f"{path} is a folder; expected a checkpoint file")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(LEGACY_MAGIC))
+    except OSError as error:
+        raise BenchmarkError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    is_zip = magic.startswith(ZIP_MAGIC)
+    if not is_zip and magic != LEGACY_MAGIC:
+        raise BenchmarkError(f"{path} is not a torch checkpoint: {_kind_of(path, magic)}")
+    try:
+        names = set(_globals_in_zip(path) if is_zip else _globals_in_legacy(path))
+        stand_ins = {name: _stand_in(name) for name in names if not name.startswith(_TORCH)}
+        refused = sorted(name for name, stand_in in stand_ins.items() if stand_in is None)
+        if refused:
+            raise _refusal(path, ", ".join(refused))
+        allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except BenchmarkError:
+        raise
+    except pickle.UnpicklingError as error:
+        message = str(error)
+        marker = "GLOBAL "
+        if marker in message:
+            raise _refusal(path, message.partition(marker)[2].split()[0]) from None
+        raise _damaged(path, error) from error
+    except Exception as error:  # whatever a damaged or hostile file makes torch, zipfile and pickletools raise
+        raise _damaged(path, error) from error
+
+
+def _globals_in_zip(path: Path) -> Iterator[str]:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        if len(set(names)) < len(names):
+            raise ValueError("two members of one name")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("compressed members, which torch.save does not write")
+        pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in names):
+            raise BenchmarkError(f"{path} is a zip archive, but not one written by torch.save")
+        with archive.open(pickles[0]) as file:
+            yield from _globals_in_pickle(file, path)
+
+
+def _globals_in_legacy(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for _ in range(5):  # magic number, protocol, system, the object, keys of its storages
+            yield from _globals_in_pickle(file, path)
+
+
+def _globals_in_pickle(file: IO[bytes], path: Path) -> Iterator[str]:
+    """The globals that a pickle names, without running it. Torch's unpickler checks them again."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+            yield f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
+        elif opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
+            raise BenchmarkError(
+                f"{path}: refused: its pickle uses {opcode.name}, which torch.save does not write by default; "
+                "load it where it comes from and save it again with torch.save"
+            )
+
+
+def _refusal(path: Path, names: str) -> BenchmarkError:
+    return BenchmarkError(
+        f"{path}: refused: its pickle names {names}, which a checkpoint of weights and configuration has no use for. "
+        "Nothing in it was run. If you trust its source, load it with the program that made it, and save "
+        "{'cfg': <plain dict>, 'model': <state dict>} again"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> BenchmarkError:
+    reason = (str(error).splitlines() or [""])[0][:200]
+    return BenchmarkError(
+        f"checkpoint {path} ({path.stat().st_size:,} bytes) is truncated or damaged; fetch it again. "
+        f"({type(error).__name__}: {reason})"
+    )
+
+
+def _kind_of(path: Path, magic: bytes) -> str:
+    if not magic:
+        return "it is empty"
+    if len(magic) > 8 and magic[8:9] == b"{" and struct.unpack("<Q", magic[:8])[0] < path.stat().st_size:
+        return "it looks like safetensors; expected the .pt file that fairseq published"
+    start = magic.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is an HTML or XML page; was the download answered by a web page?"
+    if magic.startswith(b"version https"):
+        return "it is a Git LFS pointer; fetch the file itself"
+    if magic.isascii() and magic.decode("ascii").isprintable():
+        return f"it starts with the text {magic.decode('ascii')!r}"
+    return f"it starts with the bytes {magic.hex(' ')}"
+
+
+def _hint(state: Mapping[Any, Any]) -> str:
+    if any(isinstance(key, str) and ("feature_projection" in key or key.startswith("wav2vec2.")) for key in state):
+        return "these look like Hugging Face weights; "
+    return ""
+
+
+def _first(names: list[str], count: int = 5) -> str:
+    return ", ".join(names[:count]) + (f", … ({len(names) - count} more)" if len(names) > count else "")
