@@ -160,6 +160,7 @@ class XVector(Head):
         return F.relu(self.linear1(statistics_pooling(x, lengths - self.CONTEXT)))
 
     def loss(self, features: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss; ``targets`` (batch,) are classes."""
         loss: Tensor = self.objective(F.relu(self.linear2(self.embed(features, lengths))), targets)
         return loss
 

@@ -149,6 +149,12 @@ class SpeakerVerification(Task):
         return torch.tensor([self.speakers[str(utterance.speaker)] for utterance in utterances])
 
     def make_head(self, feature_size: int) -> Head:
+        """A fresh head with a class a training speaker; raises when fewer than 2 are left."""
+        if len(self.speakers) < 2:
+            raise BenchmarkError(
+                f"{len(self.speakers)} speakers are left to train on, at least 2 are needed; take a larger --budget or "
+                "a smaller data.min_seconds"
+            )
         return make_head(feature_size, len(self.speakers), self.config.head, self.config.loss)
 
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:

@@ -282,7 +282,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=HERE / "pretrain.yaml")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--stop-after", type=int, help="updates; the rate decays as if it went on")
-    parser.add_argument("overrides", nargs="*", help="name=value of the training options")
+    parser.add_argument("-o", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help="training option")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:

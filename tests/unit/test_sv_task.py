@@ -141,6 +141,10 @@ def test_classes_follow_a_label_budget(task: SpeakerVerification) -> None:
     task.splits["train"] = [u for u in task.splits["train"] if u.speaker in kept]
     assert len(task.speakers) == len(kept) == 5
     assert task.make_head(8).objective.W.shape == (512, 5)
+    alone = SpeakerVerification(SVConfig(), make_corpus())
+    alone.splits["train"] = alone.splits["train"][:3]
+    with pytest.raises(BenchmarkError, match="1 speakers are left to train on, at least 2"):
+        alone.make_head(8)
 
 
 def embeddings_of(task: SpeakerVerification, split: str, noise: float = 1.0) -> dict[str, Any]:

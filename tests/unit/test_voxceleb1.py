@@ -15,6 +15,7 @@ import soundfile
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Trial
 from downstream.corpora.voxceleb1 import prepare
+from downstream.sv.task import SpeakerVerification
 
 IDS = {
     "dev": ["id10001/aaa/00001.wav", "id10001/bbb/00001.wav", "id10002/ccc/00001.wav", "id10002/ccc/00002.wav"],
@@ -54,6 +55,20 @@ def test_reads_the_official_layout(root: Path) -> None:
         Trial(0, "id10270/ddd/00001.wav", "id10271/fff/00001.wav"),
     ]
     assert corpus.trials["veri_test"] == corpus.trials["veri_test2"][::-1]
+
+
+def test_reads_the_synthetic_tree(data_root: Path) -> None:
+    corpus = prepare(data_root)
+    assert list(corpus.trials) == ["veri_test2", "veri_test"]
+    speakers = {split: {u.speaker for u in utterances} for split, utterances in corpus.splits.items()}
+    assert not speakers["dev"] & speakers["test"]
+    task = SpeakerVerification(SpeakerVerification.Config(), corpus)
+    assert {name for trials in corpus.trials.values() for t in trials for name in (t.enrolment, t.test)} == {
+        u.id for u in task.splits["test"]
+    }
+    for split in ("dev", "test"):
+        metrics = task.evaluate(split, {u.id: np.ones(4) for u in task.splits[split]}).metrics
+        assert all(values["eer"] == pytest.approx(50) for values in metrics.values())
 
 
 def test_is_sorted_whatever_the_disk_says(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ class StandIn:
     arguments: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *arguments: Any) -> StandIn:
+    def __new__(cls, *arguments: Any) -> StandIn:  # noqa: D102
         self = object.__new__(cls)
         self.arguments, self.state = arguments, None
         return self

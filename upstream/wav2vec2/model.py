@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ class Wav2Vec2Model(Upstream):
         x = self.project(features)
         if self.training and self.config.apply_mask:
             x = self.apply_mask(x, frames)
-        return self.encoder(x, frames, keep)
+        return cast(list[Tensor], self.encoder(x, frames, keep))
 
     def _forward_each(self, wavs: Tensor, samples: list[int], frames: list[int], keep: list[int]) -> list[Tensor]:
         """One utterance after the other, without padding.
@@ -205,9 +206,10 @@ class ConvFeatureExtractor(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
+        self.layers = config.conv_layers
         self.conv_layers = nn.ModuleList()
         in_dim = 1
-        for i, (dim, kernel_size, stride) in enumerate(config.conv_layers):
+        for i, (dim, kernel_size, stride) in enumerate(self.layers):
             conv = nn.Conv1d(in_dim, dim, kernel_size, stride=stride, bias=config.conv_bias)
             nn.init.kaiming_normal_(conv.weight)
             block: dict[str, nn.Module] = {"0": conv}
@@ -222,16 +224,14 @@ class ConvFeatureExtractor(nn.Module):
         """(batch, sample), valid samples -> (batch, frame, conv_dim), valid frames."""
         x = wavs.unsqueeze(1)  # (batch, channel, frame) from here
         lengths = list(samples)
-        for block in self.conv_layers:
-            conv = block["0"]
-            x = conv(x)
-            lengths = [(n - conv.kernel_size[0]) // conv.stride[0] + 1 for n in lengths]
-            if "2" in block:
-                norm = block["2"]
-                if isinstance(norm, nn.GroupNorm):
-                    x = group_norm(x, lengths, norm)
-                else:
-                    x = layer_norm(x.transpose(1, 2), norm["1"]).transpose(1, 2)
+        for block, (_, kernel_size, stride) in zip(self.conv_layers, self.layers, strict=True):
+            parts = dict(block.named_modules())
+            x = parts["0"](x)
+            lengths = [(n - kernel_size) // stride + 1 for n in lengths]
+            if "2.1" in parts:
+                x = layer_norm(x.transpose(1, 2), cast(nn.LayerNorm, parts["2.1"])).transpose(1, 2)
+            elif "2" in parts:
+                x = group_norm(x, lengths, cast(nn.GroupNorm, parts["2"]))
             x = F.gelu(x)
         return x.transpose(1, 2), lengths
 
@@ -295,7 +295,7 @@ class TransformerEncoder(nn.Module):
             # An even kernel gives a frame too many at the end: fairseq's SamePad.
             return F.gelu(self.pos_conv[0](x.transpose(1, 2))[..., :frames]).transpose(1, 2)
         for block in self.pos_conv:
-            y = block[0](x.transpose(1, 2))[..., :frames].transpose(1, 2)
+            y = cast(nn.Sequential, block)[0](x.transpose(1, 2))[..., :frames].transpose(1, 2)
             x = zero_padding(F.gelu(F.layer_norm(y, y.shape[-1:])), padding)
         return x
 
@@ -316,6 +316,7 @@ class WeightNormConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, dim, frame) -> the same; a frame more for even kernels."""
         weight = torch._weight_norm(self.weight_v, self.weight_g, 2)
         return F.conv1d(x, weight, self.bias, padding=self.padding, groups=self.groups)
 
@@ -340,7 +341,7 @@ class SelfAttention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         x = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
-        return self.out_proj(x.transpose(1, 2).flatten(2))
+        return cast(Tensor, self.out_proj(x.transpose(1, 2).flatten(2)))
 
 
 class TransformerBlock(nn.Module):
@@ -350,7 +351,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         dim = config.encoder_embed_dim
         self.config = config
-        self.activation = activation(config.activation_fn)
+        self.activation = ACTIVATION_FNS[config.activation_fn]
         self.self_attn = SelfAttention(config)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, config.encoder_ffn_embed_dim)
@@ -363,7 +364,7 @@ class TransformerBlock(nn.Module):
             x = x + self._drop(self.self_attn(self.self_attn_layer_norm(x), mask))
             return x + self._feed_forward(self.final_layer_norm(x))
         x = self.self_attn_layer_norm(x + self._drop(self.self_attn(x, mask)))
-        return self.final_layer_norm(x + self._feed_forward(x))
+        return cast(Tensor, self.final_layer_norm(x + self._feed_forward(x)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         x = F.dropout(self.activation(self.fc1(x)), self.config.activation_dropout, self.training)
@@ -373,24 +374,27 @@ class TransformerBlock(nn.Module):
         return F.dropout(x, self.config.dropout, self.training)
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """fairseq's activation functions by their names."""
-    match name:
-        case "gelu":
-            return F.gelu
-        case "relu":
-            return F.relu
-        case "relu_squared":
-            return lambda x: F.relu(x).pow(2)
-        case "gelu_fast" | "gelu_accurate":
-            return lambda x: F.gelu(x, approximate="tanh")
-        case "tanh":
-            return torch.tanh
-        case "linear":
-            return lambda x: x
-        case "swish":
-            return F.silu
-    raise BenchmarkError(f"activation_fn = {name!r} is not supported")
+def relu_squared(x: Tensor) -> Tensor:
+    """The square of ReLU."""
+    return F.relu(x).square()
+
+
+def linear(x: Tensor) -> Tensor:
+    """No activation."""
+    return x
+
+
+#: fairseq's activation functions by their names.
+ACTIVATION_FNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "relu_squared": relu_squared,
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_accurate": partial(F.gelu, approximate="tanh"),
+    "tanh": torch.tanh,
+    "linear": linear,
+    "swish": F.silu,
+}
 
 
 def zero_padding(x: Tensor, padding: Tensor | None) -> Tensor:
@@ -408,8 +412,6 @@ def normalize(wavs: Tensor, samples: Sequence[int]) -> Tensor:
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """``norm`` in float32, as fairseq has it in the extractor."""
-    if x.dtype == torch.float32:
-        return norm(x)
     return F.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
 
 

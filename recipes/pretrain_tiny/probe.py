@@ -1,0 +1,252 @@
+"""Measure what each hidden state of ``wav2vec2_tiny`` holds, beside the same network untrained and ``fbank``.
+
+Three probes on frozen states of the synthetic demo corpora, whose speakers and texts are not those of pre-training:
+
+- languages: logistic regression on the mean and the deviation over time; VoxLingua107 recordings against ``dev`` ones;
+- speakers: the same, on some recordings (videos) of VoxCeleb1 speakers against another recording of each;
+- recognition: one linear layer trained by CTC on LibriSpeech train-clean-100, greedy character errors on test-clean.
+
+A seed chooses the subset of recordings trained on, the speakers' recording tested on, and the layer's initialisation;
+of the untrained network also the weights.
+
+    python recipes/pretrain_tiny/probe.py upstream/wav2vec2/wav2vec2_tiny.pt --data-root data/demo --out results/probe
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torchaudio.functional import edit_distance
+from tqdm import tqdm
+
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Upstream
+from upstream import load_upstream
+from upstream.wav2vec2.model import Wav2Vec2Model
+
+CHARACTERS = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # label k + 1; label 0 is CTC's blank
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The files that are listened to."""
+
+    lang_train: list[Path]
+    lang_test: list[Path]
+    speakers: list[Path]
+    text_train: list[tuple[Path, str]]
+    text_test: list[tuple[Path, str]]
+
+
+def find(root: Path, limit: int) -> Sets:
+    """List the demo corpora; ``limit`` utterances to train recognition on, a quarter of it to test."""
+    lingua, vox, libri = root / "VoxLingua107", root / "VoxCeleb1" / "dev" / "wav", root / "LibriSpeech"
+
+    def transcribed(split: str, count: int) -> list[tuple[Path, str]]:
+        said = []
+        for file in sorted((libri / split).glob("*/*/*.trans.txt")):
+            for line in file.read_text().splitlines():
+                name, _, text = line.partition(" ")
+                said.append((file.with_name(f"{name}.flac"), text))
+        random.Random(0).shuffle(said)
+        return said[:count]
+
+    sets = Sets(
+        sorted(path for path in lingua.glob("*/*.wav")),
+        sorted(lingua.glob("dev/*/*.wav")),
+        sorted(vox.glob("*/*/*.wav")),
+        transcribed("train-clean-100", limit),
+        transcribed("test-clean", limit // 4),
+    )
+    if not all(vars(sets).values()):
+        raise BenchmarkError(f"{root} lacks a corpus: make it by python -m downstream.corpora.synthetic {root}")
+    return sets
+
+
+@torch.no_grad()
+def states(model: Upstream, path: Path) -> list[Tensor]:
+    """The hidden states of a file, each (frame, dim)."""
+    wav = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    return [state[0] for state in model(wav.unsqueeze(0), torch.tensor([len(wav)])).states]
+
+
+def pooled(model: Upstream, paths: list[Path], name: str) -> list[Vector]:
+    """Mean and deviation over time: for each state (utterance, 2 dim)."""
+    rows = [[torch.cat([x.mean(0), x.std(0)]) for x in states(model, path)] for path in tqdm(paths, desc=name)]
+    return [torch.stack(column).numpy() for column in zip(*rows, strict=True)]
+
+
+def classify(x: Vector, y: list[str], x_test: Vector, y_test: list[str]) -> float:
+    """Accuracy in percent."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=300))
+    return 100 * float(probe.fit(x, y).score(x_test, y_test))
+
+
+def languages(x: Vector, x_test: Vector, sets: Sets, seed: int) -> float:
+    """Accuracy (%) of a probe trained on three quarters of the recordings."""
+    generator = random.Random(seed)
+    videos = sorted({path.name[:11] for path in sets.lang_train})
+    chosen = set(generator.sample(videos, len(videos) * 3 // 4))
+    rows = [k for k, path in enumerate(sets.lang_train) if path.name[:11] in chosen]
+    y = [sets.lang_train[k].parent.name for k in rows]
+    return classify(x[rows], y, x_test, [path.parent.name for path in sets.lang_test])
+
+
+def speakers(x: Vector, sets: Sets, seed: int) -> float:
+    """Accuracy (%) on one recording of each speaker of a probe trained on the others."""
+    videos: dict[str, list[str]] = {}
+    for path in sets.speakers:
+        of_one = videos.setdefault(path.parts[-3], [])
+        if path.parts[-2] not in of_one:
+            of_one.append(path.parts[-2])
+    held_out = {of_one[seed % len(of_one)] for of_one in videos.values()}
+    y = [path.parts[-3] for path in sets.speakers]
+    test = np.array([path.parts[-2] in held_out for path in sets.speakers])
+    return classify(x[~test], [s for s, t in zip(y, test, strict=True) if not t],
+                    x[test], [s for s, t in zip(y, test, strict=True) if t])  # fmt: skip
+
+
+def recognition(
+    train: list[Tensor], train_texts: list[str], test: list[Tensor], test_texts: list[str], seed: int, epochs: int
+) -> float:
+    """Character error rate (%) of a linear CTC layer; features (frame, dim) an utterance."""
+    torch.manual_seed(seed)
+    frames = torch.cat(train).float()
+    mean, std = frames.mean(0), frames.std(0) + 1e-5
+    del frames
+    layer = nn.Linear(len(mean), len(CHARACTERS) + 1)
+    labels = [torch.tensor([CHARACTERS.index(c) + 1 for c in text]) for text in train_texts]
+    steps = epochs * -(-len(train) // 16)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train)).split(16):
+            x = [(train[k].float() - mean) / std for k in rows.tolist()]
+            y = [labels[k] for k in rows.tolist()]
+            log_probs = layer(nn.utils.rnn.pad_sequence(x)).log_softmax(2)
+            lengths = torch.tensor([len(one) for one in x]), torch.tensor([len(one) for one in y])
+            loss = F.ctc_loss(log_probs, torch.cat(y), *lengths, zero_infinity=True)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    errors = total = 0
+    with torch.no_grad():
+        for one, text in zip(test, test_texts, strict=True):
+            best = layer((one.float() - mean) / std).argmax(1).unique_consecutive().tolist()
+            errors += edit_distance("".join(CHARACTERS[k - 1] for k in best if k), text)
+            total += len(text)
+    return 100 * errors / total
+
+
+Scores = dict[tuple[str, str, int, int], float]
+"""(system, probe, state, seed) -> value in percent."""
+
+
+def measure(
+    name: str, make: Callable[[int], Upstream], seeds: int, sets: Sets, scores: Scores, *, same: bool, epochs: int
+) -> None:
+    """Run all probes on one system; ``same``: its weights do not depend on the seed."""
+    model, heard = None, None
+    for seed in range(seeds):
+        if heard is None or not same:
+            model = make(seed)
+            frames = [
+                list(zip(*[[x.half() for x in states(model, path)] for path, _ in tqdm(part, desc=name)], strict=True))
+                for part in (sets.text_train, sets.text_test)
+            ]
+            heard = [pooled(model, paths, name) for paths in (sets.lang_train, sets.lang_test, sets.speakers)], frames
+        (lang_train, lang_test, speaker), (text_train, text_test) = heard
+        for k in range(len(lang_train)):
+            scores[name, "language", k, seed] = languages(lang_train[k], lang_test[k], sets, seed)
+            scores[name, "speaker", k, seed] = speakers(speaker[k], sets, seed)
+            if epochs:
+                texts = [text for _, text in sets.text_train], [text for _, text in sets.text_test]
+                train, test = list(text_train[k]), list(text_test[k])
+                scores[name, "cer", k, seed] = recognition(train, texts[0], test, texts[1], seed, epochs)
+            print(name, k, seed, *(f"{scores[name, probe, k, seed]:.1f}" for probe in PROBES if
+                                   (name, probe, k, seed) in scores), flush=True)  # fmt: skip
+
+
+PROBES = {
+    "language": "languages, accuracy % ↑",
+    "speaker": "speakers, accuracy % ↑",
+    "cer": "characters, error % ↓",
+}
+
+
+def table(scores: Scores) -> str:
+    """Markdown: mean and standard deviation over the seeds, a line for each state of each system."""
+    lines = ["| system | state | " + " | ".join(PROBES.values()) + " |", "| --- | ---: | ---: | ---: | ---: |"]
+    for system, state in dict.fromkeys((system, state) for system, _, state, _ in scores):
+        cells = []
+        for probe in PROBES:
+            values = [v for (s, p, k, _), v in scores.items() if (s, p, k) == (system, probe, state)]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}" if values else "–")
+        lines.append(f"| {system} | {state} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="a fairseq checkpoint")
+    parser.add_argument("--data-root", type=Path, default=Path("data/demo"))
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.csv")
+    parser.add_argument("--systems", nargs="+", choices=["tiny", "random", "fbank"], default=["tiny", "random", "fbank"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--utterances", type=int, default=320, help="that recognition is trained on")
+    parser.add_argument("--epochs", type=int, default=30, help="of recognition; 0 leaves it out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    def tiny(_seed: int) -> Upstream:
+        return load_upstream("wav2vec2_local", checkpoint=options.checkpoint)
+
+    def untrained(seed: int) -> Upstream:
+        model = tiny(0)
+        assert isinstance(model, Wav2Vec2Model)
+        torch.manual_seed(seed)
+        return Wav2Vec2Model(model.config).eval()
+
+    makers: dict[str, Callable[[int], Upstream]] = {
+        "tiny": tiny, "random": untrained, "fbank": lambda _seed: load_upstream("fbank"),
+    }  # fmt: skip
+    scores: Scores = {}
+    try:
+        sets = find(options.data_root, options.utterances)
+        for name in options.systems:
+            same = name != "random"
+            measure(name, makers[name], options.seeds, sets, scores, same=same, epochs=options.epochs)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    options.out.with_suffix(".md").write_text(table(scores))
+    with options.out.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["system", "probe", "state", "seed", "percent"])
+        writer.writerows([*key, f"{value:.2f}"] for key, value in scores.items())
+    print(table(scores))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""The main job by the real command, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from conftest import REPOSITORY, SMALL, Cli
+
+from benchmark import results
+
+TINY = ["-u", "wav2vec2_tiny", "-d", "voxceleb1_sv"]
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return results.read(folder / "result.json")
+
+
+def test_the_main_job(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+    """Frozen, weighted sum, trained, chosen on dev, evaluated once: every file, and what stands in it."""
+    arguments = [*TINY, "--data-root", data_root, "-p", "run", "--max-steps", 3, "-o", *SMALL, "trainer.eval_every=2"]
+    done = cli(*arguments)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "run"
+    result = result_of(folder)
+    assert result["upstream"]["name"] == "wav2vec2_tiny"
+    assert len(result["upstream"]["sha256"]) == 64
+    assert set(result["metrics"]) == {"dev", "test", "veri_test"}
+    for metrics in result["metrics"].values():
+        assert 0 <= metrics["eer"] <= 100
+        assert 0 <= metrics["min_dcf_p01"] <= 1
+    assert result["selected"]["value"] == result["metrics"]["dev"]["eer"]
+    assert sum(result["layer_weights"]) == pytest.approx(1)
+    assert sum(result["layer_shares"]) == pytest.approx(1)
+    assert len(result["layer_norms"]) == len(result["layer_weights"])
+    assert result["cost"]["updates"] == 3
+    assert result["cost"]["audio_seconds_seen"] == pytest.approx(3 * 4 * 1.0)  # every crop is a second
+    assert result["cost"]["peak_memory_bytes"] > 10**8
+    assert result["data"]["test"]["speakers"] == 4
+    assert "eer" in done.stdout
+    assert "run/result.json" in done.stdout
+    assert (folder / "layer_weights.png").read_bytes().startswith(b"\x89PNG")
+    trials = (data_root / "VoxCeleb1" / "veri_test2.txt").read_text().split()
+    scored = (folder / "scores.txt").read_text().splitlines()
+    assert [word for line in scored for word in line.split()[:3]] == trials
+    assert list((folder / "tensorboard").iterdir())
+    assert "update 2: dev eer" in (folder / "log.txt").read_text()
+
+    # again: refused; going on: nothing to do; evaluated again: the same numbers; overwritten: the same numbers
+    again = cli(*arguments)
+    assert again.returncode == 1
+    for way in ("-a", "--overwrite", "-p"):
+        assert way in again.stderr
+    assert result_of(folder) == result
+    gone_on = cli(*arguments, "-a")
+    assert gone_on.returncode == 0
+    assert "is complete" in gone_on.stdout
+    evaluated = cli("-m", "evaluate", "-e", "run")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert result_of(folder)["metrics"] == result["metrics"]
+    repeated = cli("-c", "run/config.yaml", "-p", "repeated")
+    assert repeated.returncode == 0, repeated.stderr
+    assert result_of(tmp_path / "repeated")["metrics"] == result["metrics"]
+
+    other = cli(*arguments, "-a", "--seed", 5)
+    assert other.returncode == 1
+    assert "seed: 0 -> 5" in other.stderr
+
+
+@pytest.mark.parametrize("flags", [["-f", "-o", "optim.upstream_lr=1e-5"], ["-l", "2"]], ids=["finetune", "probe"])
+def test_the_other_regimes(cli: Cli, data_root: Path, tmp_path: Path, flags: list[str]) -> None:
+    done = cli(*TINY, "--data-root", data_root, "-n", "x", "--max-steps", 2, "-o", *SMALL, *flags)
+    assert done.returncode == 0, done.stderr
+    result = result_of(tmp_path / "results" / "x")
+    assert result["regime"] == ("finetune" if "-f" in flags else "probe")
+    assert result["state"] == (None if "-f" in flags else 2)
+    trained = result["cost"]["trainable_parameters"]
+    assert (trained > 1_000_000) == ("-f" in flags)
+
+
+def test_fbank_needs_no_checkpoint(cli: Cli, data_root: Path) -> None:
+    done = cli("-u", "fbank", "-d", "sv_voxceleb1", "--data-root", data_root, "--max-steps", 2, "-o", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "results/fbank-voxceleb1_sv-frozen-" in done.stdout
+
+
+def test_a_plugin_file_runs_the_main_job(cli: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
+    assert len(plugin.read_text().splitlines()) <= 25
+    arguments = ["--plugin", plugin, "-u", "log_spectrum", "-d", "voxceleb1_sv", "--data-root", data_root]
+    done = cli(*arguments, "-p", "run", "--max-steps", 2, "-o", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert result_of(tmp_path / "run")["upstream"]["name"] == "log_spectrum"
+    assert len(result_of(tmp_path / "run")["layer_weights"]) == 2
+    resumed = cli("-e", "run")  # the plug-in stands in config.yaml
+    assert resumed.returncode == 0, resumed.stderr
+    listed = cli("--plugin", plugin, "--list")
+    assert "log_spectrum" in listed.stdout
+
+
+def test_an_installed_package_brings_an_upstream(cli: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
+    """A separately installed distribution; beside it a broken one, which harms nobody."""
+    site = tmp_path / "site"
+    for name, target in (("theirs", "their_upstream:LogSpectrum"), ("broken", "their_missing_module:Thing")):
+        source = tmp_path / name
+        source.mkdir()
+        code = plugin.read_text().replace('@upstreams.register("log_spectrum"', '@(lambda *_, **__: lambda c: c)("x"')
+        (source / f"{'their_upstream' if name == 'theirs' else 'unused'}.py").write_text(code)
+        (source / "pyproject.toml").write_text(
+            f'[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+            f'[project]\nname = "{name}"\nversion = "1"\n'
+            f'[project.entry-points."wavbench.upstreams"]\n{name}_spectrum = "{target}"\n'
+        )
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*install, "--target", site, source], check=True, capture_output=True, timeout=300)
+    env = {"PYTHONPATH": str(site)}
+    arguments = ["-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "--max-steps", 2, "-o", *SMALL]
+    done = cli("-u", "theirs_spectrum", *arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    assert result_of(tmp_path / "run")["upstream"]["name"] == "theirs_spectrum"
+    listed = cli("--list", env=env)
+    assert listed.returncode == 0
+    assert "theirs_spectrum" in listed.stdout
+    assert "broken_spectrum" in listed.stdout
+    broken = cli("-u", "broken_spectrum", *arguments, env=env)
+    assert broken.returncode == 1
+    for word in ("broken_spectrum", "package broken", "their_missing_module"):
+        assert word in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+
+def test_killed_five_times_it_ends_as_if_left_alone(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments of a fine-tuning run (dropout, three rates, schedule); the rest bit for bit."""
+    arguments = [*map(str, TINY), "-f", "--data-root", str(data_root), "--max-steps", "12", "-o", *SMALL]
+    arguments += ["trainer.save_every=1", "trainer.eval_every=4", "optim.upstream_lr=1e-4", "optim.schedule=linear"]
+    begun = time.monotonic()
+    alone = cli(*arguments, "-p", "alone")
+    length = time.monotonic() - begun
+    assert alone.returncode == 0, alone.stderr
+
+    seed = random.randrange(10**6)
+    print("seed of the killing moments:", seed)
+    draw = random.Random(seed)
+    command = [sys.executable, str(REPOSITORY / "run_downstream.py"), *arguments, "-p", "killed", "-a"]
+    steps = []
+    kills = 0
+    while kills < 5:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = newest_step(tmp_path / "killed")
+        target = before + draw.randint(1, 2)
+        deadline = time.monotonic() + 20 * length + 60
+        while process.poll() is None and newest_step(tmp_path / "killed") < target and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.05 * length))  # somewhere in an update, an evaluation or a write
+        process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL:
+            break
+        kills += 1
+        steps.append(newest_step(tmp_path / "killed"))
+    assert kills == 5, steps
+    assert steps[-1] < 12
+    resumed = cli(*arguments, "-p", "killed", "-a")
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = result_of(tmp_path / "alone"), result_of(tmp_path / "killed")
+    for key in ("metrics", "layer_weights", "layer_norms", "layer_shares", "selected", "data"):
+        assert one[key] == other[key], (key, steps)
+    for name in ("scores.txt", "scores_veri_test.txt", "scores_dev.txt"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    assert one["cost"]["upstream_audio_seconds"] == other["cost"]["upstream_audio_seconds"]
+    last = [torch.load(tmp_path / f / "checkpoints" / "last.pt", weights_only=True) for f in ("alone", "killed")]
+    assert all(torch.equal(last[0]["pairing"][key], last[1]["pairing"][key]) for key in last[0]["pairing"])
+    assert not list((tmp_path / "killed").rglob("*.json.part")), "half-written files are beside the real ones only"
+
+
+def newest_step(folder: Path) -> int:
+    path = folder / "checkpoints" / "last.pt"
+    return int(torch.load(path, weights_only=True)["step"]) if path.exists() else 0
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(data_root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "run_downstream.py"), *TINY, "--data-root", str(data_root)]
+    command += ["-p", "run", "--max-steps", "10000", "-o", *SMALL, "trainer.save_every=10000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "run").glob("tensorboard/*")) and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "go on with: python run_downstream.py -e run" in stderr
+    assert "Traceback" not in stderr
+    assert newest_step(tmp_path / "run") > 0
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-u", "wav2vec2_tinny", "-d", "voxceleb1_sv"], ["unknown upstream 'wav2vec2_tinny'", "'wav2vec2_tiny'"]),
+        (["-u", "fbank", "-d", "voxceleb_sv"], ["unknown downstream 'voxceleb_sv'", "'voxceleb1_sv'"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "optim.lrr=1"], ["optim.lrr", "optim.lr"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "--max-step", "1"], ["--max-step", "--max-steps"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-f", "-l", "1"], ["finetune", "probe"]),
+        (["-u", "fbank"], ["-u UPSTREAM -d DOWNSTREAM"]),
+        (["-e", "nowhere"], ["nowhere", "no config.yaml"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-c", "none.yaml"], ["none.yaml", "not found"]),
+        (["-u", "x", "-d", "voxceleb1_sv", "--plugin", "none.py"], ["none.py", "not found"]),
+        (["-m", "evaluate", "-u", "fbank", "-d", "voxceleb1_sv", "-p", "empty"], ["empty", "no run"]),
+    ],
+)
+def test_wrong_usage(cli: Cli, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    done = cli(*arguments)
+    assert done.returncode in (1, 2)
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_neither_data_nor_checkpoint(cli: Cli, tmp_path: Path) -> None:
+    """The command of the README on a bare machine: all that is missing, at once, and where to put it."""
+    done = cli("-u", "wav2vec2_large", "-d", "voxceleb1_sv")
+    assert done.returncode == 1
+    for word in (
+        "VoxCeleb1",
+        "veri_test2.txt",
+        "--data-root",
+        "$BENCHMARK_DATA",
+        "wav2vec_vox_new.pt",
+        "https://dl.fbaipublicfiles.com/fairseq/wav2vec/wav2vec_vox_new.pt",
+        str(tmp_path / "cache"),
+        "-k",
+    ):
+        assert word in done.stderr, (word, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def own_root(data_root: Path, tmp_path: Path) -> Path:
+    """A copy of the corpus that a test may damage."""
+    shutil.copytree(data_root, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def first(root: Path, split: str) -> Path:
+    return sorted((root / "VoxCeleb1" / split / "wav").rglob("*.wav"))[0]
+
+
+@pytest.mark.parametrize(
+    ("split", "damage", "words"),
+    [
+        ("dev", lambda p: p.write_bytes(p.read_bytes()[:20]), ["cannot be read as audio"]),
+        ("dev", lambda p: soundfile.write(p, np.zeros(0), 16000), ["0 samples"]),
+        ("test", lambda p: soundfile.write(p, np.zeros(399), 16000), ["too short"]),
+        ("test", lambda p: soundfile.write(p, np.full(9000, np.nan), 16000, subtype="FLOAT"), ["NaN"]),
+        ("test", lambda p: p.unlink(), ["trial"]),
+    ],
+    ids=["corrupt", "empty", "short", "nan", "absent"],
+)
+def test_damaged_audio_is_named(cli: Cli, own_root: Path, tmp_path: Path, split: str, damage: Any, words: Any) -> None:
+    path = first(own_root, split)
+    damage(path)
+    done = cli("-u", "fbank", "-d", "voxceleb1_sv", "--data-root", own_root, "-p", "run", "--max-steps", 1, "-o", *SMALL)
+    assert done.returncode == 1
+    name = str(path.relative_to(own_root / "VoxCeleb1" / split / "wav"))
+    for word in (name, *words):
+        assert word in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("rate", [8000, 48000])
+def test_other_rates_and_channels_run(cli: Cli, own_root: Path, tmp_path: Path, rate: int) -> None:
+    generator = np.random.default_rng(0)
+    for split in ("dev", "test"):
+        path = first(own_root, split)
+        soundfile.write(path, 0.1 * generator.standard_normal((2 * rate, 2)).clip(-1, 1), rate)
+    done = cli("-u", "fbank", "-d", "voxceleb1_sv", "--data-root", own_root, "-p", "run", "--max-steps", 2, "-o", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert result_of(tmp_path / "run")["data"]["test"]["seconds"] > 0
+
+
+def test_a_folder_that_cannot_be_written(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    arguments = ["-u", "fbank", "-d", "voxceleb1_sv", "--data-root", data_root, "--max-steps", 1, "-o", *SMALL]
+    done = cli(*arguments, "-p", "file/run")
+    assert done.returncode == 1
+    assert "cannot write into file/run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_loses_nothing(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+    """A limit on file size stands for a full disk: the checkpoint does not fit, the run stops, nothing is half-written."""
+    arguments = [*TINY, "--data-root", data_root, "-p", "run", "--max-steps", 4, "-o", *SMALL, "trainer.save_every=1"]
+
+    def limit() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    full = cli(*arguments, preexec_fn=limit)
+    assert full.returncode == 1
+    assert "cannot write" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not list((tmp_path / "run").rglob("*.part"))
+    done = cli(*arguments, "-a")
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_do_not_share_a_folder(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / ".lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = cli(
+            "-u", "fbank", "-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "--max-steps", 1, "-o", *SMALL
+        )
+    assert done.returncode == 1
+    assert "another process" in done.stderr
+
+
+def test_the_data_root_of_the_environment(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+    env = {"BENCHMARK_DATA": str(data_root)}
+    arguments = ["-u", "fbank", "-d", "voxceleb1_sv", "-p", "run", "--max-steps", 1, "-o", *SMALL]
+    assert cli(*arguments, env=env).returncode == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["root"] == str(data_root)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["provenance"]["command"]
+    assert os.environ.get("BENCHMARK_DATA") is None
