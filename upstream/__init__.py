@@ -26,7 +26,14 @@ def entries() -> Iterable[Entry]:
     """The project's own upstreams, for :data:`benchmark.registry.upstreams`."""
     yield from TABLE
     for card in read_cards().values():
-        yield Entry(card.name, "upstream.wav2vec2:load_card", card.summary, card.aliases, {"card": card.name})
+        yield Entry(
+            card.name,
+            "upstream.wav2vec2:load_card",
+            card.summary,
+            card.aliases,
+            kwargs={"card": card.name},
+            needs="upstream.wav2vec2:missing",
+        )
 
 
 def list_upstreams() -> list[str]:

@@ -37,8 +37,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "wavbench"
 
 
+def place(url: str, name: str | None = None) -> Path:
+    """Where the local copy of ``url`` is or would be: ``<cache>/checkpoints/<name, or the last part of the url>``."""
+    return cache_dir() / "checkpoints" / (name or Path(urllib.parse.urlsplit(url).path).name)
+
+
 def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> tuple[Path, str]:
-    """The local copy of ``url``, fetched if there is none: ``<cache>/checkpoints/<name>``.
+    """The local copy of ``url``, fetched if there is none.
 
     A file that somebody put there by hand is taken as it is. Where ``sha256`` is not known, that of the first copy is
     recorded beside it as ``<name>.sha256`` and compared ever after.
@@ -55,7 +60,7 @@ def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> t
         BenchmarkError: without network, saying what to fetch and where to put it; for a file that is not the one
             expected; for a cache that cannot be written.
     """
-    target = cache_dir() / "checkpoints" / (name or Path(urllib.parse.urlsplit(url).path).name)
+    target = place(url, name)
     record = target.with_name(target.name + ".sha256")
     if not target.exists():
         _fetch(url, target, sha256)
@@ -132,7 +137,7 @@ def _download(url: str, file: IO[bytes]) -> None:
             return _download(url, file)
         raise
     with response:
-        if response.status != 206:
+        if start and response.status != 206:  # the server knows no ranges: from the beginning
             file.truncate(0)
             start = 0
         length = response.headers.get("Content-Length")

@@ -207,9 +207,9 @@ WORDS = {
         pomalu rychle třicet
     """,
     "hu": """
-        ház utca anya víz iskola barát kert ablak reggel este konyha híd város gyerek virág madár asztal kulcs ég nap eső
-        tél nyár munka újság templom pék tanár király lány írni beszélni futni inni aludni érteni boldog lassan gyorsan
-        között
+        ház utca anya víz iskola barát kert ablak reggel este konyha híd város gyerek virág madár asztal kulcs ég nap
+        eső tél nyár munka újság templom pék tanár király lány írni beszélni futni inni aludni érteni boldog lassan
+        gyorsan között
     """,
     "id": """
         rumah jalan ibu air sekolah teman kebun jendela pagi malam dapur jembatan kota anak bunga burung meja kunci
@@ -277,20 +277,26 @@ def english_sentence(rng: np.random.Generator, words: int, parity: int = 0) -> s
             return f"{pick('name')}'s {adjective}{pick('noun')}"
         if form == 1:
             return f"{pick('number')} {adjective}{_plural(pick('noun'))}"
-        return f"{rng.choice(['the', 'the', 'my', 'our', 'this', 'every', 'that', 'his', 'her'])} {adjective}{pick('noun')}"
+        determiner = rng.choice(["the", "the", "my", "our", "this", "every", "that", "his", "her"])
+        return f"{determiner} {adjective}{pick('noun')}"
 
     def clause() -> str:
         subject = pick("name") if chance(0.2) else thing()
         verb = pick("verb")
         form = rng.integers(5)
         if form == 0:
-            action = f"{rng.choice(['didn’t', 'couldn’t', 'wouldn’t', 'can’t'])} {verb}".replace("’", "'")
+            action = f"{rng.choice(['didn', 'couldn', 'wouldn', 'can'])}'t {verb}"
         elif form == 1:
             action = f"{rng.choice(['will', 'must', 'should', 'may'])} {verb}"
         else:
             action = IRREGULAR.get(verb, verb + "ed")
-        place = f" {rng.choice(['near', 'behind', 'under', 'with', 'without', 'for', 'from'])} {thing()}"
-        return f"{subject} {action} {thing()}{place if chance(0.4) else ''}{' ' + pick('adverb') if chance(0.4) else ''}"
+        place = f"{rng.choice(['near', 'behind', 'under', 'with', 'without', 'for', 'from'])} {thing()}"
+        words = [subject, action, thing()]
+        if chance(0.4):
+            words.append(place)
+        if chance(0.4):
+            words.append(pick("adverb"))
+        return " ".join(words)
 
     text = clause()
     while len(text.split()) < words:
@@ -441,7 +447,7 @@ class _Espeak:
         finally:
             _ctypes.dlclose(library._handle)
         speech = np.frombuffer(b"".join(self._chunks), np.int16).astype(np.float64) / 2**15
-        return resample_poly(speech, 320, 441)  # 22,050 Hz -> 16,000 Hz
+        return np.asarray(resample_poly(speech, 320, 441))  # 22,050 Hz -> 16,000 Hz
 
 
 def record(speech: Audio, session: str, take: str, strength: float) -> Audio:
@@ -457,12 +463,14 @@ def record(speech: Audio, session: str, take: str, strength: float) -> Audio:
     def equaliser(spread: float) -> Audio:
         """Gain over frequency: a random smooth curve, ``spread`` dB."""
         decibel = sum(
-            rng.normal(0, spread / np.sqrt(k)) * np.cos(np.pi * k * position + rng.uniform(0, np.pi)) for k in range(1, 8)
+            rng.normal(0, spread / np.sqrt(k)) * np.cos(np.pi * k * position + rng.uniform(0, np.pi))
+            for k in range(1, 8)
         )
         return np.asarray(10 ** (decibel / 20))
 
     def band(low: float, high: float) -> Audio:
-        return 1 / np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 6) / np.sqrt(1 + (frequency / high) ** 16)
+        response = np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 6) * np.sqrt(1 + (frequency / high) ** 16)
+        return np.asarray(1 / response)
 
     # The room: a direct sound and a decaying noise.
     t60 = rng.uniform(0.1, 0.15 + 0.35 * strength)  # seconds until 60 dB down
@@ -749,10 +757,8 @@ def synthesise(
         _fill(Path(root) / corpus, parameters, clips, texts, workers)
 
 
-def synthesise_pretraining(
-    root: str | Path, *, hours: float = 10.0, seed: int = 0, workers: int | None = None
-) -> None:
-    """Write speech for pre-training and fairseq's ``train.tsv`` and ``valid.tsv``: clips of 6 s in sixteen languages."""
+def synthesise_pretraining(root: str | Path, *, hours: float = 10.0, seed: int = 0, workers: int | None = None) -> None:
+    """Write speech for pre-training, clips of 6 s in sixteen languages, and fairseq's ``train.tsv``, ``valid.tsv``."""
     root = Path(root)
     clips, texts = _pretraining(root, hours, seed)
     parameters = {"version": VERSION, "corpus": "pretraining", "seed": seed, "hours": hours}

@@ -1,9 +1,9 @@
 """Write a checkpoint of ``pretrain.py`` as fairseq would: ``cfg`` of plain data, ``model`` with fairseq's names.
 
-    python recipes/pretrain_tiny/export.py results/pretrain_tiny/last.pt upstream/wav2vec2/wav2vec2_tiny.pt
+    python -m recipes.pretrain_tiny.export results/pretrain_tiny/last.pt upstream/wav2vec2/wav2vec2_tiny.pt
 
-fairseq's model has two projections that only its contrastive objective uses: ``project_q`` and ``final_proj``. They were
-not trained here, and are written with random values so that fairseq loads the file strictly.
+fairseq's model has two projections that only its contrastive objective uses: ``project_q`` and ``final_proj``. They
+were not trained here, and are written with random values so that fairseq loads the file strictly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
-from pretrain import HERE, read_config, save
+from recipes.pretrain_tiny.pretrain import HERE, read_config, save
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.model import Wav2Vec2Model
 
@@ -39,13 +39,16 @@ def export(config: Wav2Vec2Config, tensors: dict[str, Tensor], path: Path) -> No
                     "task": task_config, "common": {"_name": None}},
             "model": {name: tensor.to(torch.float16).contiguous() for name, tensor in tensors.items()},
             "extra_state": {"train_iterator": {"epoch": 1}}, "last_optimizer_state": None,
-            "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
+            "optimizer_history": [
+                {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+            ],
         },
         path,
     )  # fmt: skip
 
 
 def main() -> int:
+    """``python -m recipes.pretrain_tiny.export CHECKPOINT OUT``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="last.pt of pretrain.py, or 'random' for an untrained network")
     parser.add_argument("out", type=Path)

@@ -4,7 +4,7 @@ Chiu et al. 2022, https://arxiv.org/abs/2202.01855, with the several codebooks o
 on wav2vec 2.0's architecture. Log-mel frames are projected by a fixed random matrix and coded by the nearest of fixed
 random vectors; the network hears the waveform with spans of its features masked, and predicts the codes there.
 
-    python recipes/pretrain_tiny/pretrain.py data/pretraining results/pretrain_tiny
+    python -m recipes.pretrain_tiny.pretrain data/pretraining results/pretrain_tiny
 """
 
 from __future__ import annotations
@@ -45,19 +45,20 @@ class Training:
     samples: int = 64_000
     """Of a random crop of each: 4 s."""
     lr: float = 1e-3
-    warmup: int = 200
+    warmup: int = 100
     """Updates of linear warm-up."""
     decay: float = 0.25
     """Share of the updates at the end over which the rate falls to zero; in between it is constant."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     codebooks: int = 4
-    """The even ones code frames normalised by the utterance's mean and variance (what is said), the odd ones frames
-    normalised by those of the whole set (who says it, and where, as well)."""
+    """The even ones code frames less the utterance's mean (what is said), the odd ones frames less the mean of the
+    whole set (who says it, and where, as well). The deviations are the set's: an utterance's own would blow up bands
+    that hold noise alone."""
     codes: int = 256
     """In a codebook."""
     code_dim: int = 16
-    mels: int = 80
+    mels: int = 40
     stack: int = 4
     """Mel frames (10 ms) that a code is of, around the network's frame."""
     bf16: bool = True
@@ -78,6 +79,10 @@ class Targets(nn.Module):
         size = config.mels * config.stack
         projection = torch.randn(config.codebooks, size, config.code_dim, generator=generator) / math.sqrt(size)
         codebook = torch.randn(config.codebooks, config.codes, config.code_dim, generator=generator)
+        self.projection: Tensor
+        self.codebook: Tensor
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("projection", projection)
         self.register_buffer("codebook", F.normalize(codebook, dim=2))
         self.register_buffer("mean", torch.zeros(config.mels))
@@ -98,7 +103,7 @@ class Targets(nn.Module):
         """(batch, sample) -> (codebook, batch, frame) codes of the network's first ``frames`` frames."""
         mel = self.log_mel(wavs)
         of_set = (mel - self.mean) / self.std
-        of_utterance = (mel - mel.mean(1, keepdim=True)) / (mel.std(1, keepdim=True) + 1e-3)
+        of_utterance = (mel - mel.mean(1, keepdim=True)) / self.std
         # The network's frame k is centred on sample 320 k + 200: between mel frames 2 k + 1 and 2 k + 2.
         first = 2 - self.config.stack // 2
         codes = []
@@ -168,7 +173,7 @@ def validate(pretrainer: Pretrainer, wavs: Tensor, training: Training) -> tuple[
     state = torch.get_rng_state()
     torch.manual_seed(0)
     losses, accuracies = [], []
-    for rows in torch.arange(min(len(wavs), 96)).split(training.batch):
+    for rows in torch.split(torch.arange(min(len(wavs), 96)), training.batch):
         loss, accuracy, _ = pretrainer(wavs[rows, : training.samples].float() / 2**15)
         losses.append(loss)
         accuracies.append(accuracy)
@@ -183,6 +188,7 @@ def learning_rate(update: int, training: Training) -> float:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint, whole or not at all."""
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
@@ -276,13 +282,14 @@ def read_config(path: Path, overrides: list[str]) -> tuple[Wav2Vec2Config, Train
 
 
 def main() -> int:
+    """``python -m recipes.pretrain_tiny.pretrain DATA OUT``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train.tsv and valid.tsv")
     parser.add_argument("out", type=Path, help="folder for last.pt and curve.csv; training goes on from last.pt")
     parser.add_argument("--config", type=Path, default=HERE / "pretrain.yaml")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--stop-after", type=int, help="updates; the rate decays as if it went on")
-    parser.add_argument("-o", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help="training option")
+    parser.add_argument("-o", dest="overrides", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:

@@ -119,26 +119,29 @@ def assert_states(model: Wav2Vec2Model, wavs: list[Tensor], references: list[lis
                 assert not in_batch[i, frames:].any()
 
 
-@pytest.fixture(params=MODELS, scope="module")
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, bool]:
+@pytest.fixture
+def models(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[FairseqModel, Wav2Vec2Model, bool]:
     overrides, normalize = MODELS[request.param]
     reference = make_fairseq(overrides)
-    path = tmp_path_factory.mktemp("fairseq") / "checkpoint.pt"
-    save_fairseq(reference, normalize, path)
-    return reference, load_model(path), normalize
+    save_fairseq(reference, normalize, tmp_path / "checkpoint.pt")
+    return reference, load_model(tmp_path / "checkpoint.pt"), normalize
 
 
+def on(names: list[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("models", names, indirect=True)
+
+
+@on(list(MODELS))
 def test_fairseq(models: tuple[FairseqModel, Wav2Vec2Model, bool]) -> None:
     reference, model, normalize = models
     wavs = waveforms()
     assert_states(model, wavs, [fairseq_states(reference, prepared(wav, normalize)) for wav in wavs])
 
 
+@on([name for name in MODELS if name.startswith("ll60k") and "deep" not in name])
 def test_fairseq_in_a_batch(models: tuple[FairseqModel, Wav2Vec2Model, bool]) -> None:
     """Models without GroupNorm and with one positional convolution: fairseq's padded batch is right too."""
     reference, model, normalize = models
-    if model.config.extractor_mode != "layer_norm" or model.config.pos_conv_depth > 1:
-        pytest.skip("fairseq's states depend on the padding here")
     wavs = waveforms()
     padded, wav_lens = batch([prepared(wav, normalize)[0] for wav in wavs])
     expected = fairseq_states(reference, padded, torch.arange(padded.size(1)) >= wav_lens.unsqueeze(1))
@@ -185,12 +188,10 @@ def make_transformers(model: Wav2Vec2Model) -> transformers.Wav2Vec2Model:
     return reference
 
 
+@on([name for name in MODELS if not re.search("deep|gelu_accurate|no projection", name)])
 def test_transformers(models: tuple[FairseqModel, Wav2Vec2Model, bool]) -> None:
+    """transformers has one positional convolution, and always projects."""
     _, model, normalize = models
-    if model.config.pos_conv_depth > 1 or model.config.activation_fn not in ("gelu", "relu"):
-        pytest.skip("transformers' Wav2Vec2Model has no such thing")
-    if model.post_extract_proj is None:
-        pytest.skip("transformers always projects")
     reference = make_transformers(model)
     wavs, expected = waveforms(), []
     for wav in wavs:
@@ -200,14 +201,10 @@ def test_transformers(models: tuple[FairseqModel, Wav2Vec2Model, bool]) -> None:
     assert_states(model, wavs, expected)
 
 
+@on([name for name in MODELS if not re.search("deep|gelu_accurate|no projection", name)])
 def test_torchaudio(models: tuple[FairseqModel, Wav2Vec2Model, bool]) -> None:
-    """torchaudio gives the outputs of the blocks, and the encoder's; not state 0."""
+    """torchaudio gives the outputs of the blocks, and the encoder's; not state 0. It knows what transformers does."""
     original, model, normalize = models
-    config = model.config
-    if config.pos_conv_depth > 1 or config.activation_fn != "gelu" or model.post_extract_proj is None:
-        pytest.skip("torchaudio's wav2vec2_model has no such thing")
-    if (config.extractor_mode == "layer_norm") != config.layer_norm_first:
-        pytest.skip("torchaudio's import knows the two published families only")
     reference = import_fairseq_model(original).eval()
     wavs = waveforms()
     with torch.no_grad():

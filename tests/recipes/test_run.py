@@ -134,7 +134,7 @@ def test_an_installed_package_brings_an_upstream(cli: Cli, data_root: Path, tmp_
     assert listed.returncode == 0
     assert "theirs_spectrum" in listed.stdout
     assert "broken_spectrum" in listed.stdout
-    broken = cli("-u", "broken_spectrum", *arguments, env=env)
+    broken = cli("-u", "broken_spectrum", *arguments, "-p", "other", env=env)
     assert broken.returncode == 1
     for word in ("broken_spectrum", "package broken", "their_missing_module"):
         assert word in broken.stderr
@@ -143,8 +143,8 @@ def test_an_installed_package_brings_an_upstream(cli: Cli, data_root: Path, tmp_
 
 def test_killed_five_times_it_ends_as_if_left_alone(cli: Cli, data_root: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments of a fine-tuning run (dropout, three rates, schedule); the rest bit for bit."""
-    arguments = [*map(str, TINY), "-f", "--data-root", str(data_root), "--max-steps", "12", "-o", *SMALL]
-    arguments += ["trainer.save_every=1", "trainer.eval_every=4", "optim.upstream_lr=1e-4", "optim.schedule=linear"]
+    arguments = [*map(str, TINY), "-f", "--data-root", str(data_root), "--max-steps", "30", "-o", *SMALL]
+    arguments += ["trainer.save_every=1", "trainer.eval_every=7", "optim.upstream_lr=1e-4", "optim.schedule=linear"]
     begun = time.monotonic()
     alone = cli(*arguments, "-p", "alone")
     length = time.monotonic() - begun
@@ -170,7 +170,7 @@ def test_killed_five_times_it_ends_as_if_left_alone(cli: Cli, data_root: Path, t
         kills += 1
         steps.append(newest_step(tmp_path / "killed"))
     assert kills == 5, steps
-    assert steps[-1] < 12
+    assert steps[-1] < 30
     resumed = cli(*arguments, "-p", "killed", "-a")
     assert resumed.returncode == 0, resumed.stderr
     one, other = result_of(tmp_path / "alone"), result_of(tmp_path / "killed")

@@ -80,6 +80,24 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, **options: Any
     return model
 
 
+def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
+    """What has to be fetched before the model of a card can be loaded, and how; ``None`` if its file is there."""
+    from upstream.download import place
+
+    about = read_cards()[card]
+    if checkpoint is not None:
+        return None if Path(checkpoint).expanduser().exists() else f"Checkpoint {checkpoint} does not exist either."
+    if about.url is None:
+        return None if about.file else f"'{card}' needs a checkpoint too: give it with -k FILE."
+    target = place(about.url, about.filename)
+    if target.exists():
+        return None
+    return (
+        f"The checkpoint of '{card}' is not here yet either. It will be fetched from {about.url}; "
+        f"without network, put that file at {target}, or give a local file with -k FILE."
+    )
+
+
 def _check(config: Any, card: Card, path: Path) -> None:
     differences = [
         f"{name} is {getattr(config, name)!r}, the card says {value!r}"

@@ -110,42 +110,44 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     state = load_state(path)
+    try:
+        return _interpret(path, state)
+    except RecursionError as error:  # a configuration nested without end
+        raise _damaged(path, error) from None
+
+
+def _interpret(path: Path, state: Any) -> Checkpoint:
     if not isinstance(state, dict):
         raise BenchmarkError(f"{path} holds a {type(state).__name__}; {_EXPECTED}")
     if "model_weight" in state and "model_cfg" in state:
         layout, model, task, tensors = "s3prl", state["model_cfg"], state.get("task_cfg"), state["model_weight"]
     elif state.get("cfg") is not None and "model" in state:
-        cfg = plain(state["cfg"])
-        if not isinstance(cfg, dict):
-            raise BenchmarkError(f"{path}: 'cfg' is a {type(cfg).__name__}; {_EXPECTED}")
+        cfg = _mapping(state["cfg"], path, "'cfg'")
         layout, model, task, tensors = "cfg", cfg.get("model"), cfg.get("task"), state["model"]
     elif state.get("args") is not None and "model" in state:
         layout, model, task, tensors = "args", state["args"], state["args"], state["model"]
     else:
         raise BenchmarkError(f"{path} has {_first([str(key) for key in state])}; {_hint(state)}{_EXPECTED}")
 
-    model, task = plain(model), plain(task)
-    if not isinstance(model, dict) or not isinstance(tensors, dict):
-        raise BenchmarkError(f"{path}: the {layout} layout without a model configuration or weights; {_EXPECTED}")
-    task = task if isinstance(task, dict) else {}
-    name = model.get("_name") or model.get("arch")
-    if name is not None and name not in MODEL_NAMES:
-        raise BenchmarkError(f"{path} is a '{name}' model; supported: {', '.join(MODEL_NAMES)}")
+    model = _mapping(model, path, "the configuration of the model")
+    task = _mapping(task or {}, path, "the configuration of the task")
+    tensors = _mapping(tensors, path, "'model'")
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             raise BenchmarkError(f"{path}: '{key}' among the weights is a {type(tensor).__name__}, not a tensor")
+    name = _model_name(model)
+    if name not in MODEL_NAMES:
+        raise BenchmarkError(f"{path} is a '{name}' model; supported: {', '.join(MODEL_NAMES)}")
 
-    if model.get("w2v_args") is not None or any(key.startswith(CTC_PREFIX) for key in tensors):
+    if name == "wav2vec_ctc" or any(key.startswith(CTC_PREFIX) for key in tensors):
         layout += ", fine-tuned"
-        inner = model.get("w2v_args")
-        if not isinstance(inner, dict):
-            raise BenchmarkError(f"{path}: a fine-tuned model without the configuration of its upstream ('w2v_args')")
+        inner = _mapping(model.get("w2v_args"), path, "the configuration of the fine-tuned model, 'w2v_args',")
         # a nested cfg with model and task, or old args that hold both
-        model, inner_task = (inner["model"], inner.get("task") or {}) if "model" in inner else (inner, inner)
+        model = _mapping(inner.get("model", inner), path, "the configuration of the model in 'w2v_args'")
+        inner_task = _mapping(inner.get("task") or {}, path, "the task in 'w2v_args'") if "model" in inner else inner
         task = {**inner_task, **{key: value for key, value in task.items() if value is not None}}
-        name = model.get("_name") or model.get("arch")
-        if name is not None and name != "wav2vec2":
-            raise BenchmarkError(f"{path} is a fine-tuned '{name}' model; supported: wav2vec2")
+        if _model_name(model) != "wav2vec2":
+            raise BenchmarkError(f"{path} is a fine-tuned '{_model_name(model)}' model; supported: wav2vec2")
         tensors = {
             key.removeprefix(CTC_PREFIX): tensor for key, tensor in tensors.items() if not key.startswith(CTC_HEAD)
         }
@@ -162,6 +164,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         pretraining=pretraining,
         pretraining_config={key: model[key] for key in PRETRAINING_FIELDS if model.get(key) is not None},
     )
+
+
+def _mapping(value: Any, path: Path, what: str) -> dict[Any, Any]:
+    value = plain(value)
+    if not isinstance(value, dict):
+        raise BenchmarkError(f"{path}: {what} is a {type(value).__name__}; {_EXPECTED}")
+    return value
+
+
+def _model_name(model: Mapping[str, Any]) -> Any:
+    """fairseq's name for it; files without one (s3prl's) are taken for wav2vec 2.0, and their tensors will tell."""
+    return model.get("_name") or model.get("arch") or "wav2vec2"
 
 
 def save_checkpoint(model: Wav2Vec2Model, path: str | Path) -> None:
@@ -183,10 +197,11 @@ def save_checkpoint(model: Wav2Vec2Model, path: str | Path) -> None:
         "args": None,
         "cfg": {"_name": None, "model": model_cfg, "task": task_cfg},
         "model": {**{key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}, **pretraining},
-        "optimizer_history": [],
-        "extra_state": {},
+        # fairseq's loader insists on these
+        "optimizer_history": [{"optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}],
+        "extra_state": {"train_iterator": {"epoch": 1}},
     }
-    write_atomically(path, lambda partial: torch.save(state, partial))
+    write_atomically(path, lambda file: torch.save(state, file))
 
 
 # --- the safe reader ---------------------------------------------------------------------------------------------
@@ -230,8 +245,9 @@ _INERT_NAMES = {
     "operator.getitem",
     "_operator.getitem",
     # numbers in the trainer's meters
-    *(f"{package}.multiarray.scalar" for package in ("numpy.core", "numpy._core")),
+    *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
+    "numpy.ndarray",
 }
 #: Left to torch's unpickler, which has its own list and names what is not on it.
 _TORCH = ("torch.", "collections.OrderedDict", "collections.Counter", "_codecs.encode",
@@ -304,14 +320,14 @@ def _globals_in_zip(path: Path) -> Iterator[str]:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
+        pickles = {name for name in names if name.endswith("/data.pkl") and name.count("/") == 1}
+        if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in names):  # the latter: TorchScript
+            raise BenchmarkError(f"{path} is a zip archive, but not one written by torch.save")
         if len(set(names)) < len(names):
             raise ValueError("two members of one name")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("compressed members, which torch.save does not write")
-        pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-        if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in names):
-            raise BenchmarkError(f"{path} is a zip archive, but not one written by torch.save")
-        with archive.open(pickles[0]) as file:
+        with archive.open(pickles.pop()) as file:
             yield from _globals_in_pickle(file, path)
 
 

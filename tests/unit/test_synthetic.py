@@ -1,0 +1,258 @@
+"""Synthetic corpora: the same bytes from the same seed, official layouts, resumable, fit to listen to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("espeakng_loader", reason="pip install -e '.[demo]'")
+
+from benchmark.errors import BenchmarkError
+from downstream.corpora import synthetic
+from downstream.corpora.synthetic import ENGLISH, WORDS, main, synthesise, synthesise_pretraining
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Every file below ``root`` and the digest of its bytes."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("synthetic")
+    synthesise(root, size="test", workers=2)
+    return root
+
+
+def test_same_bytes_whatever_the_workers(tree: Path, tmp_path: Path) -> None:
+    synthesise(tmp_path, size="test", workers=1)
+    assert digests(tmp_path) == digests(tree)
+
+
+def test_a_clip_does_not_depend_on_those_before_it(tree: Path, tmp_path: Path) -> None:
+    clips, _ = synthetic._voxceleb1(synthetic.SIZES["test"], 0)
+    for clip in (clips[9], clips[-1], clips[0]):
+        synthetic._make(tmp_path, clip)
+        assert (tmp_path / clip.path).read_bytes() == (tree / "VoxCeleb1" / clip.path).read_bytes(), clip.path
+
+
+def test_another_seed_gives_other_bytes(tree: Path, tmp_path: Path) -> None:
+    synthesise(tmp_path, ["VoxLingua107"], size="test", seed=1, workers=1)
+    audio = {name: digest for name, digest in digests(tmp_path).items() if name.endswith(".wav")}
+    assert not set(audio.values()) & set(digests(tree).values())
+
+
+def test_voxceleb1_layout(tree: Path) -> None:
+    root, size = tree / "VoxCeleb1", synthetic.SIZES["test"]
+    names = {part: {path.name for path in (root / part / "wav").iterdir()} for part in ("dev", "test")}
+    assert len(names["dev"]) == size.vox_dev
+    assert len(names["test"]) == size.vox_test
+    assert not names["dev"] & names["test"]
+    files = [str(path.relative_to(root)) for path in root.rglob("*.wav")]
+    assert len(files) == (size.vox_dev + size.vox_test) * size.vox_videos * size.vox_utterances
+    assert all(re.fullmatch(r"(dev|test)/wav/id1\d{4}/[\w-]{11}/\d{5}\.wav", file) for file in files)
+    lines = (root / "vox1_meta.csv").read_text().splitlines()
+    assert lines[0].split("\t") == ["VoxCeleb1 ID", "VGGFace1 ID", "Gender", "Nationality", "Set"]
+    rows = [line.split("\t") for line in lines[1:]]
+    assert {(row[0], row[4]) for row in rows} == {(name, part) for part in names for name in names[part]}
+    assert {row[2] for row in rows} <= {"m", "f"}
+
+
+def test_trials(tree: Path) -> None:
+    root = tree / "VoxCeleb1"
+    cleaned, original = ((root / name).read_text().splitlines() for name in ("veri_test2.txt", "veri_test.txt"))
+    assert set(cleaned) < set(original), "the cleaned list leaves some trials out"
+    assert len(cleaned) == len(set(cleaned))
+    labels = []
+    for line in original:
+        label, enrolment, test = line.split(" ")
+        labels.append(label)
+        assert (root / "test" / "wav" / enrolment).is_file()
+        assert (root / "test" / "wav" / test).is_file()
+        assert (label == "1") == (enrolment.split("/")[0] == test.split("/")[0])
+        assert enrolment.split("/")[:2] != test.split("/")[:2], "trials compare recordings"
+    assert 0.3 < labels.count("1") / len(labels) < 0.7
+
+
+def test_librispeech_layout(tree: Path) -> None:
+    root = tree / "LibriSpeech"
+    speakers: dict[str, str] = {}
+    transcribed = set()
+    for file in root.glob("*/*/*/*.trans.txt"):
+        split, speaker, chapter = file.parts[-4:-1]
+        assert file.name == f"{speaker}-{chapter}.trans.txt"
+        assert speakers.setdefault(speaker, split) == split, "a speaker is in one split"
+        for line in file.read_text().splitlines():
+            name, _, text = line.partition(" ")
+            assert re.fullmatch(rf"{speaker}-{chapter}-\d{{4}}", name)
+            assert re.fullmatch(r"[A-Z']+( [A-Z']+)+", text)
+            transcribed.add(file.with_name(f"{name}.flac"))
+    assert transcribed == set(root.rglob("*.flac"))
+    assert set(speakers.values()) == {"train-clean-100", "dev-clean", "test-clean", "test-other"}
+    listed = [line for line in (root / "SPEAKERS.TXT").read_text().splitlines() if not line.startswith(";")]
+    assert {tuple(field.strip() for field in line.split("|"))[::2][:2] for line in listed} == set(speakers.items())
+
+
+def test_voxlingua107_layout(tree: Path) -> None:
+    root, size = tree / "VoxLingua107", synthetic.SIZES["test"]
+    videos: dict[str, set[str]] = {"": set(), "dev/": set()}
+    for path in root.rglob("*.wav"):
+        match = re.fullmatch(
+            r"(dev/)?([a-z]{2})/([\w-]{11})__U__S\d+---(\d{4}\.\d{3})-(\d{4}\.\d{3})\.wav", str(path.relative_to(root))
+        )
+        assert match, path
+        videos[match[1] or ""].add(match[3])
+        assert match[2] in size.lang_languages
+        assert soundfile.info(path).duration == pytest.approx(float(match[5]) - float(match[4]), abs=1e-3)
+    assert not videos[""] & videos["dev/"]
+    assert len(videos[""]) == len(size.lang_languages) * size.lang_videos
+    assert len(videos["dev/"]) == len(size.lang_languages) * size.lang_dev
+
+
+def test_audio_is_sane(tree: Path) -> None:
+    levels = []
+    for path in [*tree.rglob("*.wav"), *tree.rglob("*.flac")]:
+        info = soundfile.info(path)
+        assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16"), path
+        assert info.duration >= 1.0, path
+        audio = soundfile.read(path)[0]
+        assert np.abs(audio).max() < 0.999, f"{path} clips"
+        levels.append(20 * np.log10(np.sqrt(np.mean(audio**2))))
+        windows = audio[: len(audio) // 400 * 400].reshape(-1, 400)
+        energy = np.sort(np.log10(np.mean(windows**2, axis=1) + 1e-12))
+        assert energy[-len(energy) // 10] - energy[len(energy) // 10] > 0.3, f"{path}: no pauses or no speech"
+    assert min(levels) > -45
+    assert max(levels) < -10
+    assert max(levels) - min(levels) > 8, "recordings differ in level"
+
+
+def test_resumes(tree: Path, tmp_path: Path) -> None:
+    synthesise(tmp_path, ["VoxCeleb1"], size="test", workers=1)
+    files = sorted(tmp_path.rglob("*.wav"))
+    kept, lost = files[0], files[1:4]
+    kept.write_bytes(b"kept")
+    for path in lost:
+        path.unlink()
+    stale = lost[0].with_name(".00001.wav.1.part")
+    stale.write_bytes(b"half")
+    (tmp_path / "VoxCeleb1" / "veri_test2.txt").unlink()
+    synthesise(tmp_path, ["VoxCeleb1"], size="test", workers=1)
+    assert kept.read_bytes() == b"kept"
+    assert not stale.exists()
+    made, expected = digests(tmp_path / "VoxCeleb1"), digests(tree / "VoxCeleb1")
+    del made[str(kept.relative_to(tmp_path / "VoxCeleb1"))], expected[str(kept.relative_to(tmp_path / "VoxCeleb1"))]
+    assert made == expected
+
+
+def test_stopped_half_way_and_gone_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = synthetic._make, []
+
+    def interrupted(root: Path, clip: synthetic.Clip) -> str:
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(clip.path)
+        return real(root, clip)
+
+    monkeypatch.setattr(synthetic, "_make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        synthesise(tmp_path, ["VoxLingua107"], size="test", workers=1)
+    monkeypatch.setattr(synthetic, "_make", real)
+    synthesise(tmp_path, ["VoxLingua107"], size="test", workers=1)
+    assert digests(tmp_path / "VoxLingua107") == digests(tree / "VoxLingua107")
+
+
+def test_other_parameters_are_refused(tree: Path) -> None:
+    before = digests(tree)
+    with pytest.raises(BenchmarkError, match="seed"):
+        synthesise(tree, ["VoxCeleb1"], size="test", seed=1)
+    with pytest.raises(BenchmarkError, match="size"):
+        synthesise(tree, ["VoxCeleb1"], size="demo")
+    assert digests(tree) == before
+
+
+def test_a_real_corpus_is_never_added_to(tmp_path: Path) -> None:
+    precious = tmp_path / "VoxCeleb1" / "dev" / "wav" / "id10001" / "1zcIwhmdeo4" / "00001.wav"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"precious")
+    with pytest.raises(BenchmarkError, match="not empty"):
+        synthesise(tmp_path, ["VoxCeleb1"], size="test")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [precious]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"), [({"size": "huge"}, "huge"), ({"corpora": ["VoxCeleb2"]}, "VoxCeleb2")]
+)
+def test_unknown_names(tmp_path: Path, arguments: dict[str, object], match: str) -> None:
+    with pytest.raises(BenchmarkError, match=match):
+        synthesise(tmp_path, **arguments)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_espeak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_espeak", None)
+    monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
+    with pytest.raises(BenchmarkError, match=r"pip install -e '\.\[demo\]'"):
+        synthesise(tmp_path, ["VoxLingua107"], size="test", workers=1)
+
+
+def test_pretraining_set(tmp_path: Path) -> None:
+    synthesise_pretraining(tmp_path, hours=0.05, workers=2)
+    paths: dict[str, list[str]] = {}
+    for part in ("train", "valid"):
+        root, *lines = (tmp_path / f"{part}.tsv").read_text().splitlines()
+        assert Path(root) == tmp_path.resolve()
+        paths[part] = [line.split("\t")[0] for line in lines]
+        for line in lines:
+            path, samples = line.split("\t")
+            assert soundfile.info(tmp_path / path).frames == int(samples)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.wav")} == {*paths["train"], *paths["valid"]}
+    speakers = {part: {path.split("/")[1] for path in paths[part]} for part in paths}
+    assert speakers["train"]
+    assert speakers["valid"]
+    assert not speakers["train"] & speakers["valid"]
+
+
+def test_pretraining_shares_no_speaker_and_no_words(tmp_path: Path) -> None:
+    size = replace(synthetic.SIZES["demo"], lang_languages=("en", *WORDS))
+    pretraining, _ = synthetic._pretraining(tmp_path, 2.0, 0)
+    demo = [clip for plan in (synthetic._voxceleb1, synthetic._librispeech, synthetic._voxlingua107)
+            for clip in plan(size, 0)[0]]  # fmt: skip
+    assert not {clip.speaker for clip in pretraining} & {clip.speaker for clip in demo}
+    assert not {clip.session for clip in pretraining} & {clip.session for clip in demo}
+    assert not {clip.text for clip in pretraining} & {clip.text for clip in demo}
+    for words in (*ENGLISH.values(), *WORDS.values()):
+        content = set(words.split())
+        assert len(content) == len(words.split()), "a word that comes twice is in both halves"
+    for language in WORDS:
+        said = [
+            {word.strip(",") for clip in clips if clip.language == language for word in clip.text.split()}
+            for clips in (pretraining, demo)
+        ]
+        assert all(said), language
+        assert not said[0] & said[1], language
+
+
+def test_speakers_are_many_voices() -> None:
+    voices = [synthetic.draw_speaker("test", k) for k in range(200)]
+    assert len(set(voices)) == 200
+    assert {voice.sex for voice in voices} == {"m", "f"}
+    assert {voice.accent for voice in voices} == set(synthetic.ACCENTS)
+    assert not any("breath" in voice.definition for voice in voices), "espeak-ng's breath is not deterministic"
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--size", "test", "--corpus", "VoxLingua107", "--workers", "1"]) == 0
+    assert json.loads((tmp_path / "VoxLingua107" / synthetic.MARKER).read_text())["seed"] == 0
+    assert main([str(tmp_path), "--size", "demo", "--corpus", "VoxLingua107"]) == 1
+    assert "other parameters" in capsys.readouterr().err

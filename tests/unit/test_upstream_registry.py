@@ -1,0 +1,216 @@
+"""Every upstream of the registry, on arrival: cards are well formed, architectures can be built, files are checked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_upstream_wav2vec2 import ragged, small_model
+
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import HiddenStates, Upstream
+from benchmark.registry import Registry, upstreams
+from upstream import list_upstreams, load_upstream
+from upstream.wav2vec2 import OPTIONS, cards
+from upstream.wav2vec2.checkpoint import save_checkpoint
+from upstream.wav2vec2.config import Wav2Vec2Config
+from upstream.wav2vec2.model import Wav2Vec2Model
+
+CARDS = cards.read_cards()
+FAMILY_PARAMETERS = {  # without the modules of pre-training; those of transformers' Wav2Vec2Model (5.23)
+    "base": 94_371_712,
+    "large": 315_428_992,
+    "large_ll60k": 315_438_720,
+    "xls_r_1b": 962_497_408,
+    "xls_r_2b": 2_159_259_648,
+}
+
+
+def test_importing_and_listing_import_no_torch() -> None:
+    code = "import sys, upstream; upstream.list_upstreams(); assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_names_that_users_know() -> None:
+    same = {"wav2vec2_base": ["wav2vec2", "wav2vec2_base_960"], "wav2vec2_large": ["wav2vec2_large_ll60k"]}
+    for name, aliases in same.items():
+        for alias in aliases:
+            assert upstreams.get(alias).name == name
+    names = """wav2vec2_large_960 wav2vec2_large_lv60_cv_swbd_fsh xlsr_53 xls_r_300m xls_r_1b xls_r_2b
+               wav2vec2_large_voxpopuli_100k wav2vec2_local wav2vec2_tiny fbank"""
+    assert set(names.split()) < set(list_upstreams())
+
+
+@pytest.mark.parametrize("name", list_upstreams())
+def test_entries_are_well_formed(name: str) -> None:
+    entry = upstreams.get(name)
+    assert re.fullmatch(r"[a-z0-9_]+", name)
+    assert entry.summary
+    assert callable(entry.load())
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=list(CARDS))
+def test_cards_are_well_formed(card: cards.Card) -> None:
+    if card.name != "wav2vec2_local":
+        assert card.licence in ("MIT", "CC-BY-NC-4.0", "Apache-2.0")
+        assert card.data
+        assert (card.url is None) != (card.file is None)
+    if card.url is not None:
+        assert re.fullmatch(r"https://dl\.fbaipublicfiles\.com/[\w/]+\.pt", card.url)
+        assert card.paper is not None
+        assert re.fullmatch(r"\d{4}\.\d{5}", card.paper)
+        assert card.architecture["encoder_layers"] in (12, 24, 48)
+    assert card.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", card.sha256)
+    Wav2Vec2Config(**card.architecture)  # known fields of the right types
+
+
+def test_downloads_do_not_overwrite_each_other() -> None:
+    files = [card.filename or card.url.rpartition("/")[2] for card in CARDS.values() if card.url]
+    assert len(set(files)) == len(files)
+    urls = [card.url for card in CARDS.values() if card.url]
+    assert len(set(urls)) == len(urls)
+
+
+@pytest.mark.parametrize("family", FAMILY_PARAMETERS)
+def test_families_have_the_published_sizes(family: str) -> None:
+    card = next(card for card in CARDS.values() if card.family == family)
+    with torch.device("meta"):
+        model = Wav2Vec2Model(Wav2Vec2Config(**card.architecture))
+    assert sum(parameter.numel() for parameter in model.parameters()) == FAMILY_PARAMETERS[family]
+    assert model.num_states == card.architecture["encoder_layers"] + 1
+    assert model.hidden_size == card.architecture["encoder_embed_dim"]
+
+
+@pytest.mark.parametrize("name", ["fbank"] + [card.name for card in CARDS.values() if card.file])
+def test_upstreams_without_a_download_work(name: str) -> None:
+    model = load_upstream(name)
+    assert not model.training
+    assert model.info["name"] == name
+    wavs, wav_lens = ragged([16000, 9000, model.sample_rate // 2])
+    with torch.no_grad():
+        out = model(wavs, wav_lens)
+        alone = model(wavs[1:2, :9000], wav_lens[1:2])
+    frames = model.output_lengths(wav_lens)
+    assert torch.equal(out.lengths, frames)
+    assert len(out.states) == model.num_states
+    for state, expected in zip(out.states, alone.states, strict=True):
+        assert state.shape == (3, int(frames.max()), model.hidden_size)
+        assert state.isfinite().all()
+        assert not state[1, frames[1] :].any()
+        torch.testing.assert_close(
+            state[1, : frames[1]], expected[0], rtol=1e-5, atol=1e-5 * expected.abs().max().item()
+        )
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    save_checkpoint(small_model("ll60k"), tmp_path / "small.pt")
+    return tmp_path / "small.pt"
+
+
+def test_a_local_checkpoint(checkpoint: Path) -> None:
+    model = load_upstream("wav2vec2_local", checkpoint=checkpoint, encoder_layerdrop=0.1)
+    assert model.info["name"] == "wav2vec2_local"
+    assert model.info["checkpoint"] == str(checkpoint)
+    assert len(model.info["sha256"]) == 64
+    assert model.info["architecture"]["encoder_layers"] == 3
+    assert model.info["options"] == {"encoder_layerdrop": 0.1}
+    assert model.config.encoder_layerdrop == 0.1
+    assert not model.training
+
+
+def test_a_local_checkpoint_that_is_not_the_cards(checkpoint: Path) -> None:
+    with pytest.raises(
+        BenchmarkError, match=r"small\.pt is not 'wav2vec2_large': encoder_layers is 3, the card says 24;"
+    ):
+        load_upstream("wav2vec2_large_ll60k", checkpoint=checkpoint)
+
+
+def test_checkpoints_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchmarkError, match=r"'wav2vec2_local' needs a checkpoint: give it with -k FILE"):
+        load_upstream("wav2vec2_local")
+    with pytest.raises(BenchmarkError, match=r"nowhere\.pt does not exist"):
+        load_upstream("wav2vec2_local", checkpoint=tmp_path / "nowhere.pt")
+    monkeypatch.setattr("upstream.wav2vec2.FOLDER", tmp_path)
+    with pytest.raises(BenchmarkError, match=r"'wav2vec2_tiny' is part of this project, but .* is missing"):
+        load_upstream("wav2vec2_tiny")
+
+
+def test_what_is_missing_is_said_without_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path))
+    message = upstreams.get("wav2vec2_large").missing(None)
+    assert message is not None
+    assert f"fetched from {CARDS['wav2vec2_large'].url}" in message
+    assert f"put that file at {tmp_path / 'checkpoints' / 'wav2vec_vox_new.pt'}" in message
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "wav2vec_vox_new.pt").touch()
+    assert upstreams.get("wav2vec2_large").missing(None) is None
+    assert upstreams.get("wav2vec2_base").missing(str(tmp_path)) is None
+    assert "nowhere.pt does not exist" in str(upstreams.get("wav2vec2_base").missing("nowhere.pt"))
+    assert "-k FILE" in str(upstreams.get("wav2vec2_local").missing(None))
+    assert upstreams.get("wav2vec2_tiny").missing(None) is upstreams.get("fbank").missing(None) is None
+
+
+def test_options_that_do_not_exist_are_named(checkpoint: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"no option 'layerdrp'.*Did you mean|no option 'layerdrp'"):
+        load_upstream("wav2vec2_local", checkpoint=checkpoint, layerdrp=0.1)
+    with pytest.raises(BenchmarkError, match="no option 'encoder_layers'"):
+        load_upstream("wav2vec2_local", checkpoint=checkpoint, encoder_layers=2)
+    with pytest.raises(BenchmarkError, match="mask_prob = 'a lot' is a str, expected float"):
+        load_upstream("wav2vec2_local", checkpoint=checkpoint, mask_prob="a lot")
+    with pytest.raises(BenchmarkError, match="'fbank' has no option 'bins'"):
+        load_upstream("fbank", bins=40)
+    with pytest.raises(BenchmarkError, match=r"'fbank' takes no checkpoint \(-k\)"):
+        load_upstream("fbank", checkpoint="file.pt")
+    assert {"mask_prob", "feature_grad_mult"} < set(OPTIONS) < set(Wav2Vec2Config.__dataclass_fields__)
+
+
+def test_unknown_names_get_suggestions() -> None:
+    with pytest.raises(BenchmarkError, match=r"unknown upstream 'wav2vec2_larg'\. Did you mean 'wav2vec2_large'"):
+        load_upstream("wav2vec2_larg")
+
+
+class Constant(Upstream):
+    """A plug-in's upstream: no options, no ``info``."""
+
+    sample_rate, hidden_size, num_states, frame_shift = 16000, 1, 1, 160
+
+    def __init__(self, value: float = 1.0) -> None:
+        super().__init__()
+        self.value = value
+
+    def output_lengths(self, wav_lens: Any) -> Any:
+        return wav_lens // 160
+
+    def forward(self, wavs: Any, wav_lens: Any, *, keep: Any = None) -> HiddenStates:
+        return HiddenStates([torch.full((len(wavs), wavs.size(1) // 160, 1), self.value)], wav_lens // 160)
+
+
+def test_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry("upstream", "wavbench.upstreams", "upstream:entries")
+    monkeypatch.setattr("upstream.upstreams", registry)
+    registry.register("constant", Constant)
+    registry.register("broken", lambda: 1 / 0)
+    registry.register("no_upstream", lambda: torch.nn.Linear(1, 1))
+    model = load_upstream("constant", value=2.0)
+    assert model.value == 2.0
+    assert model.info["name"] == "constant"
+    with pytest.raises(BenchmarkError, match=r"'constant' has no option 'valu'\. Did you mean 'value'"):
+        load_upstream("constant", valu=2.0)
+    with pytest.raises(BenchmarkError, match=r"'broken' \(from .*\) failed with ZeroDivisionError"):
+        load_upstream("broken")
+    with pytest.raises(BenchmarkError, match=r"'no_upstream' .* made a Linear; expected"):
+        load_upstream("no_upstream")
+
+
+def test_torch_hub() -> None:
+    repository = str(Path(__file__).parents[2])
+    model = torch.hub.load(repository, "fbank", source="local")
+    assert model.hidden_size == 240
+    with pytest.raises(BenchmarkError, match="'wav2vec2_local' needs a checkpoint"):
+        torch.hub.load(repository, "wav2vec2_custom", source="local")
