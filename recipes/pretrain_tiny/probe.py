@@ -56,8 +56,9 @@ class Sets:
     text_test: list[tuple[Path, str]]
 
 
-def find(root: Path, limit: int) -> Sets:
-    """List the demo corpora; ``limit`` utterances to train recognition on, a quarter of it to test."""
+def find(root: Path, voices: int, sentences: int) -> Sets:
+    """List the demo corpora: an utterance of each recording for languages, ``voices`` speakers, ``sentences``
+    utterances to train recognition on and a quarter of it to test."""
     lingua, vox, libri = root / "VoxLingua107", root / "VoxCeleb1" / "dev" / "wav", root / "LibriSpeech"
 
     def transcribed(split: str, count: int) -> list[tuple[Path, str]]:
@@ -70,11 +71,11 @@ def find(root: Path, limit: int) -> Sets:
         return said[:count]
 
     sets = Sets(
-        sorted(path for path in lingua.glob("*/*.wav")),
+        sorted(lingua.glob("*/*__S0---*.wav")),
         sorted(lingua.glob("dev/*/*.wav")),
-        sorted(vox.glob("*/*/*.wav")),
-        transcribed("train-clean-100", limit),
-        transcribed("test-clean", limit // 4),
+        [path for folder in sorted(vox.glob("*"))[:voices] for path in sorted(folder.glob("*/*.wav"))],
+        transcribed("train-clean-100", sentences),
+        transcribed("test-clean", sentences // 4),
     )
     if not all(vars(sets).values()):
         raise BenchmarkError(f"{root} lacks a corpus: make it by python -m downstream.corpora.synthetic {root}")
@@ -218,10 +219,24 @@ PROBES = {
 }
 
 
+COLUMNS = ["system", "probe", "state", "seed", "percent"]
+
+
+def read(path: Path) -> Scores:
+    """What an earlier run wrote; nothing where there was none."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {
+            (row["system"], row["probe"], int(row["state"]), int(row["seed"])): float(row["percent"])
+            for row in csv.DictReader(file)
+        }
+
+
 def table(scores: Scores) -> str:
     """Markdown: mean and standard deviation over the seeds, a line for each state of each system."""
     lines = ["| system | state | " + " | ".join(PROBES.values()) + " |", "| --- | ---: | ---: | ---: | ---: |"]
-    for system, state in dict.fromkeys((system, state) for system, _, state, _ in scores):
+    for system, state in sorted({(system, state) for system, _, state, _ in scores}):
         cells = []
         for probe in PROBES:
             values = [v for (s, p, k, _), v in scores.items() if (s, p, k) == (system, probe, state)]
@@ -236,12 +251,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a fairseq checkpoint")
     parser.add_argument("--data-root", type=Path, default=Path("data/demo"))
-    parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.csv")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="OUT.md and OUT.csv; what OUT.csv holds of other systems is kept"
+    )
     systems = ["tiny", "random", "fbank"]
     parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--utterances", type=int, default=320, help="that recognition is trained on")
-    parser.add_argument("--epochs", type=int, default=30, help="of recognition; 0 leaves it out")
+    parser.add_argument("--voices", type=int, default=30, help="speakers to tell apart")
+    parser.add_argument("--sentences", type=int, default=240, help="that recognition is trained on")
+    parser.add_argument("--epochs", type=int, default=20, help="of recognition; 0 leaves it out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -260,9 +278,10 @@ def main() -> int:
         "random": lambda seed: upstream_listener(untrained(seed)),
         "fbank": lambda _seed: fbank,
     }
-    scores: Scores = {}
+    values = options.out.with_suffix(".csv")
+    scores = read(values)
     try:
-        sets = find(options.data_root, options.utterances)
+        sets = find(options.data_root, options.voices, options.sentences)
         for name in options.systems:
             same = name != "random"
             measure(name, makers[name], options.seeds, sets, scores, same=same, epochs=options.epochs)
@@ -270,9 +289,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     options.out.with_suffix(".md").write_text(table(scores))
-    with options.out.with_suffix(".csv").open("w", newline="") as file:
+    with values.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["system", "probe", "state", "seed", "percent"])
+        writer.writerow(COLUMNS)
         writer.writerows([*key, f"{value:.2f}"] for key, value in scores.items())
     print(table(scores))
     return 0

@@ -107,14 +107,19 @@ def write_s3prl(model: FairseqModel, normalize: bool) -> dict[str, Any]:
     return {"task_cfg": task(normalize), "model_cfg": plain_config(model), "model_weight": model.state_dict()}
 
 
-def write_ctc(w2v_args: Callable[[FairseqModel], Any], old: bool = False) -> Callable[[FairseqModel, bool], Any]:
+def write_ctc(
+    w2v_args: Callable[[FairseqModel], Any], *, old: bool = False, with_task: bool = True
+) -> Callable[[FairseqModel, bool], Any]:
     def write(model: FairseqModel, normalize: bool) -> dict[str, Any]:
         inner = w2v_args(model)
         config: Any = {"_name": "wav2vec_ctc", "w2v_path": "base.pt", "w2v_args": inner, "apply_mask": True}
         if old:
             config = argparse.Namespace(**{**config, "arch": "wav2vec_ctc", "normalize": normalize})
             return {"args": config, "model": fine_tuned(model, inner)}
-        return {"cfg": {"model": config, "task": task(normalize)}, "model": fine_tuned(model, inner)}
+        return {
+            "cfg": {"model": config, "task": task(normalize) if with_task else None},
+            "model": fine_tuned(model, inner),
+        }
 
     return write
 
@@ -126,6 +131,7 @@ LAYOUTS: dict[str, Callable[[FairseqModel, bool], dict[str, Any]]] = {
     "trainer": write_trainer,
     "s3prl": write_s3prl,
     "fine-tuned, cfg in cfg": write_ctc(lambda model: cfg_dict(model, True)),
+    "fine-tuned, task in w2v_args only": write_ctc(lambda model: cfg_dict(model, True), with_task=False),
     "fine-tuned, omegaconf in cfg": write_ctc(lambda model: OmegaConf.create(cfg_dict(model, True))),
     "fine-tuned, args in cfg": write_ctc(lambda model: args_namespace(model, True)),
     "fine-tuned, args in args": write_ctc(lambda model: args_namespace(model, True), old=True),

@@ -285,6 +285,7 @@ def hostile_pickle(marker: Path) -> bytes:
     return f"cposix\nsystem\n(Vtouch {marker}\ntR.".encode()
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_hostile_zip_members(good: Path, tmp_path: Path) -> None:
     marker, path = tmp_path / "marker", tmp_path / "evil.pt"
     evil = hostile_pickle(marker)

@@ -1,7 +1,7 @@
 """The configuration of a wav2vec 2.0 model, under fairseq's names.
 
 Only what inference and fine-tuning need; the names and defaults are those of fairseq's ``Wav2Vec2Config``
-(https://github.com/facebookresearch/fairseq/blob/ecbf110/fairseq/models/wav2vec/wav2vec2.py), but for ``normalize``
+(https://github.com/facebookresearch/fairseq/blob/3d262bb/fairseq/models/wav2vec/wav2vec2.py), but for ``normalize``
 and ``sample_rate``, which fairseq keeps in the task, and ``apply_mask``, which it keeps in the fine-tuned model.
 """
 
