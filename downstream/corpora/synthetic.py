@@ -81,7 +81,7 @@ SIZES = {
         lang_languages=("de", "en", "fi"), lang_videos=4, lang_utterances=1, lang_dev=2, lang_seconds=(1.5, 2.5),
     ),
     "demo": Size(  # about four hours of speech
-        vox_dev=60, vox_test=20, vox_videos=4, vox_utterances=4, vox_seconds=(3.0, 5.0), vox_trials=3000,
+        vox_dev=100, vox_test=30, vox_videos=4, vox_utterances=3, vox_seconds=(3.0, 5.0), vox_trials=3000,
         libri=(
             ("train-clean-100", 40, 2, 9), ("dev-clean", 8, 2, 6), ("test-clean", 10, 2, 6), ("test-other", 10, 2, 6),
         ),
@@ -577,7 +577,7 @@ def _voxceleb1(size: Size, seed: int) -> tuple[list[Clip], Texts]:
                 seconds = round(rng.uniform(*size.vox_seconds), 2)
                 text = english_sentence(rng, _words(rng, seconds))
                 path = f"{part}/wav/{name}/{video}/{k:05d}.wav"
-                clips.append(Clip(path, speaker, speaker.accent, text, seconds, f"{seed} {name} {video}", 1.0))
+                clips.append(Clip(path, speaker, speaker.accent, text, seconds, f"{seed} {name} {video}", 0.4))
                 if part == "test":
                     test.setdefault(name, []).append(f"{name}/{video}/{k:05d}.wav")
 
