@@ -81,7 +81,8 @@ def prepare(run: RunConfig, card: Mapping[str, Any]) -> Prepared:
     except BenchmarkError as error:
         missing = entry.missing(run.upstream.checkpoint)
         raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
-    upstream = load_upstream(run)
+    options = run.upstream.options
+    upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **options)
     seconds = {name: audio.durations(task.splits[name]) for name in ("train", "dev", "test")}
     long_enough = seconds["train"] > run.data.min_seconds
     dropped = int((~long_enough).sum())
@@ -94,26 +95,6 @@ def prepare(run: RunConfig, card: Mapping[str, Any]) -> Prepared:
     for name in ("train", "dev", "test"):
         _refuse_too_short(name, task, upstream, seconds[name])
     return Prepared(run, card, task, upstream, seconds, dropped)
-
-
-def load_upstream(run: RunConfig) -> Upstream:
-    """The run's upstream, in evaluation mode."""
-    factory = registry.upstreams.get(run.upstream.name).load()
-    options = dict(run.upstream.options)
-    if run.upstream.checkpoint is not None:
-        options["checkpoint"] = run.upstream.checkpoint
-    try:
-        upstream = factory(**options)
-    except BenchmarkError:
-        raise
-    except TypeError as error:
-        raise BenchmarkError(f"upstream '{run.upstream.name}' does not take these options: {error}") from error
-    if not isinstance(upstream, Upstream):
-        raise BenchmarkError(
-            f"upstream '{run.upstream.name}' gave a {type(upstream).__name__}, not a benchmark.interfaces.Upstream"
-        )
-    upstream.eval()
-    return upstream
 
 
 def _refuse_too_short(split: str, task: Task, upstream: Upstream, seconds: NDArray[np.float64]) -> None:
@@ -208,8 +189,7 @@ def _finish(
     layers = best["layers"] or {"layer_weights": None, "layer_norms": None, "layer_shares": None}
     result = {
         "schema": results.SCHEMA,
-        "upstream": {"name": run.upstream.name, "checkpoint": run.upstream.checkpoint, "sha256": None}
-        | getattr(upstream, "info", {}),
+        "upstream": {"checkpoint": None, "sha256": None} | upstream.info,
         "downstream": {
             "name": run.downstream,
             "protocol_version": run.protocol_version,

@@ -97,6 +97,9 @@ class Upstream(nn.Module, ABC):
     """Transformer blocks + 1: state 0 is the input of block 0, the last is the encoder's output."""
     frame_shift: int
     """Samples from one frame to the next."""
+    info: dict[str, Any]
+    """What ``result.json`` keeps of it: checkpoint, sha256, licence …; ``benchmark.registry.load_upstream`` adds name
+    and origin."""
 
     @abstractmethod
     def output_lengths(self, wav_lens: Tensor) -> Tensor:

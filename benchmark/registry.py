@@ -17,13 +17,17 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from benchmark.interfaces import Upstream
 
 
 @dataclass(frozen=True)
@@ -178,3 +182,47 @@ upstreams = Registry("upstream", "wavbench.upstreams", "upstream:entries")
 downstreams = Registry("downstream", "wavbench.downstreams", "downstream:entries")
 tasks = Registry("task", "wavbench.tasks", "downstream:task_entries")
 corpora = Registry("corpus", "wavbench.corpora", "downstream:corpus_entries")
+
+
+def load_upstream(name: str, *, checkpoint: str | Path | None = None, **options: Any) -> Upstream:
+    """Load an upstream, in evaluation mode.
+
+    Args:
+        name: a name or alias of :data:`upstreams`.
+        checkpoint: a local file, for upstreams that have one.
+        options: what the upstream's factory takes; see there.
+
+    Returns:
+        The upstream; its ``info`` says where it comes from, for ``result.json``.
+
+    Raises:
+        BenchmarkError: for an unknown name, checkpoint or option, or a factory that fails.
+    """
+    from benchmark.interfaces import Upstream
+
+    entry = upstreams.get(name)
+    factory = entry.load()
+    arguments = dict(options) if checkpoint is None else {"checkpoint": checkpoint, **options}
+    takes = inspect.signature(factory).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        for argument in arguments:
+            if argument not in takes:
+                what = "takes no checkpoint (-k)" if argument == "checkpoint" else f"has no option '{argument}'"
+                raise BenchmarkError(f"upstream '{name}' {what}. " + suggest(argument, list(takes), noun="options"))
+    try:
+        model = factory(**arguments)
+    except BenchmarkError:
+        raise
+    except Exception as error:  # whatever somebody's factory raises
+        if entry.origin == "built in":
+            raise
+        raise BenchmarkError(
+            f"upstream '{name}' (from {entry.origin}) failed with {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, Upstream):
+        raise BenchmarkError(
+            f"upstream '{name}' (from {entry.origin}) made a {type(model).__name__}; "
+            "expected a benchmark.interfaces.Upstream"
+        )
+    model.info = {"origin": entry.origin, **getattr(model, "info", {}), "name": entry.name}
+    return model.eval()

@@ -275,7 +275,9 @@ def first(root: Path, split: str) -> Path:
 def test_damaged_audio_is_named(cli: Cli, own_root: Path, tmp_path: Path, split: str, damage: Any, words: Any) -> None:
     path = first(own_root, split)
     damage(path)
-    done = cli("-u", "fbank", "-d", "voxceleb1_sv", "--data-root", own_root, "-p", "run", "--max-steps", 1, "-o", *SMALL)
+    done = cli(
+        "-u", "fbank", "-d", "voxceleb1_sv", "--data-root", own_root, "-p", "run", "--max-steps", 1, "-o", *SMALL
+    )
     assert done.returncode == 1
     name = str(path.relative_to(own_root / "VoxCeleb1" / split / "wav"))
     for word in (name, *words):
@@ -290,7 +292,9 @@ def test_other_rates_and_channels_run(cli: Cli, own_root: Path, tmp_path: Path, 
     for split in ("dev", "test"):
         path = first(own_root, split)
         soundfile.write(path, 0.1 * generator.standard_normal((2 * rate, 2)).clip(-1, 1), rate)
-    done = cli("-u", "fbank", "-d", "voxceleb1_sv", "--data-root", own_root, "-p", "run", "--max-steps", 2, "-o", *SMALL)
+    done = cli(
+        "-u", "fbank", "-d", "voxceleb1_sv", "--data-root", own_root, "-p", "run", "--max-steps", 2, "-o", *SMALL
+    )
     assert done.returncode == 0, done.stderr
     assert result_of(tmp_path / "run")["data"]["test"]["seconds"] > 0
 
@@ -305,7 +309,7 @@ def test_a_folder_that_cannot_be_written(cli: Cli, data_root: Path, tmp_path: Pa
 
 
 def test_a_full_disk_loses_nothing(cli: Cli, data_root: Path, tmp_path: Path) -> None:
-    """A limit on file size stands for a full disk: the checkpoint does not fit, the run stops, nothing is half-written."""
+    """A limit on file size stands for a full disk: no checkpoint fits, the run stops, nothing is half-written."""
     arguments = [*TINY, "--data-root", data_root, "-p", "run", "--max-steps", 4, "-o", *SMALL, "trainer.save_every=1"]
 
     def limit() -> None:

@@ -40,9 +40,7 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
 
 
-@given(
-    seconds=st.lists(st.floats(0.1, 20), min_size=1, max_size=30), batch=st.integers(1, 7), world=st.integers(1, 3)
-)
+@given(seconds=st.lists(st.floats(0.1, 20), min_size=1, max_size=30), batch=st.integers(1, 7), world=st.integers(1, 3))
 def test_evaluation_takes_each_utterance_once_longest_first(seconds: list[float], batch: int, world: int) -> None:
     shares = [list(EvaluationBatches(np.array(seconds), batch, rank=rank, world=world)) for rank in range(world)]
     taken = [index for share in shares for one in share for _, index in one]

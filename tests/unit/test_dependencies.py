@@ -38,7 +38,7 @@ def test_imports_run_one_way(package: str) -> None:
 
 def test_the_engine_names_no_model_and_no_corpus() -> None:
     for path in sorted((REPOSITORY / "benchmark").rglob("*.py")):
-        code = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        code = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         names = {node.id.lower() for node in code if isinstance(node, ast.Name)}
         names |= {node.name.lower() for node in code if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         for word in ("wav2vec", "voxceleb", "librispeech", "voxlingua", "xvector"):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -13,12 +12,12 @@ from benchmark.registry import Entry, Registry
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Entry]]:
+def table(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     entries = [Entry("alpha", "math:sqrt", aliases=("first",)), Entry("power", "math:pow", kwargs={})]
     module = ModuleType("toy_table")
     module.entries = lambda: entries  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "toy_table", module)
-    yield entries
+    return entries
 
 
 def make() -> Registry:
@@ -26,7 +25,9 @@ def make() -> Registry:
 
 
 def points(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, str]) -> None:
-    fake = [SimpleNamespace(name=name, value=value, dist=SimpleNamespace(name="their-package")) for name, value in found]
+    fake = [
+        SimpleNamespace(name=name, value=value, dist=SimpleNamespace(name="their-package")) for name, value in found
+    ]
     monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: fake)
 
 

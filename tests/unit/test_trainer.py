@@ -116,9 +116,7 @@ def test_workers_and_evaluation_batches_change_nothing(corpus: Corpus, tmp_path:
     assert one["best"]["value"] == pytest.approx(other["best"]["value"], rel=1e-6)
 
 
-def test_the_best_checkpoint_on_dev_is_kept(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_checkpoint_on_dev_is_kept(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([5.0, 2.0, 2.0, 7.0])
     monkeypatch.setattr(ToyTask, "evaluate", lambda *_: Evaluation({"dev": {"error": next(values)}}))
     made = build(configure(max_steps=8, eval_every=2), corpus, tmp_path)
@@ -166,7 +164,7 @@ def test_a_probe_runs_no_block_above_its_state(corpus: Corpus, tmp_path: Path) -
     assert set(ran) == {0, 1}
     assert made.load_best()["layers"] is None
     run.featurizer.state = 3
-    with pytest.raises(BenchmarkError, match="state 3 does not exist.*3 states"):
+    with pytest.raises(BenchmarkError, match=r"state 3 does not exist.*3 states"):
         build(run, corpus, tmp_path)
 
 
@@ -179,9 +177,7 @@ def test_accumulation_equals_one_large_batch(corpus: Corpus, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_stops(
-    corpus: Corpus, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_saves_and_stops(corpus: Corpus, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run = configure(save_every=100)
     whole = train_whole(run, corpus, tmp_path / "whole")
     original = Trainer._update
