@@ -193,7 +193,7 @@ class Constant(Upstream):
 
 def test_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry("upstream", "wavbench.upstreams", "upstream:entries")
-    monkeypatch.setattr("upstream.upstreams", registry)
+    monkeypatch.setattr("benchmark.registry.upstreams", registry)
     registry.register("constant", Constant)
     registry.register("broken", lambda: 1 / 0)
     registry.register("no_upstream", lambda: torch.nn.Linear(1, 1))
