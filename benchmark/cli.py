@@ -129,7 +129,7 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     if options.resume_from:
         saved = Path(options.resume_from) / "config.yaml"
         if not saved.exists():
-            raise BenchmarkError(f"-e {options.resume_from}: holds no run (no config.yaml)")
+            raise BenchmarkError(f"{options.resume_from} holds no run (no config.yaml)")
         layers.append((str(saved), config.read_yaml(saved)))
     if options.config:
         layers.append((f"-c {options.config}", config.read_yaml(options.config)))
@@ -148,7 +148,7 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         "--regime": {"regime": next(iter(regimes), None)},
         "-l": {"featurizer": {"state": options.layer}},
         "-u": {"upstream": {"name": options.upstream}},
-        "-k": {"upstream": {"checkpoint": options.checkpoint and str(Path(options.checkpoint).absolute())}},
+        "-k": {"upstream": {"checkpoint": options.checkpoint}},
         "--data-root": {"data": {"root": options.data_root}},
         "--max-steps": {"trainer": {"max_steps": options.max_steps}},
         "--seed": {"seed": options.seed},
@@ -165,6 +165,11 @@ def _is_unset(values: Any) -> bool:
 def _run(options: argparse.Namespace) -> int:
     from benchmark import config
 
+    named = options.expdir or (f"results/{options.name}" if options.name else None)
+    if named and options.resume_from:
+        raise BenchmarkError(f"-e {options.resume_from} names the folder to go on in; leave out -p and -n")
+    if options.mode == "evaluate" and named:
+        options.resume_from, named = named, None
     layers = _layers(options)
     plugins = [path for _, values in layers for path in values.get("plugins") or []]
     for path in plugins:
@@ -188,7 +193,7 @@ def _run(options: argparse.Namespace) -> int:
     run = config.compose(card, experiment.task_class(card).Config, layers, options.override)
     run.upstream.name = registry.upstreams.get(run.upstream.name).name
     default = f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
-    folder = Path(options.expdir or options.resume_from or (f"results/{options.name}" if options.name else default))
+    folder = Path(named or options.resume_from or default)
     resume = options.auto_resume or options.resume_from is not None
     return _run_in(folder, run, card, mode=options.mode, resume=resume, overwrite=options.overwrite)
 

@@ -155,6 +155,9 @@ def compose(
         config = _merge(config, f"-o {override}", _parse_dotted(dotted, override))
     run = cast(RunConfig, OmegaConf.to_object(config))
     _validate(run)
+    run.data.root = str(Path(run.data.root).expanduser().absolute())  # a saved run is gone on with from anywhere
+    if run.upstream.checkpoint is not None:
+        run.upstream.checkpoint = str(Path(run.upstream.checkpoint).expanduser().absolute())
     return run
 
 

@@ -11,6 +11,7 @@ import logging
 import random
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -82,6 +83,7 @@ class Trainer:
             gradient_accumulation_steps=run.trainer.accumulate,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=run.regime == "finetune")],
         )
+        self._quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())  # no bars in log files
         self._seed(0)
         head: Head = task.make_head(upstream.hidden_size)
         self.pairing = regimes.Pairing(upstream, head, run.regime, run.featurizer)
@@ -108,7 +110,7 @@ class Trainer:
             desc="training",
             unit="update",
             dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
+            disable=self._quiet,
         )
         writer = self._tensorboard()
         losses: list[float] = []
@@ -198,12 +200,13 @@ class Trainer:
             unit="batch",
             leave=False,
             dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
+            disable=self._quiet,
         )
         with torch.inference_mode(), self.accelerator.autocast(), progress:
             for batch in data:
                 if stop is not None and stop.requested:
-                    self.save()
+                    if split == "dev":  # at test the chosen parameters are in place, and the last ones are saved
+                        self.save()
                     raise Interrupted(f"stopped while evaluating {split} at update {self.step}; training is saved")
                 predictions = self.pairing.predict(self._to_device(batch), statistics)
                 found += zip(batch.ids, predictions, strict=True)

@@ -68,7 +68,7 @@ def test_the_main_job(cli: Cli, data_root: Path, tmp_path: Path) -> None:
     gone_on = cli(*arguments, "-a")
     assert gone_on.returncode == 0
     assert "is complete" in gone_on.stdout
-    evaluated = cli("-m", "evaluate", "-e", "run")
+    evaluated = cli("-m", "evaluate", "-p", "run")
     assert evaluated.returncode == 0, evaluated.stderr
     assert result_of(folder)["metrics"] == result["metrics"]
     repeated = cli("-c", "run/config.yaml", "-p", "repeated")
@@ -218,9 +218,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data_root: Path, tmp_path: Path) -> 
         (["-u", "fbank", "-d", "voxceleb1_sv", "-f", "-l", "1"], ["finetune", "probe"]),
         (["-u", "fbank"], ["-u UPSTREAM -d DOWNSTREAM"]),
         (["-e", "nowhere"], ["nowhere", "no config.yaml"]),
+        (["-e", "nowhere", "-p", "x"], ["-e nowhere", "-p"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "-c", "none.yaml"], ["none.yaml", "not found"]),
         (["-u", "x", "-d", "voxceleb1_sv", "--plugin", "none.py"], ["none.py", "not found"]),
-        (["-m", "evaluate", "-u", "fbank", "-d", "voxceleb1_sv", "-p", "empty"], ["empty", "no run"]),
+        (["-m", "evaluate", "-p", "empty"], ["empty", "holds no run"]),
     ],
 )
 def test_wrong_usage(cli: Cli, tmp_path: Path, arguments: list[str], words: list[str]) -> None:

@@ -47,7 +47,7 @@ def test_voxceleb1_sv_has_superbs_values() -> None:
     assert (optim["name"], optim["lr"], optim["weight_decay"], optim["clip"]) == ("adamw", 1e-4, 0.01, 1e3)
     trainer = config["trainer"]
     assert (trainer["max_steps"], trainer["batch_size"], trainer["accumulate"]) == (200000, 10, 5)
-    assert (trainer["save_every"], trainer["eval_batch_size"]) == (10000, 1)
+    assert (trainer["save_every"], trainer["eval_batch_size"]) == (1000, 1)
 
 
 def test_the_tables_import_nothing_heavy() -> None:

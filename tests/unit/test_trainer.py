@@ -250,3 +250,16 @@ def test_unreadable_audio_stops_with_its_name(corpus: Corpus, tmp_path: Path) ->
         run.data.workers = workers
         with pytest.raises(BenchmarkError, match=r"utterance the-bad-one: .*nan\.wav has NaN"):
             build(run, corpus, tmp_path / f"run{workers}", task).train(StopRequest())
+
+
+def test_stopped_while_testing_the_last_checkpoint_stays_the_last(corpus: Corpus, tmp_path: Path) -> None:
+    """At test the best parameters are in place; they must not be saved as the last ones."""
+    made = build(configure(), corpus, tmp_path)
+    made.train(StopRequest())
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+    made.load_best()
+    stop = StopRequest()
+    stop.requested = True
+    with pytest.raises(Interrupted, match="evaluating test"):
+        made.evaluate("test", stop)
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
