@@ -6,24 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import REPOSITORY, Cli
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes started by tests inherit it
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-SMALL = [
-    "task.head.size=16",
-    "task.head.pooled=32",
-    "task.dev_speakers=2",
-    "data.crop_seconds=1.0",
-    "data.min_seconds=0.5",
-    "trainer.batch_size=4",
-    "trainer.accumulate=1",
-]
-"""Overrides that bring voxceleb1_sv down to the size of a test."""
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +32,6 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plugin") / "my_upstream.py"
     path.write_text(code, encoding="utf-8")
     return path
-
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from conftest import Cli
+from support import Cli
 
 from benchmark import results
 from upstream.download import place

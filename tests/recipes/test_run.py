@@ -18,7 +18,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import REPOSITORY, SMALL, Cli
+from support import REPOSITORY, SMALL, Cli
 
 from benchmark import results
 

@@ -1,0 +1,22 @@
+"""Constants and types that tests share; fixtures are in conftest.py."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+SMALL = [
+    "task.head.size=16",
+    "task.head.pooled=32",
+    "task.dev_speakers=2",
+    "data.crop_seconds=1.0",
+    "data.min_seconds=0.5",
+    "trainer.batch_size=4",
+    "trainer.accumulate=1",
+]
+"""Overrides that bring voxceleb1_sv down to the size of a test."""
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
