@@ -40,4 +40,4 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) data results
+	rm -rf $(VENV) $(DEMO_DATA) $(DEMO_RUN)

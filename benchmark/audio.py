@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,6 +69,7 @@ def durations(utterances: Sequence[Utterance], *, description: str = "reading he
 
     def one(utterance: Utterance) -> float | AudioError:
         try:
+            _refuse_truncated(utterance)
             with soundfile.SoundFile(utterance.path) as file:
                 rate: int = file.samplerate
                 return _span(utterance, file.frames, rate)[1] / rate
@@ -101,6 +103,19 @@ def _span(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
             f"{first / rate:.3f}–{last / rate:.3f} s of it"
         )
     return first, last - first
+
+
+def _refuse_truncated(utterance: Utterance) -> None:
+    """A RIFF file says its size; libsndfile reads what is left of a truncated one without a word."""
+    with open(utterance.path, "rb") as file:
+        header = file.read(8)
+        size = file.seek(0, os.SEEK_END)
+    promised = int.from_bytes(header[4:8], "little") + 8
+    if header[:4] == b"RIFF" and size < promised < 2**32 - 1:  # the largest value: written by a stream, size unknown
+        raise AudioError(
+            f"utterance {utterance.id}: {utterance.path} ends early: its header promises {promised:,} bytes, it has "
+            f"{size:,}; fetch the file again"
+        )
 
 
 def _unreadable(utterance: Utterance, error: Exception) -> AudioError:

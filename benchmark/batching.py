@@ -6,6 +6,7 @@ a run that resumes at update N meets the same batches as one that was never stop
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -81,6 +82,12 @@ class _Audio(Dataset[Any]):
             return error
 
 
+def _leave_signals(_: int) -> None:
+    """A worker leaves Ctrl-C to the main process, and goes when it is told to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def loader(
     utterances: Sequence[Utterance],
     batches: Sampler[list[tuple[int, int]]],
@@ -111,6 +118,7 @@ def loader(
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(seed),  # else it would draw from the global generator
     )
     for batch in data:

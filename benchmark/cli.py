@@ -94,6 +94,10 @@ def run_downstream(argv: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a disk that is full or gone, wherever a library writes to it
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -153,9 +157,32 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         "--max-steps": {"trainer": {"max_steps": options.max_steps}},
         "--seed": {"seed": options.seed},
         "--device": {"device": options.device},
-        "--plugin": {"plugins": [str(Path(path).absolute()) for path in options.plugin] or None},
     }
     return layers + [(flag, values) for flag, values in flags.items() if not _is_unset(values)]
+
+
+def _last(layers: list[tuple[str, dict[str, Any]]], *keys: str) -> Any:
+    """The value that the last layer with these nested keys gives them, else ``None``."""
+    for source, values in reversed(layers):
+        found: Any = values
+        for key in keys:
+            if found is not None and not isinstance(found, dict):
+                raise BenchmarkError(f"{source}: expected {'.'.join(keys)}: NAME, found {values}")
+            found = (found or {}).get(key)
+        if found is not None:
+            return found
+    return None
+
+
+def _plugins(options: argparse.Namespace, layers: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The plug-in files of saved configurations and of ``--plugin``, each once."""
+    paths: list[str] = []
+    for source, values in layers:
+        saved = values.get("plugins") or []
+        if not isinstance(saved, list):
+            raise BenchmarkError(f"{source}: plugins must be a list of files, found {saved!r}")
+        paths += saved
+    return list(dict.fromkeys(str(Path(path).resolve()) for path in [*paths, *options.plugin]))
 
 
 def _is_unset(values: Any) -> bool:
@@ -166,30 +193,34 @@ def _run(options: argparse.Namespace) -> int:
     from benchmark import config
 
     named = options.expdir or (f"results/{options.name}" if options.name else None)
+    if options.expdir and options.name:
+        raise BenchmarkError("-p and -n both name the experiment folder; leave out one")
+    if options.overwrite and (options.auto_resume or options.resume_from or options.mode == "evaluate"):
+        raise BenchmarkError("--overwrite starts a run again; it does not go with -a, -e or -m evaluate")
     if named and options.resume_from:
         raise BenchmarkError(f"-e {options.resume_from} names the folder to go on in; leave out -p and -n")
     if options.mode == "evaluate" and named:
         options.resume_from, named = named, None
     layers = _layers(options)
-    plugins = [path for _, values in layers for path in values.get("plugins") or []]
+    plugins = _plugins(options, layers)
     for path in plugins:
-        if path not in [str(Path(given).absolute()) for given in options.plugin]:
-            registry.load_plugin(path)
-    downstream = options.downstream or next(
-        (values["downstream"] for _, values in reversed(layers) if values.get("downstream")), None
-    )
-    upstream = next((v["upstream"]["name"] for _, v in reversed(layers) if v.get("upstream", {}).get("name")), None)
+        registry.load_plugin(path)
+    upstream = _last(layers, "upstream", "name")
+    downstream = options.downstream or _last(layers, "downstream")
     if upstream is None or downstream is None:
         raise BenchmarkError("say what to run: -u UPSTREAM -d DOWNSTREAM (see --list; examples in --help)")
     registry.upstreams.get(upstream)
-    registry.downstreams.get(downstream)
+    name = registry.downstreams.get(downstream).name
+    for source, values in layers:
+        saved = values.get("downstream")
+        if saved is not None and registry.downstreams.get(saved).name != name:
+            raise BenchmarkError(f"-d {downstream}, but {source} is of '{saved}'")
+        values.pop("downstream", None)
+    layers.append(("--plugin", {"plugins": plugins}))
 
     from benchmark import experiment  # imports torch
 
     card = experiment.read_card(downstream)
-    for _, values in layers:  # a saved configuration names its card, which may have been called by an alias
-        if values.get("downstream") not in (None, card["name"]):
-            raise BenchmarkError(f"-d {downstream}, but the configuration is of '{values['downstream']}'")
     run = config.compose(card, experiment.task_class(card).Config, layers, options.override)
     run.upstream.name = registry.upstreams.get(run.upstream.name).name
     default = f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
@@ -206,24 +237,26 @@ def _run_in(folder: Path, run: Any, card: dict[str, Any], *, mode: str, resume: 
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("wavbench").setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     if mode == "evaluate" and not (folder / "config.yaml").exists():
         raise BenchmarkError(f"{folder} holds no run to evaluate; name its folder with -p, -n or -e")
-    if not (overwrite and mode == "train"):  # before the work of preparing, and again under the lock
-        experiment.occupy(folder, run, resume=resume or mode == "evaluate", overwrite=False)
-        done = experiment.finished(folder, run) if mode == "train" else None
-        if done is not None:
-            print(f"{folder} is complete:\n{results.table(done)}")
-            return 0
+    if not overwrite:  # before the work of preparing, and again under the lock
+        experiment.occupy(folder, run, resume=resume)
     prepared = experiment.prepare(run, card)
     with experiment.exclusive(folder):
-        experiment.occupy(folder, run, resume=resume or mode == "evaluate", overwrite=overwrite)
+        if not overwrite:
+            experiment.occupy(folder, run, resume=resume)
+            done = experiment.finished(folder, prepared) if mode == "train" else None
+            if done is not None:
+                print(f"{folder} is complete:\n{results.table(done)}")
+                return 0
         experiment.log_to(folder)
         log = logging.getLogger("wavbench")
         for line in experiment.describe(prepared):
             log.info(line)
         try:
             if mode == "train":
-                result = experiment.train(prepared, folder, resume=resume)
+                result = experiment.train(prepared, folder, resume=resume, overwrite=overwrite)
             else:
                 result = experiment.evaluate(prepared, folder)
         except Interrupted as stopped:

@@ -123,7 +123,8 @@ class RunConfig:
 
 
 _LOCATION = ("data.root", "data.workers", "trainer.save_every", "trainer.log_every", "plugins")
-"""Keys that do not change what a run computes: not part of its digest, free to differ on resuming."""
+"""Keys that do not change what a run computes: not part of its digest, free to differ on resuming. That the data and
+the upstream's weights are the same is compared by their digests, wherever they lie."""
 
 
 def compose(
@@ -153,6 +154,9 @@ def compose(
         key = key.removeprefix("config.")  # s3prl's spelling
         dotted = key + override[override.index("=") :]
         config = _merge(config, f"-o {override}", _parse_dotted(dotted, override))
+    for key, value in (("downstream", card["name"]), ("protocol_version", card.get("version", 1))):
+        if config[key] != value:
+            raise BenchmarkError(f"{key} is '{config[key]}', but the protocol card says '{value}'; choose it with -d")
     run = cast(RunConfig, OmegaConf.to_object(config))
     _validate(run)
     run.data.root = str(Path(run.data.root).expanduser().absolute())  # a saved run is gone on with from anywhere
@@ -211,10 +215,17 @@ def _validate(run: RunConfig) -> None:
     for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps"):
         at_least(f"optim.{name}", getattr(run.optim, name) or 0, 0)
     at_least("data.workers", run.data.workers, 0)
+    at_least("seed", run.seed, 0)
+    if not run.optim.eps > 0:
+        raise BenchmarkError(f"optim.eps is {run.optim.eps}; expected more than 0")
+    if run.optim.clip is not None and not run.optim.clip > 0:
+        raise BenchmarkError(f"optim.clip is {run.optim.clip}; expected more than 0, or null for no clipping")
+    if "checkpoint" in run.upstream.options:
+        raise BenchmarkError("upstream.options.checkpoint: give the file with -k (upstream.checkpoint)")
     if run.data.crop_seconds is not None and run.data.crop_seconds <= 0:
         raise BenchmarkError(f"data.crop_seconds is {run.data.crop_seconds}; expected more than 0, or null")
-    if len(run.optim.betas) != 2:
-        raise BenchmarkError(f"optim.betas is {run.optim.betas}; expected two numbers")
+    if len(run.optim.betas) != 2 or not all(0 <= beta < 1 for beta in run.optim.betas):
+        raise BenchmarkError(f"optim.betas is {run.optim.betas}; expected two numbers from 0 up to, not including, 1")
     if run.regime == "probe" and run.featurizer.state is None:
         raise BenchmarkError("regime 'probe' needs a state: add -l K (0 = input of the first block)")
     if run.regime == "frozen" and run.featurizer.state is not None:
@@ -258,5 +269,5 @@ def differences(saved: Mapping[str, Any], run: RunConfig) -> list[str]:
     return [
         f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in sorted(old.keys() | new.keys())
-        if str(old.get(key)) != str(new.get(key)) and not key.startswith(_LOCATION)
+        if str(old.get(key)) != str(new.get(key)) and not key.startswith((*_LOCATION, "upstream.checkpoint"))
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +21,14 @@ from numpy.typing import NDArray
 from benchmark import audio, config, manifest, plots, registry, results
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
-from benchmark.files import write_text
+from benchmark.files import remove_partial, write_text
 from benchmark.interfaces import Corpus, Task, Upstream
 from benchmark.trainer import StopRequest, Trainer
 
 log = logging.getLogger("wavbench")
 
-ARTEFACTS = ("config.yaml", "result.json", "layer_weights.png", "log.txt", "predictions.jsonl", "scores*.txt")
-"""What a run leaves in its folder, beside ``checkpoints/`` and ``tensorboard/``."""
+ARTEFACTS = ("result.json", "layer_weights.png", "predictions.jsonl", "scores*.txt", "config.yaml")
+"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/`` and ``tensorboard/``."""
 
 
 @dataclass
@@ -73,6 +75,7 @@ def prepare(run: RunConfig, card: Mapping[str, Any]) -> Prepared:
     Raises:
         BenchmarkError: whatever is missing, corpus and checkpoint together.
     """
+    _device_name(run)
     entry = registry.upstreams.get(run.upstream.name)
     find_corpus: Callable[[Path], Corpus] = _resolve(registry.corpora, card["corpus"])
     try:
@@ -82,6 +85,7 @@ def prepare(run: RunConfig, card: Mapping[str, Any]) -> Prepared:
         missing = entry.missing(run.upstream.checkpoint)
         raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
     options = run.upstream.options
+    torch.manual_seed(run.seed)  # an upstream with random weights has the same ones when the run goes on
     upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **options)
     seconds = {name: audio.durations(task.splits[name]) for name in ("train", "dev", "test")}
     long_enough = seconds["train"] > run.data.min_seconds
@@ -94,6 +98,13 @@ def prepare(run: RunConfig, card: Mapping[str, Any]) -> Prepared:
         )
     for name in ("train", "dev", "test"):
         _refuse_too_short(name, task, upstream, seconds[name])
+    if run.data.crop_seconds is not None:
+        crop = torch.tensor([int(run.data.crop_seconds * upstream.sample_rate)])
+        if int(upstream.output_lengths(crop)) < 1:
+            raise BenchmarkError(
+                f"data.crop_seconds={run.data.crop_seconds} is too short for a single frame of upstream "
+                f"'{run.upstream.name}'"
+            )
     return Prepared(run, card, task, upstream, seconds, dropped)
 
 
@@ -109,22 +120,14 @@ def _refuse_too_short(split: str, task: Task, upstream: Upstream, seconds: NDArr
         )
 
 
-def occupy(folder: Path, run: RunConfig, *, resume: bool, overwrite: bool) -> None:
+def occupy(folder: Path, run: RunConfig, *, resume: bool) -> None:
     """Make sure that a run may write into ``folder``.
 
     Raises:
-        BenchmarkError: it holds a run and neither ``resume`` nor ``overwrite`` was said, or a run of another
-            configuration.
+        BenchmarkError: it holds a run and ``resume`` was not said, or a run of another configuration.
     """
     saved = folder / "config.yaml"
-    if not saved.exists():
-        return
-    if overwrite and not resume:
-        for pattern in ARTEFACTS:
-            for path in folder.glob(pattern):
-                path.unlink()
-        for name in ("checkpoints", "tensorboard"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    if not saved.exists() and not (folder / "checkpoints" / "last.pt").exists():
         return
     if not resume:
         raise BenchmarkError(
@@ -138,6 +141,15 @@ def occupy(folder: Path, run: RunConfig, *, resume: bool, overwrite: bool) -> No
             + "\n  ".join(changed)
             + f"\nGo on with the saved one by -e {folder}, or choose another folder with -p"
         )
+
+
+def _clear(folder: Path) -> None:
+    """Remove the run that a folder holds, its configuration last, and nothing else."""
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for pattern in ARTEFACTS:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -154,35 +166,68 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BenchmarkError(f"another process is running in {folder}; wait for it or choose another -p") from error
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked (%s); do not run two processes in it", folder, error.strerror)
+        remove_partial(folder)
         yield
 
 
-def train(prepared: Prepared, folder: Path, *, resume: bool) -> dict[str, Any]:
+def train(prepared: Prepared, folder: Path, *, resume: bool, overwrite: bool = False) -> dict[str, Any]:
     """Train (or go on training), evaluate the chosen checkpoint once on test, write the result and return it."""
-    run = prepared.run
-    provenance = results.provenance(_device_name(run))
-    write_text(folder / "config.yaml", config.to_yaml(run))
-    trainer = Trainer(run, prepared.task, prepared.upstream, prepared.seconds, folder)
+    trainer = _trainer(prepared, folder)
+    if overwrite:  # not before everything that the new run needs is known to be there
+        _clear(folder)
     if resume and trainer.resume():
-        log.info("going on from update %d of %d", trainer.step, run.trainer.max_steps)
+        log.info("going on from update %d of %d", trainer.step, prepared.run.trainer.max_steps)
+    write_text(folder / "config.yaml", config.to_yaml(prepared.run))
     with StopRequest() as stop:
         trainer.train(stop)
-        return _finish(prepared, trainer, folder, provenance, stop)
+        return _finish(prepared, trainer, folder, stop)
 
 
 def evaluate(prepared: Prepared, folder: Path) -> dict[str, Any]:
-    """Evaluate a trained run's chosen checkpoint on test again, write the result and return it."""
-    provenance = results.provenance(_device_name(prepared.run))
-    trainer = Trainer(prepared.run, prepared.task, prepared.upstream, prepared.seconds, folder)
-    if not trainer.resume():
-        raise BenchmarkError(f"{folder} holds no trained run (no checkpoints/last.pt); train it first with -m train")
+    """Evaluate a trained run's chosen checkpoint on test again, write the result and return it.
+
+    Raises:
+        BenchmarkError: training has not ended: test is looked at once, after it.
+    """
+    trainer = _trainer(prepared, folder)
+    if not trainer.resume() or trainer.step < prepared.run.trainer.max_steps:
+        raise BenchmarkError(
+            f"the run in {folder} is at update {trainer.step} of {prepared.run.trainer.max_steps}; test is scored when "
+            f"training has ended. Go on with -e {folder}"
+        )
     with StopRequest() as stop:
-        return _finish(prepared, trainer, folder, provenance, stop)
+        return _finish(prepared, trainer, folder, stop)
 
 
-def _finish(
-    prepared: Prepared, trainer: Trainer, folder: Path, provenance: dict[str, Any], stop: StopRequest
-) -> dict[str, Any]:
+def _trainer(prepared: Prepared, folder: Path) -> Trainer:
+    run = prepared.run
+    return Trainer(
+        run,
+        prepared.task,
+        prepared.upstream,
+        prepared.seconds,
+        folder,
+        fingerprint(prepared),
+        results.provenance(_device_name(run)),
+    )
+
+
+def fingerprint(prepared: Prepared) -> dict[str, str]:
+    """Digests of what a run is made of beside its configuration: the data and the upstream's weights."""
+    weights = prepared.upstream.info.get("sha256")
+    if weights is None:
+        state = hashlib.sha256()
+        for name, tensor in prepared.upstream.state_dict().items():
+            state.update(name.encode())
+            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        weights = state.hexdigest()
+    data = {f"{name} data": manifest.digest(prepared.task.splits[name]) for name in ("train", "dev", "test")}
+    return {"upstream": str(weights), **data}
+
+
+def _finish(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest) -> dict[str, Any]:
     run, upstream, task = prepared.run, prepared.upstream, prepared.task
     best = trainer.load_best()
     evaluation, _ = trainer.evaluate("test", stop)
@@ -197,7 +242,7 @@ def _finish(
             "corpus": prepared.card["corpus"],
         },
         "regime": run.regime,
-        "state": run.featurizer.state,
+        "state": None if trainer.pairing.featurizer.keep is None else trainer.pairing.featurizer.keep[0],
         "budget": {"name": "all"},
         "seed": run.seed,
         "selected": {"step": best["step"], "metric": best["metric"], "value": best["value"]},
@@ -213,7 +258,7 @@ def _finish(
             | ({"dropped": prepared.dropped} if name == "train" else {})
             for name in ("train", "dev", "test")
         },
-        "provenance": provenance,
+        "provenance": trainer.provenance,
     }
     if trainer.accelerator.is_main_process:
         for name, text in evaluation.files.items():
@@ -224,20 +269,26 @@ def _finish(
     return result
 
 
-def finished(folder: Path, run: RunConfig) -> dict[str, Any] | None:
-    """The result of a run that has nothing left to do, else ``None``."""
+def finished(folder: Path, prepared: Prepared) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do, else ``None``; a run on other data is not finished."""
     path = folder / "result.json"
     if not path.exists():
         return None
     result = results.read(path)
-    return result if result["cost"]["updates"] >= run.trainer.max_steps else None
+    splits = prepared.task.splits
+    same = all(result["data"][name]["digest"] == manifest.digest(splits[name]) for name in result["data"])
+    return result if same and result["cost"]["updates"] >= prepared.run.trainer.max_steps else None
 
 
 def _device_name(run: RunConfig) -> str:
     if run.device == "cuda" and not torch.cuda.is_available():
         raise BenchmarkError("device is 'cuda', but torch finds no CUDA device here; use --device cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BenchmarkError("training in several processes (torchrun) is not supported yet; start one process")
     if run.device != "cpu" and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
+    if run.trainer.precision == "fp16":
+        raise BenchmarkError("trainer.precision=fp16 needs a CUDA device; use no or bf16 on the CPU")
     return f"cpu, {torch.get_num_threads()} threads"
 
 

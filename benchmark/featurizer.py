@@ -77,9 +77,8 @@ class StateStatistics:
         summed = features[valid].float()  # (valid frames, dim)
         self.frames += len(summed)
         for k, state in enumerate(hidden.states):
-            frames = featurizer.prepare(state)[valid].float()
-            self.norms[k] += frames.norm(dim=-1).sum().double().cpu()
-            self.inner[k] += (frames * summed).sum().double().cpu()
+            self.norms[k] += state[valid].float().norm(dim=-1).sum().double().cpu()
+            self.inner[k] += (featurizer.prepare(state)[valid].float() * summed).sum().double().cpu()
 
     def summary(self, featurizer: WeightedSum) -> dict[str, list[float]]:
         """``layer_weights`` (softmax), ``layer_norms`` (mean L2 norm of a frame), ``layer_shares``."""
@@ -88,5 +87,5 @@ class StateStatistics:
         return {
             "layer_weights": weights.tolist(),
             "layer_norms": (self.norms / max(self.frames, 1)).tolist(),
-            "layer_shares": (contribution / contribution.sum()).tolist(),
+            "layer_shares": (contribution / contribution.sum()).nan_to_num().tolist(),  # 0 where all features are
         }

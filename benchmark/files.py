@@ -38,3 +38,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """:func:`write_atomically`, for text."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left half-written; only while no other process writes there."""
+    for partial in folder.rglob(".*.part"):
+        partial.unlink(missing_ok=True)

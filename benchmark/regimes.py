@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.config import FeaturizerConfig, OptimConfig
+from benchmark.errors import BenchmarkError
 from benchmark.featurizer import SingleLayer, StateStatistics, WeightedSum
 from benchmark.interfaces import Batch, Head, HiddenStates, Upstream
 
@@ -34,6 +35,9 @@ class Pairing(nn.Module):
             self.featurizer = SingleLayer(featurizer.state, upstream.num_states, normalize=featurizer.normalize)
         self.head = head
         self.upstream_trains = regime == "finetune"
+        if self.upstream_trains and not any(True for _ in upstream.parameters()):
+            raise BenchmarkError(f"upstream '{upstream.info.get('name')}' has no parameters to fine-tune; leave out -f")
+        self._upstream_checked = False
         self.upstream.requires_grad_(self.upstream_trains)
         self.train()
 
@@ -48,7 +52,30 @@ class Pairing(nn.Module):
         context: AbstractContextManager[Any] = nullcontext() if self.upstream_trains else torch.no_grad()
         with context:
             hidden: HiddenStates = self.upstream(batch.wavs, batch.wav_lens, keep=self.featurizer.keep)
+        if not self._upstream_checked:
+            self._check(batch, hidden)
+            self._upstream_checked = True
         return hidden
+
+    def _check(self, batch: Batch, hidden: HiddenStates) -> None:
+        """Refuse states that are not what :class:`Upstream` promises: somebody's plug-in may be wrong."""
+        upstream, keep = self.upstream, self.featurizer.keep
+        states = upstream.num_states if keep is None else len(keep)
+        expected = upstream.output_lengths(batch.wav_lens)
+        problems = []
+        if len(hidden.states) != states:
+            problems.append(f"{len(hidden.states)} states, expected {states}")
+        for k, state in enumerate(hidden.states):
+            if state.dim() != 3 or (state.shape[0], state.shape[2]) != (len(batch.ids), upstream.hidden_size):
+                expected_shape = f"({len(batch.ids)}, frame, {upstream.hidden_size})"
+                problems.append(f"state {k} of shape {list(state.shape)}, expected {expected_shape}")
+            elif state.shape[1] < int(hidden.lengths.max()):
+                problems.append(f"state {k} of {state.shape[1]} frames for lengths of {int(hidden.lengths.max())}")
+        if hidden.lengths.tolist() != expected.tolist():
+            problems.append(f"lengths {hidden.lengths.tolist()}, output_lengths says {expected.tolist()}")
+        if problems:
+            name = upstream.info.get("name")
+            raise BenchmarkError(f"upstream '{name}' returned {'; '.join(problems[:3])} (for {batch.ids[0]} …)")
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of a batch, a scalar."""

@@ -19,6 +19,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,9 @@ class Registry:
                 self._add(entry)
             for point in importlib.metadata.entry_points(group=self.group):
                 package = point.dist.name if point.dist else "an unknown package"
-                entry = Entry(point.name, point.value, origin=f"package {package}")
+                module = point.value.partition(":")[0].partition(".")[0]
+                absent = None if importlib.util.find_spec(module) else f"there is no module '{module}'"
+                entry = Entry(point.name, point.value, origin=f"package {package}", problem=absent)
                 try:
                     self._add(entry)
                 except BenchmarkError as error:  # somebody's package must not take the others down
@@ -160,11 +163,13 @@ def _origin_of(target: Any) -> str:
 
 
 def load_plugin(path: str | Path) -> None:
-    """Run a ``--plugin`` file; it registers what it brings by :meth:`Registry.register`."""
-    path = Path(path)
+    """Run a ``--plugin`` file, once; it registers what it brings by :meth:`Registry.register`."""
+    path = Path(path).resolve()
     if not path.is_file():
         raise BenchmarkError(f"plug-in file not found: {path}")
-    module_name = f"wavbench_plugin_{path.stem}"
+    module_name = f"wavbench_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if module_name in sys.modules:
+        return
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise BenchmarkError(f"plug-in {path} is not a Python file (expected a name that ends in .py)")
@@ -175,6 +180,7 @@ def load_plugin(path: str | Path) -> None:
     except BenchmarkError:
         raise
     except Exception as error:  # whatever the file raises
+        del sys.modules[module_name]
         raise BenchmarkError(f"plug-in {path} failed with {type(error).__name__}: {error}") from error
 
 

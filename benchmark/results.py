@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ FIELDS = {
     "cost": "updates; audio_seconds_seen in training; upstream_audio_seconds, evaluation included; wall_seconds; "
     "peak_memory_bytes (of the process on CPU, of the device on CUDA); trainable_parameters",
     "data": "split -> utterances, seconds, speakers, languages, digest; train also: dropped (too short)",
-    "provenance": "commit, dirty, versions, device, started (UTC), command",
+    "provenance": "commit, dirty, versions, device, started (UTC), command: of the process that started the run",
 }
 """Every field of ``result.json``, top level."""
 
@@ -76,7 +77,7 @@ def provenance(device: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},
         "device": device,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
 
 

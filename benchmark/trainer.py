@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -71,12 +71,22 @@ class Trainer:
         upstream: in evaluation mode.
         seconds: split -> duration of each of its utterances.
         folder: the experiment folder.
+        fingerprint: digests of the data and of the upstream's weights; a run goes on with the same ones only.
+        provenance: of the process that starts the run.
     """
 
     def __init__(
-        self, run: RunConfig, task: Task, upstream: Upstream, seconds: Mapping[str, NDArray[np.float64]], folder: Path
+        self,
+        run: RunConfig,
+        task: Task,
+        upstream: Upstream,
+        seconds: Mapping[str, NDArray[np.float64]],
+        folder: Path,
+        fingerprint: Mapping[str, str] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.run, self.task, self.seconds, self.folder = run, task, seconds, folder
+        self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
         self.accelerator = Accelerator(
             cpu=run.device == "cpu" or not torch.cuda.is_available(),
             mixed_precision=run.trainer.precision,
@@ -121,7 +131,11 @@ class Trainer:
                     self._evaluate_dev(stop, writer)
                 if self.step >= config.max_steps:
                     break
-                loss, norm = self._update(batches)
+                try:
+                    loss, norm = self._update(batches)
+                except BenchmarkError:  # unreadable audio, NaN: nothing of this update was applied
+                    self.save()
+                    raise
                 losses.append(loss)
                 progress.update()
                 if self.step % config.log_every == 0 and writer is not None:
@@ -251,6 +265,8 @@ class Trainer:
         scaler = self.accelerator.scaler
         state = {
             "format": CHECKPOINT_FORMAT,
+            "fingerprint": self.fingerprint,
+            "provenance": self.provenance,
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
@@ -267,14 +283,23 @@ class Trainer:
         """Go on from ``checkpoints/last.pt``; false where there is none yet."""
         if not self._path("last").exists():
             return False
-        state = self._read("last")
+        self._read("last", self._take_over)
+        return True
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        changed = [name for name, digest in self.fingerprint.items() if state["fingerprint"].get(name) != digest]
+        if changed:
+            raise BenchmarkError(
+                f"{self.folder} was run with another {', another '.join(changed)} than is found now, and can only go "
+                "on with the same. Put it back, or start a new run with -p"
+            )
+        self.pairing.load_trained_state(state["pairing"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
-        self.spent = state["spent"]
-        return True
+        self.spent, self.provenance = state["spent"], state["provenance"]
 
     def load_best(self) -> dict[str, Any]:
         """Put the parameters that were best on dev in place; returns what was kept with them."""
@@ -283,21 +308,22 @@ class Trainer:
                 f"{self.folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev "
                 f"(update {self.run.trainer.eval_every}); go on with -a"
             )
-        return self._read("best")
+        return self._read("best", lambda state: self.pairing.load_trained_state(state["pairing"]))
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str, use: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         path = self._path(name)
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != CHECKPOINT_FORMAT:
                 raise BenchmarkError(f"{path} has checkpoint format {state['format']}, expected {CHECKPOINT_FORMAT}")
-            self.pairing.load_trained_state(state["pairing"])
+            use(state)
         except BenchmarkError:
             raise
         except Exception as error:  # torch.load raises whatever the broken bytes lead to
+            reason = " ".join(str(error).split())[:300]
             raise BenchmarkError(
-                f"{path} cannot be read as a checkpoint of this run ({type(error).__name__}: "
-                f"{str(error).splitlines()[0]}); delete the folder's checkpoints and start again"
+                f"{path} cannot be read as a checkpoint of this run ({type(error).__name__}: {reason}); put back the "
+                "file that was there, or start a new run with -p"
             ) from error
         return state
 

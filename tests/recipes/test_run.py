@@ -75,6 +75,17 @@ def test_the_main_job(cli: Cli, data_root: Path, tmp_path: Path) -> None:
     assert repeated.returncode == 0, repeated.stderr
     assert result_of(tmp_path / "repeated")["metrics"] == result["metrics"]
 
+    # a run that cannot start takes nothing from the one that it would replace
+    for cannot in (["-l", 99], ["-o", "data.crop_seconds=0.01"], ["--data-root", "nowhere"]):
+        failed = cli(*arguments, "--overwrite", *cannot)
+        assert failed.returncode == 1
+        assert "Traceback" not in failed.stderr
+        assert result_of(folder)["metrics"] == result["metrics"]
+        assert (folder / "checkpoints" / "best.pt").exists()
+    overwritten = cli(*arguments, "--overwrite")
+    assert overwritten.returncode == 0, overwritten.stderr
+    assert result_of(folder)["metrics"] == result["metrics"]
+
     other = cli(*arguments, "-a", "--seed", 5)
     assert other.returncode == 1
     assert "seed: 0 -> 5" in other.stderr
@@ -134,6 +145,7 @@ def test_an_installed_package_brings_an_upstream(cli: Cli, data_root: Path, tmp_
     assert listed.returncode == 0
     assert "theirs_spectrum" in listed.stdout
     assert "broken_spectrum" in listed.stdout
+    assert "BROKEN: there is no module 'their_missing_module'" in listed.stdout
     broken = cli("-u", "broken_spectrum", *arguments, "-p", "other", env=env)
     assert broken.returncode == 1
     for word in ("broken_spectrum", "package broken", "their_missing_module"):
@@ -216,6 +228,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data_root: Path, tmp_path: Path) -> 
         (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "optim.lrr=1"], ["optim.lrr", "optim.lr"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "--max-step", "1"], ["--max-step", "--max-steps"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "-f", "-l", "1"], ["finetune", "probe"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "--seed", "-1"], ["seed", "-1"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "optim.betas=[2,0.9]"], ["optim.betas"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "optim.clip=0"], ["optim.clip"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "downstream=banana"], ["banana", "-d"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-p", "a", "-n", "b"], ["-p and -n"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-a", "--overwrite"], ["--overwrite", "-a"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "trainer.precision=fp16", "--device", "cpu"], ["fp16", "CUDA"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "upstream.options.checkpoint=x"], ["-k"]),
         (["-u", "fbank"], ["-u UPSTREAM -d DOWNSTREAM"]),
         (["-e", "nowhere"], ["nowhere", "no config.yaml"]),
         (["-e", "nowhere", "-p", "x"], ["-e nowhere", "-p"]),
@@ -251,6 +271,85 @@ def test_neither_data_nor_checkpoint(cli: Cli, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_goes_on_with_the_same_weights_and_data_only(cli: Cli, own_root: Path, tmp_path: Path) -> None:
+    bundled = REPOSITORY / "upstream" / "wav2vec2" / "wav2vec2_tiny.pt"
+    checkpoint = tmp_path / "my.pt"
+    shutil.copy(bundled, checkpoint)
+    arguments = ["-u", "wav2vec2_local", "-d", "voxceleb1_sv", "--data-root", own_root, "-p", "run"]
+    arguments += ["--max-steps", 2, "-o", *SMALL]
+    assert cli(*arguments, "-k", checkpoint).returncode == 0
+    before = (tmp_path / "run" / "result.json").read_text()
+
+    moved = checkpoint.rename(tmp_path / "moved.pt")
+    assert cli("-m", "evaluate", "-p", "run", "-k", moved).returncode == 0  # the same file elsewhere
+    state = torch.load(bundled, weights_only=True)
+    state["model"]["encoder.layer_norm.bias"] += 1
+    torch.save(state, checkpoint)
+    changed = cli("-m", "evaluate", "-p", "run")
+    assert changed.returncode == 1
+    assert "another upstream" in changed.stderr
+
+    shutil.copy(bundled, checkpoint)
+    first(own_root, "dev").unlink()
+    for again in (["-e", "run"], ["-m", "evaluate", "-p", "run"]):
+        changed = cli(*again)
+        assert changed.returncode == 1
+        assert "another train data" in changed.stderr or "another dev data" in changed.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"] == json.loads(before)["metrics"]
+
+
+def test_an_unfinished_run_is_not_scored_on_test(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+    arguments = ["-u", "fbank", "-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "-o", *SMALL]
+    assert cli(*arguments, "--max-steps", 2).returncode == 0
+    (tmp_path / "run" / "result.json").unlink()
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("max_steps: 2", "max_steps: 9"))
+    done = cli("-m", "evaluate", "-p", "run")
+    assert done.returncode == 1
+    assert "update 2 of 9" in done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+WRONG_UPSTREAMS = {
+    "lengths": ("HiddenStates(states, lengths + 50)", "lengths"),
+    "states": ("HiddenStates(states[:1], lengths)", "1 states, expected 2"),
+    "size": ("HiddenStates([s[..., 1:] for s in states], lengths)", "39]"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_UPSTREAMS)
+def test_a_plugin_that_breaks_its_promise_is_named(
+    cli: Cli, data_root: Path, tmp_path: Path, plugin: Path, wrong: str
+) -> None:
+    right = "HiddenStates([states[k] for k in keep or (0, 1)], lengths)"
+    instead, word = WRONG_UPSTREAMS[wrong]
+    assert right in plugin.read_text()
+    (tmp_path / "bad.py").write_text(plugin.read_text().replace(right, instead))
+    arguments = ["-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "--max-steps", 1, "-o", *SMALL]
+    done = cli("--plugin", "bad.py", "-u", "log_spectrum", *arguments)
+    assert done.returncode == 1
+    for expected in ("upstream 'log_spectrum' returned", word):
+        assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_upstream_with_random_weights_is_the_same_when_the_run_goes_on(
+    cli: Cli, data_root: Path, tmp_path: Path, plugin: Path
+) -> None:
+    code = plugin.read_text().replace(
+        "        states = [bands", "        bands = bands @ self.mix\n        states = [bands"
+    )
+    code += "\n    def __init__(self):\n        super().__init__()\n"
+    code += "        self.register_buffer('mix', torch.randn(40, 40))\n"
+    (tmp_path / "random_upstream.py").write_text(code)
+    arguments = ["-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "--max-steps", 2, "-o", *SMALL]
+    done = cli("--plugin", "random_upstream.py", "-u", "log_spectrum", *arguments)
+    assert done.returncode == 0, done.stderr
+    metrics = result_of(tmp_path / "run")["metrics"]
+    assert cli("-m", "evaluate", "-p", "run").returncode == 0
+    assert result_of(tmp_path / "run")["metrics"] == metrics
+
+
 @pytest.fixture
 def own_root(data_root: Path, tmp_path: Path) -> Path:
     """A copy of the corpus that a test may damage."""
@@ -265,13 +364,14 @@ def first(root: Path, split: str) -> Path:
 @pytest.mark.parametrize(
     ("split", "damage", "words"),
     [
-        ("dev", lambda p: p.write_bytes(p.read_bytes()[:20]), ["cannot be read as audio"]),
+        ("dev", lambda p: p.write_bytes(p.read_bytes()[:20]), ["ends early", "promises"]),
+        ("dev", lambda p: p.write_bytes(b"not audio"), ["cannot be read as audio"]),
         ("dev", lambda p: soundfile.write(p, np.zeros(0), 16000), ["0 samples"]),
         ("test", lambda p: soundfile.write(p, np.zeros(399), 16000), ["too short"]),
         ("test", lambda p: soundfile.write(p, np.full(9000, np.nan), 16000, subtype="FLOAT"), ["NaN"]),
         ("test", lambda p: p.unlink(), ["trial"]),
     ],
-    ids=["corrupt", "empty", "short", "nan", "absent"],
+    ids=["truncated", "corrupt", "empty", "short", "nan", "absent"],
 )
 def test_damaged_audio_is_named(cli: Cli, own_root: Path, tmp_path: Path, split: str, damage: Any, words: Any) -> None:
     path = first(own_root, split)
