@@ -1,9 +1,9 @@
-"""Draw the training curves: ``curve.csv`` of ``pretrain.py``, and the log of fairseq's contrastive training.
+"""Draw the training curves: of ``pretrain.py``, from its folder, and of fairseq's contrastive training, from its log.
 
-    python -m recipes.pretrain_tiny.curve results/pretrain_tiny/curve.csv recipes/pretrain_tiny/curve.png
+    python -m recipes.pretrain_tiny.curve results/pretrain_tiny recipes/pretrain_tiny/curve.png
     python -m recipes.pretrain_tiny.curve results/contrastive.log recipes/pretrain_tiny/contrastive.png
 
-Of a log, the values are written as a CSV file beside the picture.
+The values are written as a CSV file beside the picture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -28,6 +27,17 @@ def read_log(path: Path) -> Rows:
     for match in re.finditer(r"\[train_inner\]\[INFO\] - (\{.*\})", path.read_text()):
         values = json.loads(match[1])
         rows.append({name: values.get("num_updates" if name == "update" else name, "") for name in FAIRSEQ})
+    return rows
+
+
+def read_stages(folder: Path) -> Rows:
+    """``stageK/curve.csv`` one after the other, their updates counted on."""
+    rows: Rows = []
+    for path in sorted(folder.glob("stage*/curve.csv")):
+        before = int(rows[-1]["update"]) if rows else 0
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                rows.append({"stage": path.parent.name, **row, "update": str(before + int(row["update"]))})
     return rows
 
 
@@ -54,35 +64,31 @@ def draw(rows: Rows, panels: dict[str, dict[str, str]], path: Path) -> None:
 def main() -> int:
     """``python -m recipes.pretrain_tiny.curve SOURCE PICTURE``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="curve.csv, or fairseq's log")
+    parser.add_argument("source", type=Path, help="the folder that pretrain.py wrote, or fairseq's log")
     parser.add_argument("picture", type=Path, help="a .png; a .csv of the same name lands beside it")
     options = parser.parse_args()
-    table = options.picture.with_suffix(".csv")
-    if options.source.suffix == ".csv":
-        if options.source.resolve() != table.resolve():
-            shutil.copyfile(options.source, table)
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        codebooks = sum(name.startswith("accuracy_") for name in rows[0])
-        kinds = ("utterance", "set")
+    if options.source.is_dir():
+        rows = read_stages(options.source)
+        codebooks = [name for name in rows[0] if name.startswith("valid_accuracy_")]
         panels = {
             "loss at masked frames (nat)": {"loss": "training", "valid_loss": "validation"},
-            "validation accuracy of codes": {
-                f"valid_accuracy_{k}": f"codebook {k}, normalised by {kinds[k % 2]}" for k in range(codebooks)
+            "validation accuracy of frame codes": {
+                name: f"{name[-1]}, less the {('utterance', 'set')[k % 2]}'s mean" for k, name in enumerate(codebooks)
             },
             "learning rate": {"lr": "learning rate"},
         }
     else:
         rows = read_log(options.source)
-        with table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FAIRSEQ, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
         panels = {
             "contrastive loss (bit)": {"loss_0": "training"},
             "accuracy among the negatives": {"accuracy": "training"},
             "perplexity of codes": {"code_perplexity": "hard", "prob_perplexity": "soft"},
         }
+    with options.picture.with_suffix(".csv").open("w", newline="") as file:
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     draw(rows, panels, options.picture)
     return 0
 

@@ -1,6 +1,6 @@
 """Write what was pre-trained as a small fairseq checkpoint: half precision, plain data, no optimizer.
 
-    python -m recipes.pretrain_tiny.export results/pretrain_tiny/last.pt upstream/wav2vec2/wav2vec2_tiny.pt
+    python -m recipes.pretrain_tiny.export results/pretrain_tiny/stage2/last.pt upstream/wav2vec2/wav2vec2_tiny.pt
 
 Takes fairseq's own checkpoints (contrastive training), those of ``pretrain.py``, and ``random`` for an untrained
 network. fairseq's model has two projections that only its contrastive objective uses, ``project_q`` and
@@ -26,7 +26,7 @@ def read(source: Path, config: Path, seed: int) -> Wav2Vec2Model:
     """The network of a checkpoint, or an untrained one of the architecture in ``config``."""
     if str(source) == "random":
         torch.manual_seed(seed)
-        return Wav2Vec2Model(read_config(config, [])[0])
+        return Wav2Vec2Model(read_config(config)[0])
     state = load_state(source)
     if "pretrainer" not in state:
         return load_model(source)

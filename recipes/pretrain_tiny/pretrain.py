@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,16 @@ class Training:
     """The even ones code frames less the utterance's mean (what is said), the odd ones frames less the mean of the
     whole set (who says it, and where, as well). The deviations are the set's: an utterance's own would blow up bands
     that hold noise alone."""
+    clip_codebooks: int = 0
+    """More codebooks, of the mean and the deviation over time of the whole clip's frames: who says it, and where."""
     codes: int = 256
     """In a codebook."""
     code_dim: int = 16
     mels: int = 40
     stack: int = 4
     """Mel frames (10 ms) that a code is of, around the network's frame."""
+    augment: float = 0.0
+    """Share of the clips that are heard through another equaliser and with noise; their codes are of the original."""
     bf16: bool = True
     """Autocast to bfloat16."""
     seed: int = 0
@@ -77,14 +82,28 @@ class Targets(nn.Module):
         self.mel = MelSpectrogram(16_000, 400, hop_length=160, n_mels=config.mels)
         generator = torch.Generator().manual_seed(config.seed)
         size = config.mels * config.stack
-        projection = torch.randn(config.codebooks, size, config.code_dim, generator=generator) / math.sqrt(size)
-        codebook = torch.randn(config.codebooks, config.codes, config.code_dim, generator=generator)
+
+        def codebooks(count: int, size: int) -> tuple[Tensor, Tensor]:
+            projection = torch.randn(count, size, config.code_dim, generator=generator) / math.sqrt(size)
+            codebook = torch.randn(count, config.codes, config.code_dim, generator=generator)
+            return projection, F.normalize(codebook, dim=2)
+
+        projection, codebook = codebooks(config.codebooks, size)
+        clip_projection, clip_codebook = codebooks(config.clip_codebooks, 2 * config.mels)
         self.projection: Tensor
         self.codebook: Tensor
+        self.clip_projection: Tensor
+        self.clip_codebook: Tensor
+        self.clip_mean: Tensor
+        self.clip_std: Tensor
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("projection", projection)
-        self.register_buffer("codebook", F.normalize(codebook, dim=2))
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("clip_projection", clip_projection)
+        self.register_buffer("clip_codebook", clip_codebook)
+        self.register_buffer("clip_mean", torch.zeros(2 * config.mels))
+        self.register_buffer("clip_std", torch.ones(2 * config.mels))
         self.register_buffer("mean", torch.zeros(config.mels))
         self.register_buffer("std", torch.ones(config.mels))
 
@@ -97,10 +116,15 @@ class Targets(nn.Module):
         """Take the mean and the deviation of the set from some of its waveforms (batch, sample)."""
         frames = self.log_mel(wavs)
         self.mean, self.std = frames.mean((0, 1)), frames.std((0, 1))
+        clips = torch.cat([frames.mean(1), frames.std(1)], 1)
+        self.clip_mean, self.clip_std = clips.mean(0), clips.std(0)
 
     @torch.no_grad()
     def forward(self, wavs: Tensor, frames: int) -> Tensor:
-        """(batch, sample) -> (codebook, batch, frame) codes of the network's first ``frames`` frames."""
+        """(batch, sample) -> (codebook, batch, frame) codes of the network's first ``frames`` frames.
+
+        The codebooks of clips come last.
+        """
         mel = self.log_mel(wavs)
         of_set = (mel - self.mean) / self.std
         of_utterance = (mel - mel.mean(1, keepdim=True)) / self.std
@@ -111,6 +135,9 @@ class Targets(nn.Module):
             source = F.pad(of_set if k % 2 else of_utterance, (0, 0, -min(first, 0), self.config.stack))
             stacked = source[:, max(first, 0) :].unfold(1, self.config.stack, 2)[:, :frames].flatten(2)
             codes.append((stacked @ projection @ codebook.T).argmax(2))
+        clip = (torch.cat([mel.mean(1), mel.std(1)], 1) - self.clip_mean) / self.clip_std
+        for projection, codebook in zip(self.clip_projection, self.clip_codebook, strict=True):
+            codes.append((clip @ projection @ codebook.T).argmax(1, keepdim=True).expand(-1, frames))
         return torch.stack(codes)
 
 
@@ -135,13 +162,32 @@ def crop(wavs: Tensor, rows: Tensor, samples: int, generator: torch.Generator) -
     return torch.stack(cut).float() / 2**15
 
 
+def distort(wavs: Tensor, share: float) -> Tensor:
+    """Play some of (batch, sample) waveforms through a random smooth equaliser, and add coloured noise."""
+    batch, samples = wavs.shape
+    position = torch.linspace(0, 1, samples // 2 + 1) ** 0.5
+
+    def equaliser(spread: float) -> Tensor:
+        """(batch, frequency) gains, about ``spread`` dB."""
+        order = torch.arange(1, 7).view(1, -1, 1)
+        level = spread * torch.randn(batch, 6, 1) / order.sqrt()
+        return 10 ** ((level * torch.cos(math.pi * order * position + math.pi * torch.rand(batch, 6, 1))).sum(1) / 20)
+
+    heard = torch.fft.irfft(torch.fft.rfft(wavs) * equaliser(4.0), samples)
+    noise = torch.fft.irfft(torch.fft.rfft(torch.randn_like(wavs)) * equaliser(6.0), samples)
+    snr = 8 + 22 * torch.rand(batch, 1)  # dB
+    heard = heard + noise * 10 ** (-snr / 20) * heard.std(1, keepdim=True) / noise.std(1, keepdim=True)
+    return torch.where(torch.rand(batch, 1) < share, heard, wavs)
+
+
 class Pretrainer(nn.Module):
     """The network, a linear predictor of the codes, and the codes."""
 
     def __init__(self, model: Wav2Vec2Config, training: Training) -> None:
         super().__init__()
         self.model = Wav2Vec2Model(model)
-        self.head = nn.Linear(model.encoder_embed_dim, training.codebooks * training.codes)
+        self.codebooks = training.codebooks + training.clip_codebooks
+        self.head = nn.Linear(model.encoder_embed_dim, self.codebooks * training.codes)
         self.targets = Targets(training)
         self.training_config = training
 
@@ -149,13 +195,15 @@ class Pretrainer(nn.Module):
         """(batch, sample) waveforms -> mean loss, accuracy (codebook,), codes at masked frames (codebook, masked)."""
         model, config = self.model, self.model.config
         samples = [wavs.size(1)] * len(wavs)
+        augment = self.training_config.augment if self.training else 0.0
+        heard = distort(wavs, augment) if augment else wavs
         with torch.autocast("cpu", torch.bfloat16, enabled=self.training_config.bf16):
-            features, frames = model.extract_features(wavs, samples)
+            features, frames = model.extract_features(heard, samples)
             x = model.project(features)
             mask = span_mask(frames, x.size(1), config.mask_prob, config.mask_length, min_spans=2)
             x = torch.where(mask.unsqueeze(2), model.mask_emb.to(x.dtype), x)
             x = model.encoder(x, frames, [config.encoder_layers])[0]
-        logits = self.head(x[mask].float()).unflatten(1, (self.training_config.codebooks, -1)).transpose(0, 1)
+        logits = self.head(x[mask].float()).unflatten(1, (self.codebooks, -1)).transpose(0, 1)
         codes = self.targets(wavs, mask.size(1))[:, mask]
         accuracy = (logits.argmax(2) == codes).float().mean(1)
         return F.cross_entropy(logits.flatten(0, 1), codes.flatten()), accuracy, codes
@@ -172,18 +220,20 @@ def validate(pretrainer: Pretrainer, wavs: Tensor, training: Training) -> tuple[
     """Loss and accuracy (codebook,) over validation speech, with masks that are the same each time."""
     state = torch.get_rng_state()
     torch.manual_seed(0)
+    pretrainer.eval()
     losses, accuracies = [], []
     for rows in torch.split(torch.arange(min(len(wavs), 96)), training.batch):
         loss, accuracy, _ = pretrainer(wavs[rows, : training.samples].float() / 2**15)
         losses.append(loss)
         accuracies.append(accuracy)
     torch.set_rng_state(state)
+    pretrainer.train()
     return float(torch.stack(losses).mean()), torch.stack(accuracies).mean(0)
 
 
 def learning_rate(update: int, training: Training) -> float:
     """Factor of the peak rate."""
-    left = (training.updates - update) / (training.decay * training.updates)
+    left = (training.updates - update) / max(1.0, training.decay * training.updates)
     return min((update + 1) / training.warmup, max(left, 0.0), 1.0)
 
 
@@ -194,11 +244,12 @@ def save(state: dict[str, Any], path: Path) -> None:
     os.replace(part, path)
 
 
-def pretrain(data: Path, out: Path, model: Wav2Vec2Config, training: Training, *, stop_after: int | None) -> None:
-    """Train from ``out/last.pt`` where there is one, and keep the curve in ``out/curve.csv``."""
+def pretrain(
+    train: Tensor, valid: Tensor, out: Path, model: Wav2Vec2Config, training: Training, *, begin: Path | None
+) -> None:
+    """One stage: train from ``out/last.pt`` where there is one, or else from ``begin``; log to ``out/curve.csv``."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(training.seed)
-    train, valid = read_manifest(data / "train.tsv"), read_manifest(data / "valid.tsv")
     pretrainer = Pretrainer(model, training)
     pretrainer.targets.fit(train[:: max(1, len(train) // 200)].float() / 2**15)
     optimizer = torch.optim.AdamW(
@@ -207,6 +258,11 @@ def pretrain(data: Path, out: Path, model: Wav2Vec2Config, training: Training, *
     update, seconds = 0, 0.0
     generator = torch.Generator().manual_seed(training.seed)
     last, curve = out / "last.pt", out / "curve.csv"
+    if begin is not None and not last.exists():
+        state = torch.load(begin, weights_only=True)["pretrainer"]
+        pretrainer.model.load_state_dict(
+            {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        )
     if last.exists():
         state = torch.load(last, weights_only=True)
         pretrainer.load_state_dict(state["pretrainer"])
@@ -220,15 +276,15 @@ def pretrain(data: Path, out: Path, model: Wav2Vec2Config, training: Training, *
             curve.write_text("\n".join([header, *kept]) + "\n")
     else:
         names = ["update", "audio_hours", "wall_seconds", "lr", "loss", "valid_loss", "code_perplexity"]
-        names += [f"accuracy_{k}" for k in range(training.codebooks)]
-        names += [f"valid_accuracy_{k}" for k in range(training.codebooks)]
+        names += [f"accuracy_{k}" for k in range(pretrainer.codebooks)]
+        names += [f"valid_accuracy_{k}" for k in range(pretrainer.codebooks)]
         curve.write_text(",".join(names) + "\n")
 
     began = time.monotonic() - seconds
     losses: list[float] = []
     accuracies: list[Tensor] = []
     with tqdm(total=training.updates, initial=update, unit="update") as bar:
-        while update < min(training.updates, stop_after or training.updates):
+        while update < training.updates:
             rows = torch.randint(len(train), (training.batch,), generator=generator)
             loss, accuracy, codes = pretrainer(crop(train, rows, training.samples, generator))
             if not torch.isfinite(loss):
@@ -247,11 +303,11 @@ def pretrain(data: Path, out: Path, model: Wav2Vec2Config, training: Training, *
             saving = update % training.save_every == 0 or update == training.updates
             if update % training.log_every == 0 or saving:
                 loss_valid, accuracy_valid = validate(pretrainer, valid, training) if saving else (math.nan, None)
-                used = sum(perplexity(row, training.codes) for row in codes) / training.codebooks
+                used = sum(perplexity(row, training.codes) for row in codes) / pretrainer.codebooks
                 row = [update, update * training.batch * training.samples / 16_000 / 3600, time.monotonic() - began,
                        optimizer.param_groups[0]["lr"], sum(losses) / len(losses), loss_valid, used]  # fmt: skip
                 row += torch.stack(accuracies).mean(0).tolist()
-                row += [math.nan] * training.codebooks if accuracy_valid is None else accuracy_valid.tolist()
+                row += [math.nan] * pretrainer.codebooks if accuracy_valid is None else accuracy_valid.tolist()
                 with curve.open("a", newline="") as file:
                     csv.writer(file, lineterminator="\n").writerow(
                         ["" if value != value else f"{value:.6g}" for value in row]
@@ -267,34 +323,37 @@ def pretrain(data: Path, out: Path, model: Wav2Vec2Config, training: Training, *
                 save(state, last)
 
 
-def read_config(path: Path, overrides: list[str]) -> tuple[Wav2Vec2Config, Training]:
-    """The YAML file, with ``name=value`` overrides of its ``training`` part."""
+def read_config(path: Path, overrides: Sequence[str] = ()) -> tuple[Wav2Vec2Config, list[Training]]:
+    """The architecture and the stages in a YAML file, with ``name=value`` overrides of every stage."""
     values = yaml.safe_load(path.read_text())
-    training = dict(values["training"])
-    for override in overrides:
-        name, _, value = override.partition("=")
-        training[name] = yaml.safe_load(value)
-    unknown = set(training) - {field.name for field in fields(Training)}
-    if unknown:
-        known = ", ".join(field.name for field in fields(Training))
-        raise BenchmarkError(f"unknown training option {sorted(unknown)[0]!r}: choose from {known}")
-    return Wav2Vec2Config.from_fairseq(values["model"], {"normalize": True}), Training(**training)
+    changed = {name: yaml.safe_load(value) for name, _, value in (override.partition("=") for override in overrides)}
+    stages = [{**stage, **changed} for stage in values["stages"]]
+    known = [field.name for field in fields(Training)]
+    for name in (name for stage in stages for name in stage):
+        if name not in known:
+            raise BenchmarkError(f"unknown training option {name!r}: choose from {', '.join(known)}")
+    model = Wav2Vec2Config.from_fairseq(values["model"], {"normalize": True})
+    return model, [Training(**stage) for stage in stages]
 
 
 def main() -> int:
     """``python -m recipes.pretrain_tiny.pretrain DATA OUT``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train.tsv and valid.tsv")
-    parser.add_argument("out", type=Path, help="folder for last.pt and curve.csv; training goes on from last.pt")
+    parser.add_argument("out", type=Path, help="each stage has last.pt and curve.csv in OUT/stageK, and goes on there")
     parser.add_argument("--config", type=Path, default=HERE / "pretrain.yaml")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--stop-after", type=int, help="updates; the rate decays as if it went on")
     parser.add_argument("-o", dest="overrides", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        model, training = read_config(options.config, options.overrides)
-        pretrain(options.data, options.out, model, training, stop_after=options.stop_after)
+        model, stages = read_config(options.config, options.overrides)
+        train, valid = read_manifest(options.data / "train.tsv"), read_manifest(options.data / "valid.tsv")
+        begin = None
+        for k, training in enumerate(stages, start=1):
+            out = options.out / f"stage{k}"
+            pretrain(train, valid, out, model, training, begin=begin)
+            begin = out / "last.pt"
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
