@@ -27,10 +27,10 @@ def layer_weights(path: Path, result: Mapping[str, Any]) -> None:
     top.axhline(1 / len(weights), color="grey", linewidth=0.8, linestyle="--", label="uniform")
     top.axhline(0, color="black", linewidth=0.8)
     top.set_ylabel("share")
-    top.legend(frameon=False, fontsize=9)
+    figure.legend(frameon=False, fontsize=9, ncols=3, loc="outside lower center")
     metrics = result["metrics"].get("test", {})
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-    top.set_title(
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    figure.suptitle(
         f"{result['upstream']['name']} × {result['downstream']['name']}, {result['regime']}, seed {result['seed']}\n"
         f"test: {shown}",
         fontsize=10,
