@@ -23,38 +23,64 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
     """An endless stream of batches of (epoch, index): each epoch is a fresh permutation, batches are always full.
 
     Args:
-        size: utterances in the split.
+        seconds: duration of each utterance of the split.
         batch_size: utterances a batch.
         seed: of the permutations.
+        bucket: sort by duration among the utterances of this many batches, and shuffle these batches; 0: do not.
         start: batches of this process that were already consumed.
         rank, world: this process takes every ``world``-th batch.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.rank, self.world = start, rank, world
+    def __init__(
+        self,
+        seconds: Sequence[Seconds] | np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        bucket: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.seconds, self.batch_size, self.seed = np.asarray(seconds), batch_size, seed
+        self.window, self.start, self.rank, self.world = max(bucket, 1), start, rank, world
+        self._orders: dict[int, np.ndarray] = {}
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, np.ndarray] = {}
-        number = self.start
+        number, window, batches = self.start * self.world + self.rank, -1, []
         while True:
-            first = (number * self.world + self.rank) * self.batch_size
-            batch = []
-            for position in range(first, first + self.batch_size):
-                epoch, place = divmod(position, self.size)
-                if epoch not in orders:
-                    orders = {key: order for key, order in orders.items() if key >= epoch - 1}
-                    orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-                batch.append((epoch, int(orders[epoch][place])))
-            yield batch
-            number += 1
+            if number // self.window != window:
+                window = number // self.window
+                batches = self._window(window)
+            yield batches[number % self.window]
+            number += self.world
+
+    def _window(self, window: int) -> list[list[tuple[int, int]]]:
+        """The batches number ``window * self.window`` and the following ones."""
+        count = self.window * self.batch_size
+        keys = [self._place(position) for position in range(window * count, (window + 1) * count)]
+        if self.window == 1:
+            return [keys]
+        keys.sort(key=lambda key: self.seconds[key[1]])
+        batches = [keys[first : first + self.batch_size] for first in range(0, count, self.batch_size)]
+        return [batches[i] for i in np.random.default_rng([self.seed, window, 1]).permutation(self.window)]
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """(epoch, index) of a place in the endless stream of utterances."""
+        epoch, place = divmod(position, len(self.seconds))
+        if epoch not in self._orders:
+            self._orders = {key: order for key, order in self._orders.items() if key == epoch - 1}
+            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(len(self.seconds))
+        return epoch, int(self._orders[epoch][place])
 
 
 class EvaluationBatches(Sampler[list[tuple[int, int]]]):
     """Each utterance once, longest first, so that a batch that does not fit into memory is met at once."""
 
-    def __init__(self, seconds: np.ndarray, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        order = np.argsort(-seconds, kind="stable")
+    def __init__(
+        self, seconds: Sequence[Seconds] | np.ndarray, batch_size: int, *, rank: int = 0, world: int = 1
+    ) -> None:
+        order = np.argsort(-np.asarray(seconds), kind="stable")
         batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
         self.batches = [[(0, int(index)) for index in batch] for batch in batches[rank::world]]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +20,21 @@ examples:
   python run_downstream.py -u wav2vec2_large -d voxceleb1_sv --data-root /corpora   # SUPERB's speaker verification
   python run_downstream.py -u wav2vec2_local -k my.pt -d voxceleb1_sv -l 6          # one state of your own checkpoint
   python run_downstream.py -u fbank -d voxceleb1_sv -o optim.lr=1e-3 trainer.batch_size=20
+  python run_downstream.py -u wav2vec2_base -d asr --train a.jsonl --dev b.jsonl --test c.jsonl   # your own data
   python run_downstream.py -e results/my_run                                        # go on where a run stopped
+  python run_downstream.py -m evaluate -e results/my_run -t dev-other               # score another split
 """
+
+COMMANDS = {
+    "run": ("train and evaluate; the same as run_downstream.py", "benchmark.cli:run_downstream"),
+    "list": ("upstreams, downstreams and recipes", "benchmark.cli:list_names"),
+    "prepare": ("write manifests of a corpus, a Kaldi directory, lhotse cuts or a Hugging Face dataset",
+                "benchmark.data_commands:prepare_main"),
+    "validate": ("read the audio of manifests and list what is wrong", "benchmark.data_commands:validate_main"),
+    "predict": ("embeddings, languages or transcripts of audio files, by a trained run", "benchmark.predict:main"),
+    "table": ("results as a Markdown table", "benchmark.cli:print_table"),
+}  # fmt: skip
+"""``wavbench COMMAND``: summary, and ``module:function`` that takes the arguments and returns the exit status."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,8 +61,14 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("-m", "--mode", choices=("train", "evaluate"), default="train", help="default: train")
     what.add_argument("-k", "--checkpoint", metavar="FILE", help="a local fairseq checkpoint")
     what.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
+    what.add_argument("-t", "--split", metavar="NAME", help="with -m evaluate: another split or trial list")
     what.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that registers more names")
     what.add_argument("--list", action="store_true", help="upstreams, downstreams and recipes")
+    own = parser.add_argument_group("own data: -d sv, lid, asr or sid; --test also with -m evaluate")
+    own.add_argument("--train", metavar="FILE", help="manifest, JSONL or CSV (docs/data.md)")
+    own.add_argument("--dev", metavar="FILE")
+    own.add_argument("--test", metavar="FILE")
+    own.add_argument("--trials", metavar="FILE", help="lines of 'label enrolment test', for speaker verification")
     how = parser.add_argument_group("how to train")
     how.add_argument("--regime", metavar="NAME", help="frozen (default) | probe | finetune")
     how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
@@ -67,40 +88,71 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``wavbench run …`` and ``wavbench list``. Returns the exit status."""
+    """``wavbench COMMAND …``. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: wavbench {run,list} …\n\n  run   train and evaluate (wavbench run --help)\n  list  what there is")
+        print("usage: wavbench COMMAND …   (wavbench COMMAND --help)\n")
+        print("\n".join(f"  {name:<10}{summary}" for name, (summary, _) in COMMANDS.items()))
         return 0 if arguments else 2
     command, *rest = arguments
-    if command == "run":
-        return run_downstream(rest)
-    if command == "list":
-        return run_downstream(["--list", *rest])
-    print(f"error: unknown command '{command}'. {registry.suggest(command, ['run', 'list'])}", file=sys.stderr)
-    return 2
+    if command not in COMMANDS:
+        print(f"error: unknown command '{command}'. {registry.suggest(command, list(COMMANDS))}", file=sys.stderr)
+        return 2
+    module, _, function = COMMANDS[command][1].partition(":")
+    with reported() as status:
+        status.code = getattr(importlib.import_module(module), function)(rest)
+    return status.code
+
+
+class _Status:
+    code = 0
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[_Status]:
+    """Turn what a user can mend into a line on the terminal and an exit status."""
+    status = _Status()
+    try:
+        yield status
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status.code = 1
+    except OSError as error:  # a disk that is full or gone, wherever a library writes to it
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        status.code = 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        status.code = 130
+
+
+def list_names(argv: Sequence[str]) -> int:
+    """``wavbench list``."""
+    return run_downstream(["--list", *argv])
+
+
+def print_table(argv: Sequence[str]) -> int:
+    """``wavbench table DIR…``: a line a result and evaluation set."""
+    parser = _Parser(prog="wavbench table", description="Results below the folders given, as a Markdown table.")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="experiment folders, or folders of them")
+    options = parser.parse_args(argv)
+    from benchmark import results
+
+    print(results.markdown(results.collect([Path(folder) for folder in options.folders])))
+    return 0
 
 
 def run_downstream(argv: Sequence[str] | None = None) -> int:
     """Parse, run, report. Returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     options = build_parser().parse_args(argv)
-    try:
+    with reported() as status:
         for plugin in options.plugin:
             registry.load_plugin(plugin)
         if options.list:
             print(listing())
-            return 0
-        return _run(options)
-    except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a disk that is full or gone, wherever a library writes to it
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        else:
+            status.code = _run(options)
+    return status.code
 
 
 def listing() -> str:
@@ -158,6 +210,8 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         "--seed": {"seed": options.seed},
         "--device": {"device": options.device},
     }
+    if options.mode == "train":  # with -m evaluate they say what is scored
+        flags |= {f"--{name}": {"data": {name: getattr(options, name)}} for name in config.MANIFESTS}
     return layers + [(flag, values) for flag, values in flags.items() if not _is_unset(values)]
 
 
@@ -201,6 +255,7 @@ def _run(options: argparse.Namespace) -> int:
         raise BenchmarkError(f"-e {options.resume_from} names the folder to go on in; leave out -p and -n")
     if options.mode == "evaluate" and named:
         options.resume_from, named = named, None
+    target = _target(options)
     layers = _layers(options)
     plugins = _plugins(options, layers)
     for path in plugins:
@@ -226,10 +281,40 @@ def _run(options: argparse.Namespace) -> int:
     default = f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
     folder = Path(named or options.resume_from or default)
     resume = options.auto_resume or options.resume_from is not None
-    return _run_in(folder, run, card, mode=options.mode, resume=resume, overwrite=options.overwrite)
+    mode, overwrite = options.mode, options.overwrite
+    return _run_in(folder, run, card, mode=mode, target=target, resume=resume, overwrite=overwrite)
 
 
-def _run_in(folder: Path, run: Any, card: dict[str, Any], *, mode: str, resume: bool, overwrite: bool) -> int:
+def _target(options: argparse.Namespace) -> dict[str, Any] | None:
+    """What ``-m evaluate`` was pointed at: the arguments of ``experiment.Target``."""
+    if options.mode == "train":
+        if options.split:
+            raise BenchmarkError(f"-t {options.split} goes with -m evaluate")
+        return None
+    if options.train or options.dev:
+        raise BenchmarkError("-m evaluate takes --test (and --trials); --train and --dev belong to the run itself")
+    if options.split and (options.test or options.trials):
+        raise BenchmarkError("-t names a split of the run's own corpus, --test other data; leave out one")
+    if options.split:
+        return {"name": options.split}
+    if not options.test:
+        if options.trials:
+            raise BenchmarkError("--trials needs the manifest of its utterances: add --test FILE")
+        return None
+    name = "-".join(Path(path).stem for path in (options.test, options.trials) if path)
+    return {"name": name, "manifest": options.test, "trials": options.trials}
+
+
+def _run_in(
+    folder: Path,
+    run: Any,
+    card: dict[str, Any],
+    *,
+    mode: str,
+    target: dict[str, Any] | None,
+    resume: bool,
+    overwrite: bool,
+) -> int:
     import logging
 
     from benchmark import experiment, results
@@ -242,7 +327,8 @@ def _run_in(folder: Path, run: Any, card: dict[str, Any], *, mode: str, resume: 
         raise BenchmarkError(f"{folder} holds no run to evaluate; name its folder with -p, -n or -e")
     if not overwrite:  # before the work of preparing, and again under the lock
         experiment.occupy(folder, run, resume=resume)
-    prepared = experiment.prepare(run, card)
+    prepared = experiment.prepare(run, card, None if target is None else experiment.Target(**target))
+    output = folder if target is None else folder / "evaluations" / target["name"]
     with experiment.exclusive(folder):
         if not overwrite:
             experiment.occupy(folder, run, resume=resume)
@@ -258,14 +344,14 @@ def _run_in(folder: Path, run: Any, card: dict[str, Any], *, mode: str, resume: 
             if mode == "train":
                 result = experiment.train(prepared, folder, resume=resume, overwrite=overwrite)
             else:
-                result = experiment.evaluate(prepared, folder)
+                result = experiment.evaluate(prepared, folder, output)
         except Interrupted as stopped:
             log.info("%s; go on with: python run_downstream.py -e %s", stopped, folder)
             return 130
         except BenchmarkError as error:
             log.error("error: %s", error)
             return 1
-    print(f"{results.table(result)}\n{folder}/result.json")
+    print(f"{results.table(result)}\n{output}/result.json")
     return 0
 
 

@@ -45,10 +45,21 @@ class DataConfig:
 
     root: str = "data"
     """The folder that holds the corpora as their publishers lay them out."""
+    train: str | None = None
+    """Own data (``-d sv``, ``lid``, ``asr``, ``sid``): a manifest, JSONL or CSV; see ``benchmark/manifest.py``."""
+    dev: str | None = None
+    """Own data: the manifest that chooses the checkpoint; some tasks hold it out of ``train`` where there is none."""
+    test: str | None = None
+    """Own data: the manifest that is scored once."""
+    trials: str | None = None
+    """Own data, speaker verification: lines of ``label enrolment test`` (utterance ids); made from ``test`` if none."""
     crop_seconds: float | None = None
     """Longer utterances are cropped at random to this in training; evaluation always uses whole utterances."""
     min_seconds: float = 0.0
     """Training utterances that are not longer than this are dropped, and counted."""
+    bucket: int = 0
+    """Sort by length among the utterances of this many training batches, so that batches hold utterances of about one
+    length; 0: batches are drawn at random."""
     workers: int = 0
     """Processes that read audio; 0: the main process reads."""
 
@@ -122,6 +133,9 @@ class RunConfig:
     """Plug-in files (``--plugin``)."""
 
 
+MANIFESTS = ("train", "dev", "test", "trials")
+"""Fields of :class:`DataConfig` that name the files of own data."""
+
 _LOCATION = ("data.root", "data.workers", "trainer.save_every", "trainer.log_every", "plugins")
 """Keys that do not change what a run computes: not part of its digest, free to differ on resuming. That the data and
 the upstream's weights are the same is compared by their digests, wherever they lie."""
@@ -162,6 +176,9 @@ def compose(
     run.data.root = str(Path(run.data.root).expanduser().absolute())  # a saved run is gone on with from anywhere
     if run.upstream.checkpoint is not None:
         run.upstream.checkpoint = str(Path(run.upstream.checkpoint).expanduser().absolute())
+    for name in MANIFESTS:
+        if getattr(run.data, name) is not None:
+            setattr(run.data, name, str(Path(getattr(run.data, name)).expanduser().absolute()))
     return run
 
 
@@ -215,6 +232,7 @@ def _validate(run: RunConfig) -> None:
     for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps"):
         at_least(f"optim.{name}", getattr(run.optim, name) or 0, 0)
     at_least("data.workers", run.data.workers, 0)
+    at_least("data.bucket", run.data.bucket, 0)
     at_least("seed", run.seed, 0)
     if not run.optim.eps > 0:
         raise BenchmarkError(f"optim.eps is {run.optim.eps}; expected more than 0")
@@ -266,8 +284,9 @@ def digest(run: RunConfig) -> str:
 def differences(saved: Mapping[str, Any], run: RunConfig) -> list[str]:
     """``key: saved -> now`` for what differs and changes what a run computes."""
     old, new = flatten(saved), flatten(run)
+    elsewhere = (*_LOCATION, "upstream.checkpoint", *(f"data.{name}" for name in MANIFESTS))
     return [
         f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in sorted(old.keys() | new.keys())
-        if str(old.get(key)) != str(new.get(key)) and not key.startswith((*_LOCATION, "upstream.checkpoint"))
+        if str(old.get(key)) != str(new.get(key)) and not key.startswith(elsewhere)
     ]

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,14 +21,17 @@ from numpy.typing import NDArray
 from benchmark import audio, config, manifest, plots, registry, results
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
-from benchmark.files import remove_partial, write_text
+from benchmark.files import remove_partial, write_files, write_text
 from benchmark.interfaces import Corpus, Task, Upstream
 from benchmark.trainer import StopRequest, Trainer
 
 log = logging.getLogger("wavbench")
 
-ARTEFACTS = ("result.json", "layer_weights.png", "predictions.jsonl", "scores*.txt", "config.yaml")
-"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/`` and ``tensorboard/``."""
+ARTEFACTS = ("result.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "config.yaml")
+"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``tensorboard/`` and ``evaluations/``."""
+
+OWN_DATA = "manifests"
+"""What the card of a downstream for own data says as its corpus."""
 
 
 @dataclass
@@ -39,10 +42,24 @@ class Prepared:
     card: Mapping[str, Any]
     task: Task
     upstream: Upstream
-    seconds: dict[str, NDArray[np.float64]]
-    """Split -> duration of each of its utterances."""
-    dropped: int
-    """Training utterances that were too short."""
+    dropped: dict[str, int]
+    """Why -> how many training utterances were left out for it."""
+    evaluated: str = "test"
+    """What stands for ``test``: the protocol's own test set, or what ``-m evaluate`` was pointed at."""
+
+    def seconds(self, split: str) -> NDArray[np.float64]:
+        """Duration of each utterance of a split."""
+        return np.array([self.task.seconds[utterance.id] for utterance in self.task.splits[split]])
+
+
+@dataclass
+class Target:
+    """What ``-m evaluate`` scores in place of the protocol's test set."""
+
+    name: str
+    """A split or trial list of the corpus, or what results on ``manifest`` are called."""
+    manifest: str | None = None
+    trials: str | None = None
 
 
 def read_card(name: str) -> dict[str, Any]:
@@ -69,35 +86,40 @@ def _resolve(of: registry.Registry, name: str) -> Any:
         raise BenchmarkError(f"{of.kind} '{name}' cannot be imported: {error}") from error
 
 
-def prepare(run: RunConfig, card: Mapping[str, Any]) -> Prepared:
+def prepare(run: RunConfig, card: Mapping[str, Any], target: Target | None = None) -> Prepared:
     """Find the corpus and the model, and check every utterance's header, before anything is written.
+
+    Args:
+        run: the configuration.
+        card: the protocol card of its downstream.
+        target: evaluate on this instead of the protocol's test set.
 
     Raises:
         BenchmarkError: whatever is missing, corpus and checkpoint together.
     """
     _device_name(run)
     entry = registry.upstreams.get(run.upstream.name)
-    find_corpus: Callable[[Path], Corpus] = _resolve(registry.corpora, card["corpus"])
     try:
-        corpus = find_corpus(Path(run.data.root))
+        corpus = find_corpus(run, card)
         task = task_class(card)(run.task, corpus)
+        if target is not None and target.manifest is not None:
+            task.retarget("test", manifest.corpus(test=target.manifest, trials=target.trials))
+        elif target is not None:
+            task.retarget(target.name, corpus)
     except BenchmarkError as error:
         missing = entry.missing(run.upstream.checkpoint)
         raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
-    options = run.upstream.options
+    if target is None:
+        manifest.check_disjoint({name: task.splits[name] for name in ("train", "dev", "test")})
     torch.manual_seed(run.seed)  # an upstream with random weights has the same ones when the run goes on
-    upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **options)
-    seconds = {name: audio.durations(task.splits[name]) for name in ("train", "dev", "test")}
-    long_enough = seconds["train"] > run.data.min_seconds
-    dropped = int((~long_enough).sum())
-    task.splits["train"] = [u for u, keep in zip(task.splits["train"], long_enough, strict=True) if keep]
-    seconds["train"] = seconds["train"][long_enough]
-    if not task.splits["train"]:
-        raise BenchmarkError(
-            f"no training utterance is longer than data.min_seconds={run.data.min_seconds} s ({dropped} were dropped)"
-        )
+    upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **run.upstream.options)
+    utterances = {u.id: u for name in ("train", "dev", "test") for u in (*task.splits[name], *task.support(name))}
+    seconds = audio.durations(list(utterances.values())).tolist()
+    task.seconds = dict(zip(utterances, seconds, strict=True))
+    prepared = Prepared(run, card, task, upstream, dropped=_drop_unusable(run, task, upstream))
+    prepared.evaluated = "test" if target is None else target.name
     for name in ("train", "dev", "test"):
-        _refuse_too_short(name, task, upstream, seconds[name])
+        _refuse_too_short(name, prepared)
     if run.data.crop_seconds is not None:
         crop = torch.tensor([int(run.data.crop_seconds * upstream.sample_rate)])
         if int(upstream.output_lengths(crop)) < 1:
@@ -105,14 +127,66 @@ def prepare(run: RunConfig, card: Mapping[str, Any]) -> Prepared:
                 f"data.crop_seconds={run.data.crop_seconds} is too short for a single frame of upstream "
                 f"'{run.upstream.name}'"
             )
-    return Prepared(run, card, task, upstream, seconds, dropped)
+    return prepared
 
 
-def _refuse_too_short(split: str, task: Task, upstream: Upstream, seconds: NDArray[np.float64]) -> None:
+def find_corpus(run: RunConfig, card: Mapping[str, Any]) -> Corpus:
+    """The corpus that a card names, or the manifests of own data.
+
+    Raises:
+        BenchmarkError: it is not there; manifests are given to a protocol that fixes its data, or none to one that
+            takes them.
+    """
+    given = {name: getattr(run.data, name) for name in config.MANIFESTS if getattr(run.data, name) is not None}
+    if card["corpus"] != OWN_DATA:
+        if given:
+            flags = ", ".join(f"--{name}" for name in given)
+            raise BenchmarkError(
+                f"{flags}: '{card['name']}' is a protocol on the corpus '{card['corpus']}'. For your own data, "
+                f"take -d {card['task']}; to score a trained run on other data, -m evaluate"
+            )
+        corpus: Corpus = _resolve(registry.corpora, card["corpus"])(Path(run.data.root))
+        return corpus
+    absent = [f"--{name}" for name in ("train", "test") if name not in given]
+    if absent:
+        raise BenchmarkError(
+            f"-d {card['name']} takes your own data: {' and '.join(absent)} missing. Give manifests (JSONL or CSV), as "
+            "wavbench prepare writes them: --train train.jsonl --dev dev.jsonl --test test.jsonl"
+        )
+    return manifest.corpus(**given)
+
+
+def _drop_unusable(run: RunConfig, task: Task, upstream: Upstream) -> dict[str, int]:
+    """Take the training utterances that cannot be used out of the split; why -> how many."""
+    if run.data.crop_seconds is not None and not task.croppable:
+        raise BenchmarkError(
+            f"data.crop_seconds={run.data.crop_seconds}: a stretch of an utterance does not have the labels of the "
+            "whole in this task; set it to null"
+        )
+    train = task.splits["train"]
+    seconds = np.array([task.seconds[utterance.id] for utterance in train])
+    samples = torch.from_numpy(np.floor(seconds * upstream.sample_rate).astype(np.int64))
+    frames = upstream.output_lengths(samples).numpy()
+    needed = np.array([task.frames_needed(utterance) for utterance in train])
+    short = seconds <= run.data.min_seconds
+    unlearnable = ~short & (needed > 1) & (frames < needed)
+    task.splits["train"] = [u for u, drop in zip(train, short | unlearnable, strict=True) if not drop]
+    dropped = {"too short": int(short.sum()), "shorter than their labels": int(unlearnable.sum())}
+    if not task.splits["train"]:
+        raise BenchmarkError(
+            f"no training utterance is left: {dropped['too short']} are not longer than "
+            f"data.min_seconds={run.data.min_seconds} s, {dropped['shorter than their labels']} have fewer frames than "
+            "labels"
+        )
+    return dropped
+
+
+def _refuse_too_short(split: str, prepared: Prepared) -> None:
+    upstream, utterances, seconds = prepared.upstream, prepared.task.splits[split], prepared.seconds(split)
     samples = torch.from_numpy(np.floor(seconds * upstream.sample_rate).astype(np.int64))
     bad = (upstream.output_lengths(samples) < 1).nonzero().flatten().tolist()
     if bad:
-        shown = ", ".join(f"{task.splits[split][i].id} ({seconds[i] * 1000:.0f} ms)" for i in bad[:5])
+        shown = ", ".join(f"{utterances[i].id} ({seconds[i] * 1000:.0f} ms)" for i in bad[:5])
         raise BenchmarkError(
             f"{len(bad)} {split} utterances are too short for a single frame of this upstream: {shown}"
             f"{', …' if len(bad) > 5 else ''}. Remove them"
@@ -185,8 +259,8 @@ def train(prepared: Prepared, folder: Path, *, resume: bool, overwrite: bool = F
         return _finish(prepared, trainer, folder, stop)
 
 
-def evaluate(prepared: Prepared, folder: Path) -> dict[str, Any]:
-    """Evaluate a trained run's chosen checkpoint on test again, write the result and return it.
+def evaluate(prepared: Prepared, folder: Path, output: Path) -> dict[str, Any]:
+    """Evaluate a trained run's chosen checkpoint again, write the result into ``output`` and return it.
 
     Raises:
         BenchmarkError: training has not ended: test is looked at once, after it.
@@ -198,7 +272,7 @@ def evaluate(prepared: Prepared, folder: Path) -> dict[str, Any]:
             f"training has ended. Go on with -e {folder}"
         )
     with StopRequest() as stop:
-        return _finish(prepared, trainer, folder, stop)
+        return _finish(prepared, trainer, output, stop)
 
 
 def _trainer(prepared: Prepared, folder: Path) -> Trainer:
@@ -207,7 +281,6 @@ def _trainer(prepared: Prepared, folder: Path) -> Trainer:
         run,
         prepared.task,
         prepared.upstream,
-        prepared.seconds,
         folder,
         fingerprint(prepared),
         results.provenance(_device_name(run)),
@@ -216,15 +289,21 @@ def _trainer(prepared: Prepared, folder: Path) -> Trainer:
 
 def fingerprint(prepared: Prepared) -> dict[str, str]:
     """Digests of what a run is made of beside its configuration: the data and the upstream's weights."""
-    weights = prepared.upstream.info.get("sha256")
-    if weights is None:
-        state = hashlib.sha256()
-        for name, tensor in prepared.upstream.state_dict().items():
-            state.update(name.encode())
-            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        weights = state.hexdigest()
-    data = {f"{name} data": manifest.digest(prepared.task.splits[name]) for name in ("train", "dev", "test")}
-    return {"upstream": str(weights), **data}
+    names = ("train", "dev", "test") if prepared.evaluated == "test" else ("train", "dev")
+    data = {f"{name} data": manifest.digest(prepared.task.splits[name]) for name in names}
+    return {"upstream": weights_digest(prepared.upstream), **data}
+
+
+def weights_digest(upstream: Upstream) -> str:
+    """SHA-256 of the upstream's checkpoint file, or of its parameters where there is no file."""
+    known = upstream.info.get("sha256")
+    if known is not None:
+        return str(known)
+    state = hashlib.sha256()
+    for name, tensor in upstream.state_dict().items():
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
 
 
 def _finish(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest) -> dict[str, Any]:
@@ -240,6 +319,7 @@ def _finish(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopReques
             "protocol_version": run.protocol_version,
             "task": prepared.card["task"],
             "corpus": prepared.card["corpus"],
+            "evaluated": prepared.evaluated,
         },
         "regime": run.regime,
         "state": None if trainer.pairing.featurizer.keep is None else trainer.pairing.featurizer.keep[0],
@@ -254,15 +334,14 @@ def _finish(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopReques
             "trainable_parameters": sum(p.numel() for p in trainer.parameters),
         },
         "data": {
-            name: manifest.summary(task.splits[name], prepared.seconds[name])
+            name: manifest.summary(task.splits[name], prepared.seconds(name))
             | ({"dropped": prepared.dropped} if name == "train" else {})
             for name in ("train", "dev", "test")
         },
         "provenance": trainer.provenance,
     }
     if trainer.accelerator.is_main_process:
-        for name, text in evaluation.files.items():
-            write_text(folder / name, text)
+        write_files(folder, evaluation.files)
         if best["layers"] and len(best["layers"]["layer_weights"]) > 1:
             plots.layer_weights(folder / "layer_weights.png", result)
         results.write(folder / "result.json", result)
@@ -301,16 +380,17 @@ def log_to(folder: Path) -> None:
 
 def describe(prepared: Prepared) -> Sequence[str]:
     """What a run is about to do, a line each."""
-    run, seconds = prepared.run, prepared.seconds
+    run = prepared.run
     lines = [
         f"upstream {run.upstream.name}: {prepared.upstream.num_states} states of {prepared.upstream.hidden_size}, "
         f"{prepared.upstream.sample_rate} Hz",
     ]
     for name in ("train", "dev", "test"):
-        speakers = {u.speaker for u in prepared.task.splits[name]}
-        dropped = f"; {prepared.dropped} dropped as too short" if name == "train" and prepared.dropped else ""
+        kept = manifest.summary(prepared.task.splits[name], prepared.seconds(name))
+        counts = "".join(f", {kept[what]} {what}" for what in ("speakers", "languages") if kept[what])
+        left_out = [f"{count} {why}" for why, count in prepared.dropped.items() if count and name == "train"]
         lines.append(
-            f"{name}: {len(prepared.task.splits[name])} utterances, {seconds[name].sum() / 3600:.2f} h, "
-            f"{len(speakers)} speakers{dropped}"
+            f"{name}: {kept['utterances']} utterances, {kept['seconds'] / 3600:.2f} h{counts}"
+            + (f"; left out: {', '.join(left_out)}" if left_out else "")
         )
     return lines

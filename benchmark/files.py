@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,14 +18,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
         BenchmarkError: the disk is full, read-only or otherwise refuses; what stood at ``path`` is untouched.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with open(unfinished, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(unfinished, path)
     except OSError as error:
         raise BenchmarkError(
             f"cannot write {path}: {error.strerror or error}. What was there before is untouched; free some room or "
@@ -32,15 +33,25 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """:func:`write_atomically`, for text."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, partial(_write, text.encode()))
+
+
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write each content under its name."""
+    for name, content in files.items():
+        write_atomically(folder / name, partial(_write, content.encode() if isinstance(content, str) else content))
+
+
+def _write(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
 
 
 def remove_partial(folder: Path) -> None:
     """Remove what killed processes left half-written; only while no other process writes there."""
-    for partial in folder.rglob(".*.part"):
-        partial.unlink(missing_ok=True)
+    for leftover in folder.rglob(".*.part"):
+        leftover.unlink(missing_ok=True)

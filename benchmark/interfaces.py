@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from benchmark.errors import BenchmarkError
+
 Seconds = float
 
 
@@ -134,33 +136,76 @@ class Evaluation:
 
     metrics: dict[str, dict[str, float]]
     """Evaluation set -> metric -> value. Rates in percent; costs (minDCF, Cavg) in [0, 1]."""
-    files: dict[str, str] = field(default_factory=dict)
-    """File name -> text, to keep in the experiment folder."""
+    files: dict[str, str | bytes] = field(default_factory=dict)
+    """File name -> content (text, or a figure's bytes), to keep in the experiment folder."""
 
 
 class Task(ABC):
-    """A downstream task on one corpus: which utterances, which targets, which head, which metric."""
+    """A downstream task on one corpus: which utterances, which targets, which head, which metric.
+
+    The engine makes it from a corpus, fills :attr:`seconds`, takes utterances out of ``splits["train"]`` (those that
+    are too short, those beyond a label budget) and then asks for the rest, so nothing may be computed from the training
+    split before it is asked for.
+    """
 
     Config: ClassVar[type]
     """A dataclass: the task's options, as written under ``task:`` in a protocol card."""
     selection: ClassVar[str]
     """The metric of the ``dev`` evaluation set that chooses the checkpoint."""
     higher_is_better: ClassVar[bool]
+    croppable: ClassVar[bool] = True
+    """Whether a stretch of a training utterance has the labels of the whole."""
 
     splits: dict[str, list[Utterance]]
     """``train``, ``dev`` and ``test``."""
+    seconds: Mapping[str, Seconds]
+    """Utterance id -> duration, of every utterance of the splits; filled by the engine."""
 
     @abstractmethod
-    def __init__(self, config: Any, corpus: Corpus) -> None: ...
+    def __init__(self, config: Any, corpus: Corpus) -> None:
+        """Choose the splits and check them; :class:`BenchmarkError` names whatever is wrong, before training."""
 
     @abstractmethod
     def targets(self, utterances: Sequence[Utterance]) -> Any:
         """The training targets of a batch of utterances of the ``train`` split."""
 
     @abstractmethod
-    def make_head(self, feature_size: int) -> Head:
+    def inventory(self) -> dict[str, Any]:
+        """What it takes, beside the options, to make the head and to read its predictions without the corpus: classes,
+        alphabet. Plain data; kept in checkpoints."""
+
+    @classmethod
+    @abstractmethod
+    def make_head(cls, config: Any, inventory: Mapping[str, Any], feature_size: int) -> Head:
         """A freshly initialised head for features of ``feature_size``."""
 
     @abstractmethod
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:
-        """Score the predictions (utterance id -> prediction) of a whole split, ``dev`` or ``test``."""
+        """Score the predictions (utterance id -> prediction) of a whole split, ``dev`` or ``test``.
+
+        Args:
+            split: the metrics of ``dev`` must hold an evaluation set ``dev``, those of ``test`` one named ``test``.
+            predictions: of the split's utterances and of those that :meth:`support` names.
+        """
+
+    def support(self, split: str) -> Sequence[Utterance]:
+        """Utterances whose predictions :meth:`evaluate` needs beside the split's own: a cohort."""
+        return ()
+
+    def frames_needed(self, utterance: Utterance) -> int:
+        """Frames below which an utterance cannot be trained on; those that have fewer are dropped and counted."""
+        return 1
+
+    def retarget(self, name: str, corpus: Corpus) -> None:
+        """Replace the test split by the split or trial list ``name`` of a corpus, for ``-m evaluate`` on it; training
+        data and labels stay as they are.
+
+        Raises:
+            BenchmarkError: there is none of that name, or it cannot be scored: its labels are unknown to the head.
+        """
+        raise BenchmarkError(f"{type(self).__name__} cannot be evaluated on anything but its own test split")
+
+    @classmethod
+    def present(cls, config: Any, inventory: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
+        """A prediction as ``wavbench predict`` writes it: a JSON object of plain data."""
+        raise BenchmarkError(f"{cls.__name__} does not say how its predictions are written")

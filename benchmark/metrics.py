@@ -78,7 +78,11 @@ def eer(labels: ArrayLike, scores: ArrayLike) -> float:
     The same number as s3prl's ``brentq(lambda x: 1 - x - interp1d(fpr, tpr)(x), 0, 1)`` over scikit-learn's
     ``roc_curve`` (s3prl ec8064b5, ``downstream/sv_voxceleb1/utils.py``), in closed form. Raises as :func:`det_curve`.
     """
-    curve = det_curve(labels, scores)
+    return eer_of(det_curve(labels, scores))
+
+
+def eer_of(curve: DetCurve) -> float:
+    """The equal error rate in percent of a curve; see :func:`eer`."""
     gap = curve.p_miss - curve.p_fa  # falls from 1 to -1
     after = int(np.argmax(gap <= 0))
     before = after - 1

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
+import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
 
+from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically
+from benchmark.metrics import DetCurve, eer_of
 
 
 def layer_weights(path: Path, result: Mapping[str, Any]) -> None:
@@ -45,3 +53,165 @@ def layer_weights(path: Path, result: Mapping[str, Any]) -> None:
         write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
     finally:
         plt.close(figure)
+
+
+_TICKS = np.array([0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99, 99.9]) / 100
+_LINES = ["-", "--", "-.", ":"]
+_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]
+"""Four of Okabe and Ito's, told apart by colour-blind readers."""
+
+
+def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> bytes:
+    """Detection error trade-off: miss over false-alarm rate on normal-deviate axes.
+
+    Martin et al., The DET curve in assessment of detection task performance, Eurospeech 1997. The axes are equal and
+    reach from the first tick below what the trials can resolve (but not below 0.01 %) to beyond each curve's marked
+    points. A rate of zero lies on the lower or left edge. No minDCF is marked where rejecting or accepting all is best.
+
+    Args:
+        curves: by name, as :func:`benchmark.metrics.det_curve` makes them; best no more than four.
+        title: above the axes.
+        p_target: the prior of the minDCF that is marked and named in the legend; both costs are 1.
+
+    Returns:
+        a PNG file.
+
+    Raises:
+        BenchmarkError: no curve.
+    """
+    if not curves:
+        raise BenchmarkError("a DET plot needs at least one curve, got none")
+    marks = {name: _marks(curve, p_target) for name, curve in curves.items()}
+    rates = np.concatenate([rate for curve in curves.values() for rate in (curve.p_miss, curve.p_fa)])
+    resolved = float(rates[rates > 0].min())
+    low = _TICKS[max(0, np.searchsorted(_TICKS, resolved, "right") - 1)]
+    most = max([0.3, *(rate for equal, _, *costs in marks.values() for rate in (equal, *costs) if rate < 1)])
+    high = _TICKS[min(len(_TICKS) - 1, np.searchsorted(_TICKS, most, "right"))]
+    zero = low if resolved >= low else 1e-9  # on the edge, unless the axes are cut off above it
+
+    def deviate(rate: ArrayLike) -> NDArray[np.float64]:
+        clipped = np.clip(np.where(np.asarray(rate) > 0, rate, zero), 1e-9, 1 - 1e-9)
+        values, inverse = np.unique(clipped, return_inverse=True)
+        return np.array([NormalDist().inv_cdf(value) for value in values])[inverse]
+
+    figure, axes = plt.subplots(figsize=(6.4, 7 + 0.2 * len(curves)), layout="constrained")
+    ends = deviate([low, high])
+    axes.plot(ends, ends, color="grey", linewidth=0.7, linestyle=":")
+    for index, (name, curve) in enumerate(curves.items()):
+        colour, style = _COLOURS[index % len(_COLOURS)], _LINES[index % len(_LINES)]
+        equal, cost, miss, alarm = marks[name]
+        label = f"{name}: EER {100 * equal:.3g} %, minDCF {cost:.3g}"
+        p_miss, p_fa = _path(curve)
+        axes.plot(deviate(p_fa), deviate(p_miss), style, color=colour, linewidth=1.6, label=label)
+        point: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 5}
+        axes.plot(deviate([equal]), deviate([equal]), marker="o", markersize=6, **point)
+        if max(miss, alarm) < 1:
+            axes.plot(deviate([alarm]), deviate([miss]), marker="D", markersize=7, fillstyle="none", **point)
+    ticks = _TICKS[(low <= _TICKS) & (high >= _TICKS)]
+    names = [f"{100 * tick:g}" for tick in ticks]
+    axes.set_xticks(deviate(ticks), names)
+    axes.set_yticks(deviate(ticks), names)
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
+    axes.set_aspect("equal")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("false alarms (%)")
+    axes.set_ylabel("misses (%)")
+    axes.set_title(title, fontsize=10)
+    key = f"filled: EER; diamond: minDCF at P(target) = {p_target:g}"
+    figure.legend(frameon=False, fontsize=9, title=key, title_fontsize=9, loc="outside lower center")
+    return _png(figure)
+
+
+def _marks(curve: DetCurve, p_target: float) -> tuple[float, float, float, float]:
+    """Equal error rate, minimum detection cost, and the miss and false-alarm rate where it is reached."""
+    costs = (p_target * curve.p_miss + (1 - p_target) * curve.p_fa) / min(p_target, 1 - p_target)
+    best = int(np.argmin(costs))
+    return eer_of(curve) / 100, float(costs[best]), float(curve.p_miss[best]), float(curve.p_fa[best])
+
+
+def _path(curve: DetCurve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Miss and false-alarm rates to draw a curve by: points within a run along one axis left out, slanted steps (equal
+    scores) filled in, since what is straight between rates is not between their deviates."""
+    miss, alarm = np.diff(curve.p_miss), np.diff(curve.p_fa)
+    straight = ((miss[1:] == 0) & (miss[:-1] == 0)) | ((alarm[1:] == 0) & (alarm[:-1] == 0))
+    corners = np.flatnonzero(np.concatenate([[True], ~straight, [True]]))
+    p_miss, p_fa = curve.p_miss[corners], curve.p_fa[corners]
+    slanted = (np.abs(np.diff(p_miss)) > 0.002) & (np.diff(p_fa) > 0.002)  # at most 500 such steps
+    at = np.unique(
+        np.concatenate([np.arange(len(corners)), *(k + np.linspace(0, 1, 65) for k in np.flatnonzero(slanted))])
+    )
+    index = np.arange(len(corners))
+    return np.interp(at, index, p_miss), np.interp(at, index, p_fa)
+
+
+_MOST_NUMBERED = 12
+"""Classes up to which cells hold numbers."""
+
+
+def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> bytes:
+    """Confusion matrix, each row in percent of its utterances; shades go by the square root, so that few errors show.
+
+    Rows without utterances are left out; columns are the classes of the rows, in their order, then those others that
+    were predicted.
+
+    Args:
+        matrix: (reference, prediction) counts.
+        labels: (class,) names, in the matrix' order.
+        title: above the axes.
+
+    Returns:
+        a PNG file.
+
+    Raises:
+        BenchmarkError: the matrix is not square or not of the labels' number, negative, or empty.
+    """
+    counts = np.asarray(matrix, dtype=np.float64)
+    if counts.shape != (len(labels), len(labels)):
+        raise BenchmarkError(f"a confusion matrix of {len(labels)} classes must be square, got {counts.shape}")
+    if not counts.size or not np.all(counts >= 0) or not counts.any():
+        raise BenchmarkError("a confusion matrix must hold counts, of at least one utterance")
+    rows = np.flatnonzero(counts.sum(1))
+    others = np.setdiff1d(np.flatnonzero(counts.sum(0)), rows)
+    columns = np.concatenate([rows, others])
+    percent = 100 * counts[np.ix_(rows, columns)] / counts[rows].sum(1, keepdims=True)
+
+    most = max(len(rows), len(columns))
+    cell = float(np.clip(14 / most, 0.15, 0.62))  # inches
+    font = float(np.clip(60 * cell, 6, 10))  # points; 72 would fill the cell
+    longest = max(len(labels[index]) for index in columns)
+    margin = 1.0 + 0.009 * font * longest  # tick labels, axis name
+    size = (max(4.4, cell * len(columns) + margin + 1.1), max(3.6, cell * len(rows) + margin + 0.7))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    image = axes.imshow(percent, norm=PowerNorm(0.5, 0, 100), cmap="Blues", aspect="equal", interpolation="nearest")
+    axes.set_xticks(range(len(columns)), [labels[index] for index in columns], fontsize=font)
+    axes.set_yticks(range(len(rows)), [labels[index] for index in rows], fontsize=font)
+    if most > _MOST_NUMBERED or longest > 4:
+        axes.tick_params(axis="x", rotation=90)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("reference")
+    axes.set_title(title, fontsize=10)
+    if most <= _MOST_NUMBERED:
+        for (row, column), value in np.ndenumerate(percent):
+            shade = "white" if value > 36 else "black"
+            if value > 0:
+                axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=font - 1, color=shade)
+    else:  # lines that lead the eye to the tick labels
+        axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="#e4e4e4", linewidth=0.4)
+        axes.tick_params(which="minor", length=0)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02, ticks=[0, 1, 5, 10, 20, 40, 60, 80, 100])
+    bar.set_label("% of the reference's utterances")
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as a PNG file; it is closed."""
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, dpi=150, format="png", metadata={"Software": None})  # no version: same data, same bytes
+    finally:
+        plt.close(figure)
+    return buffer.getvalue()

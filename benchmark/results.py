@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,8 @@ SCHEMA = 1
 FIELDS = {
     "schema": "version of this format",
     "upstream": "name, checkpoint (file), sha256 of the file, and what its card says",
-    "downstream": "name, protocol_version, task, corpus",
+    "downstream": "name, protocol_version, task, corpus; evaluated: what stands for test in metrics and data, 'test' "
+    "or what -m evaluate was pointed at",
     "regime": "frozen, probe or finetune",
     "state": "the probed state, or null for the weighted sum",
     "budget": "which labels were used: {'name': 'all'}",
@@ -33,7 +35,7 @@ FIELDS = {
     "layer_shares": "each state's share of the summed feature's squared norm, on dev; sums to 1",
     "cost": "updates; audio_seconds_seen in training; upstream_audio_seconds, evaluation included; wall_seconds; "
     "peak_memory_bytes (of the process on CPU, of the device on CUDA); trainable_parameters",
-    "data": "split -> utterances, seconds, speakers, languages, digest; train also: dropped (too short)",
+    "data": "split -> utterances, seconds, speakers, languages, digest; train also: dropped (why -> utterances)",
     "provenance": "commit, dirty, versions, device, started (UTC), command: of the process that started the run",
 }
 """Every field of ``result.json``, top level."""
@@ -105,3 +107,36 @@ def table(result: dict[str, Any]) -> str:
         f"peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB; checkpoint of update {result['selected']['step']}"
     )
     return "\n".join(lines)
+
+
+def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The results at and below some folders, in the order of their paths; :class:`BenchmarkError` where none is."""
+    paths = [path for folder in folders for path in sorted(folder.rglob("result.json"))]
+    if not paths:
+        raise BenchmarkError(f"no result.json at or below {', '.join(map(str, folders))}")
+    return [read(path) for path in paths]
+
+
+def markdown(found: Sequence[dict[str, Any]]) -> str:
+    """Results as a Markdown table: a line each, its metrics by evaluation set."""
+    lines = ["| downstream | upstream | regime | dev | test | updates | seconds |", "|---|---|---|---|---|---|---|"]
+    for result in found:
+        state = "" if result["state"] is None else f" of state {result['state']}"
+        others = [
+            f"{name}: {_brief(values)}" for name, values in result["metrics"].items() if name not in ("dev", "test")
+        ]
+        cells = [
+            result["downstream"]["name"],
+            result["upstream"]["name"],
+            result["regime"] + state,
+            _brief(result["metrics"]["dev"]),
+            "<br>".join([_brief(result["metrics"]["test"]), *others]),
+            str(result["cost"]["updates"]),
+            f"{result['cost']['wall_seconds']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _brief(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" if value <= 1 else f"{name} {value:.1f}" for name, value in metrics.items())

@@ -22,19 +22,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmark import batching, regimes
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
 from benchmark.featurizer import StateStatistics, WeightedSum
-from benchmark.files import write_atomically, write_text
+from benchmark.files import write_atomically, write_files
 from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream
 
 log = logging.getLogger("wavbench")
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 class Interrupted(Exception):
@@ -62,6 +61,28 @@ class StopRequest:
         tqdm.write("stopping after this update (Ctrl-C again: at once)")
 
 
+def read_checkpoint(path: Path, use: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Read a checkpoint of a run and hand it to ``use``.
+
+    Raises:
+        BenchmarkError: it cannot be read, is of another format, or ``use`` cannot use it.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != CHECKPOINT_FORMAT:
+            raise BenchmarkError(f"{path} has checkpoint format {state['format']}, expected {CHECKPOINT_FORMAT}")
+        use(state)
+    except BenchmarkError:
+        raise
+    except Exception as error:  # torch.load raises whatever the broken bytes lead to
+        reason = " ".join(str(error).split())[:300]
+        raise BenchmarkError(
+            f"{path} cannot be read as a checkpoint of this run ({type(error).__name__}: {reason}); put back the "
+            "file that was there, or start a new run with -p"
+        ) from error
+    return state
+
+
 class Trainer:
     """Trains a pairing and keeps the checkpoint that is best on dev.
 
@@ -69,7 +90,6 @@ class Trainer:
         run: the configuration.
         task: splits, targets and metrics.
         upstream: in evaluation mode.
-        seconds: split -> duration of each of its utterances.
         folder: the experiment folder.
         fingerprint: digests of the data and of the upstream's weights; a run goes on with the same ones only.
         provenance: of the process that starts the run.
@@ -80,12 +100,11 @@ class Trainer:
         run: RunConfig,
         task: Task,
         upstream: Upstream,
-        seconds: Mapping[str, NDArray[np.float64]],
         folder: Path,
         fingerprint: Mapping[str, str] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        self.run, self.task, self.seconds, self.folder = run, task, seconds, folder
+        self.run, self.task, self.folder = run, task, folder
         self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
         self.accelerator = Accelerator(
             cpu=run.device == "cpu" or not torch.cuda.is_available(),
@@ -95,7 +114,8 @@ class Trainer:
         )
         self._quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())  # no bars in log files
         self._seed(0)
-        head: Head = task.make_head(upstream.hidden_size)
+        self.inventory = task.inventory()
+        head: Head = task.make_head(run.task, self.inventory, upstream.hidden_size)
         self.pairing = regimes.Pairing(upstream, head, run.regime, run.featurizer)
         self.sample_rate = upstream.sample_rate
         self.parameters = [p for p in self.pairing.parameters() if p.requires_grad]
@@ -195,9 +215,10 @@ class Trainer:
         self, split: Literal["dev", "test"], stop: StopRequest | None = None
     ) -> tuple[Evaluation, StateStatistics]:
         """Predict a whole split and score it."""
-        utterances = self.task.splits[split]
+        utterances = [*self.task.splits[split], *self.task.support(split)]
+        seconds = [self.task.seconds[utterance.id] for utterance in utterances]
         batches = batching.EvaluationBatches(
-            self.seconds[split],
+            seconds,
             self.run.trainer.eval_batch_size,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
@@ -225,7 +246,7 @@ class Trainer:
                 predictions = self.pairing.predict(self._to_device(batch), statistics)
                 found += zip(batch.ids, predictions, strict=True)
                 progress.update()
-        self.spent["samples_evaluated"] += round(float(self.seconds[split].sum()) * self.sample_rate)
+        self.spent["samples_evaluated"] += round(sum(seconds) * self.sample_rate)
         evaluation = self.task.evaluate(split, dict(gather_object(found)))
         return evaluation, statistics
 
@@ -247,14 +268,15 @@ class Trainer:
             featurizer = self.pairing.featurizer
             kept = {
                 "format": CHECKPOINT_FORMAT,
+                "fingerprint": self.fingerprint,
+                "inventory": self.inventory,
                 **self.best,
                 "dev": metrics,
                 "layers": statistics.summary(featurizer) if isinstance(featurizer, WeightedSum) else None,
                 "pairing": self.pairing.trained_state(),
             }
             if self.accelerator.is_main_process:
-                for name, text in evaluation.files.items():
-                    write_text(self.folder / name, text)
+                write_files(self.folder, evaluation.files)
                 write_atomically(self._path("best"), lambda file: torch.save(kept, file))
         self.evaluated = self.step
 
@@ -283,7 +305,7 @@ class Trainer:
         """Go on from ``checkpoints/last.pt``; false where there is none yet."""
         if not self._path("last").exists():
             return False
-        self._read("last", self._take_over)
+        read_checkpoint(self._path("last"), self._take_over)
         return True
 
     def _take_over(self, state: dict[str, Any]) -> None:
@@ -308,24 +330,7 @@ class Trainer:
                 f"{self.folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev "
                 f"(update {self.run.trainer.eval_every}); go on with -a"
             )
-        return self._read("best", lambda state: self.pairing.load_trained_state(state["pairing"]))
-
-    def _read(self, name: str, use: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        path = self._path(name)
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if state["format"] != CHECKPOINT_FORMAT:
-                raise BenchmarkError(f"{path} has checkpoint format {state['format']}, expected {CHECKPOINT_FORMAT}")
-            use(state)
-        except BenchmarkError:
-            raise
-        except Exception as error:  # torch.load raises whatever the broken bytes lead to
-            reason = " ".join(str(error).split())[:300]
-            raise BenchmarkError(
-                f"{path} cannot be read as a checkpoint of this run ({type(error).__name__}: {reason}); put back the "
-                "file that was there, or start a new run with -p"
-            ) from error
-        return state
+        return read_checkpoint(self._path("best"), lambda state: self.pairing.load_trained_state(state["pairing"]))
 
     def _path(self, name: str) -> Path:
         return self.folder / "checkpoints" / f"{name}.pt"
@@ -362,9 +367,10 @@ class Trainer:
 
     def _training_batches(self) -> Iterator[Batch]:
         batches = batching.TrainingBatches(
-            len(self.task.splits["train"]),
+            [self.task.seconds[utterance.id] for utterance in self.task.splits["train"]],
             self.run.trainer.batch_size,
             seed=self.run.seed,
+            bucket=self.run.data.bucket,
             start=self.step * self.run.trainer.accumulate,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,

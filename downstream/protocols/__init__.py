@@ -18,8 +18,9 @@ _KEYS: dict[str, tuple[type, str]] = {
     "task": (str, "a registered task, or package.module:Class"),
     "corpus": (str, "a registered corpus, or package.module:prepare"),
     "config": (dict, "values of RunConfig"),
+    "extends": (str, "another card, whose keys hold where this one is silent; config is merged key by key"),
 }
-_OPTIONAL: dict[str, Any] = {"aliases": [], "source": [], "deviations": [], "config": {}}
+_OPTIONAL: dict[str, Any] = {"aliases": [], "source": [], "deviations": [], "config": {}, "extends": ""}
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -28,15 +29,8 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises:
         BenchmarkError: not YAML, or a key that is missing, unknown or of the wrong type.
     """
-    import yaml  # not at the top: importing the tables stays cheap
-
     path = Path(path)
-    try:
-        card = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BenchmarkError(f"protocol card {path} cannot be read: {error}") from error
-    if not isinstance(card, dict):
-        raise BenchmarkError(f"protocol card {path} is not a YAML mapping; it needs the keys {', '.join(_KEYS)}")
+    card = _read(path, ())
     for key in card:
         if key not in _KEYS:
             raise BenchmarkError(f"protocol card {path}: unknown key '{key}'. " + suggest(str(key), list(_KEYS)))
@@ -49,3 +43,31 @@ def read_card(path: str | Path) -> dict[str, Any]:
                 f"protocol card {path}: '{key}' ({meaning}) must be {kind.__name__}, got {card[key]!r}"
             )
     return card
+
+
+def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """A card with what it takes from the one that it extends."""
+    import yaml  # not at the top: importing the tables stays cheap
+
+    try:
+        card = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BenchmarkError(f"protocol card {path} cannot be read: {error}") from error
+    if not isinstance(card, dict):
+        raise BenchmarkError(f"protocol card {path} is not a YAML mapping; it needs the keys {', '.join(_KEYS)}")
+    if not isinstance(card.get("extends", ""), str) or not card.get("extends"):
+        return card
+    base = path.with_name(f"{card['extends']}.yaml")
+    if base == path or base in extended_by:
+        raise BenchmarkError(f"protocol card {path}: the cards that it extends come back to it")
+    inherited = _read(base, (*extended_by, path))
+    for own in ("name", "aliases", "summary"):
+        inherited.pop(own, None)
+    return _overlay(inherited, card)
+
+
+def _overlay(under: Any, over: Any) -> Any:
+    """Mappings merged key by key; anything else is replaced."""
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    return under | {key: _overlay(under.get(key), value) for key, value in over.items()}

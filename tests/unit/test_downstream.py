@@ -86,6 +86,21 @@ def test_broken_cards_are_named(tmp_path: Path, text: str, message: str) -> None
         read_card(tmp_path / "absent.yaml")
 
 
+def test_a_card_extends_another(tmp_path: Path) -> None:
+    base = CARD + "aliases: [sv_toy]\nsource: [paper]\nconfig: {optim: {lr: 1.0, eps: 2.0}, seed: 4}\n"
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "more.yaml").write_text("name: more\nsummary: s\nextends: base\nconfig: {optim: {lr: 3.0}}\n")
+    card = read_card(tmp_path / "more.yaml")
+    assert (card["name"], card["aliases"], card["source"], card["task"]) == ("more", [], ["paper"], "sv")
+    assert card["config"] == {"optim": {"lr": 3.0, "eps": 2.0}, "seed": 4}
+    (tmp_path / "base.yaml").write_text(CARD + "extends: more\n")
+    with pytest.raises(BenchmarkError, match="come back to it"):
+        read_card(tmp_path / "more.yaml")
+    (tmp_path / "more.yaml").write_text("extends: absent")
+    with pytest.raises(BenchmarkError, match=r"absent\.yaml cannot be read"):
+        read_card(tmp_path / "more.yaml")
+
+
 def test_a_broken_card_takes_nothing_else_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import downstream
 

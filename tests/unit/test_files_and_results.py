@@ -97,6 +97,23 @@ def test_the_table_shows_every_metric() -> None:
         assert shown in table
 
 
+def test_files_of_text_and_bytes(tmp_path: Path) -> None:
+    files.write_files(tmp_path, {"a.txt": "ä", "b.png": b"\x89"})
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "ä"
+    assert (tmp_path / "b.png").read_bytes() == b"\x89"
+
+
+def test_results_are_collected_into_a_table(tmp_path: Path) -> None:
+    more = {"metrics": RESULT["metrics"] | {"other": {"eer": 7.25}}, "state": 4, "regime": "probe"}
+    for name, values in (("b", more), ("a", {})):
+        results.write(tmp_path / name / "result.json", RESULT | {"state": None} | values)
+    shown = results.markdown(results.collect([tmp_path])).splitlines()
+    assert shown[2] == "| d | u | frozen | eer 5.0 | eer 6.5, min_dcf_p01 0.500 | 3 | 2 |"
+    assert shown[3] == "| d | u | probe of state 4 | eer 5.0 | eer 6.5, min_dcf_p01 0.500<br>other: eer 7.2 | 3 | 2 |"
+    with pytest.raises(BenchmarkError, match="no result"):
+        results.collect([tmp_path / "nothing"])
+
+
 def test_the_layer_plot_is_drawn(tmp_path: Path) -> None:
     plots.layer_weights(tmp_path / "layer_weights.png", RESULT)
     content = (tmp_path / "layer_weights.png").read_bytes()

@@ -33,8 +33,9 @@ def configure(**trainer_options: Any) -> RunConfig:
 
 def build(run: RunConfig, corpus: Corpus, folder: Path, task: ToyTask | None = None) -> Trainer:
     task = task or ToyTask(ToyConfig(), corpus)
-    seconds = {name: audio.durations(task.splits[name]) for name in task.splits}
-    return Trainer(run, task, ToyUpstream().eval(), seconds, folder)
+    utterances = [utterance for split in task.splits.values() for utterance in split]
+    task.seconds = dict(zip([u.id for u in utterances], audio.durations(utterances).tolist(), strict=True))
+    return Trainer(run, task, ToyUpstream().eval(), folder)
 
 
 def outcome(made: Trainer) -> dict[str, Any]:

@@ -79,8 +79,16 @@ class ToyTask(Task):
     def targets(self, utterances: Sequence[Utterance]) -> Tensor:
         return torch.tensor([int(str(u.speaker) == "high") for u in utterances])
 
-    def make_head(self, feature_size: int) -> Head:
+    def inventory(self) -> dict[str, Any]:
+        return {"classes": ["low", "high"]}
+
+    @classmethod
+    def make_head(cls, config: Any, inventory: Mapping[str, Any], feature_size: int) -> Head:
         return ToyHead(feature_size)
+
+    @classmethod
+    def present(cls, config: Any, inventory: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
+        return {"class": inventory["classes"][int(prediction > 0.5)], "probability": float(prediction)}
 
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:
         truth = {u.id: float(u.speaker == "high") for u in self.splits[split]}
