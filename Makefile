@@ -14,12 +14,12 @@ $(BIN)/python:
 	$(BIN)/pip install --quiet --upgrade pip
 
 $(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[demo,lm]'
+	$(BIN)/pip install --quiet -e '.[demo]'
 	touch $@
 
 # Building fairseq takes some minutes.
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[demo,lm,datasets,fairseq,test]'
+	$(BIN)/pip install --quiet -e '.[demo,lm,lora,datasets,fairseq,test]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

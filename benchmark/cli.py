@@ -70,9 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     own.add_argument("--test", metavar="FILE")
     own.add_argument("--trials", metavar="FILE", help="lines of 'label enrolment test', for speaker verification")
     how = parser.add_argument_group("how to train")
-    how.add_argument("--regime", metavar="NAME", help="frozen (default) | probe | finetune")
+    how.add_argument("--regime", metavar="NAME", help="frozen (default) | probe | partial | finetune | lora")
     how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
-    how.add_argument("-l", "--layer", metavar="K", type=int, help="= --regime probe on state K")
+    how.add_argument("-l", "--layer", metavar="K", type=int, help="state K alone; without -f, = --regime probe")
+    how.add_argument("--top-blocks", metavar="K", type=int, help="= --regime partial: train the last K blocks too")
     how.add_argument("-c", "--config", metavar="FILE", help="YAML of configuration values")
     how.add_argument("-o", "--override", metavar="KEY=VALUE", nargs="+", action="extend", default=[])
     how.add_argument("--max-steps", metavar="N", type=int, help="= -o trainer.max_steps=N")
@@ -189,19 +190,15 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         layers.append((str(saved), config.read_yaml(saved)))
     if options.config:
         layers.append((f"-c {options.config}", config.read_yaml(options.config)))
-    regimes = {
-        name
-        for name, said in (
-            (options.regime, options.regime),
-            ("finetune", options.finetune),
-            ("probe", options.layer is not None),
-        )
-        if said
+    said = {options.regime, "finetune" if options.finetune else None, "partial" if options.top_blocks else None} - {
+        None
     }
-    if len(regimes) > 1:
-        raise BenchmarkError(f"--regime, -f and -l ask for different regimes: {', '.join(sorted(regimes))}")
+    if len(said) > 1:
+        raise BenchmarkError(f"--regime, -f and --top-blocks ask for different regimes: {', '.join(sorted(said))}")
+    regime = said.pop() if said else "probe" if options.layer is not None else None
     flags: dict[str, dict[str, Any]] = {
-        "--regime": {"regime": next(iter(regimes), None)},
+        "--regime": {"regime": regime},
+        "--top-blocks": {"tune": {"top_blocks": options.top_blocks}},
         "-l": {"featurizer": {"state": options.layer}},
         "-u": {"upstream": {"name": options.upstream}},
         "-k": {"upstream": {"checkpoint": options.checkpoint}},

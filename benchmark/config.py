@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
 
-REGIMES = ("frozen", "probe", "finetune")
+REGIMES = ("frozen", "probe", "partial", "finetune", "lora")
+SCHEDULES = ("constant", "linear", "tri_stage", "one_cycle")
 
 
 @dataclass
@@ -81,10 +82,40 @@ class OptimConfig:
     weight_decay: float = 0.01
     clip: float | None = None
     """Largest norm of the gradient of all parameters together."""
+    layer_decay: float = 1.0
+    """Fine-tuning: the rate of a block is this times that of the block above it (1: the same for all)."""
     schedule: str = "constant"
-    """``constant``, or ``linear``: down to zero at the last update. Both after the warm-up."""
+    """A factor on every rate: ``constant``, or ``linear`` down to zero at the last update, both after the warm-up;
+    ``tri_stage`` (fairseq): rise, hold, exponential decay, in shares of the updates given by ``phases``;
+    ``one_cycle`` (torch's ``OneCycleLR``): rise from 1/25 in the first 30 %, then down to 1e-4 / 25, along cosines."""
     warmup_steps: int = 0
-    """Updates in which the rates rise linearly from zero."""
+    """``constant``, ``linear``: updates in which the rates rise linearly from zero."""
+    phases: list[float] = field(default_factory=lambda: [0.1, 0.4, 0.5])
+    """``tri_stage``: shares of the updates that rise, hold and decay (fairseq's ``phase_ratio``)."""
+    init_scale: float = 0.01
+    """``tri_stage``: factor at the start (fairseq's ``init_lr_scale``)."""
+    final_scale: float = 0.05
+    """``tri_stage``: factor at the end (fairseq's ``final_lr_scale``)."""
+
+
+@dataclass
+class TuneConfig:
+    """What of the upstream is trained in the regimes ``partial``, ``finetune`` and ``lora``, and from when on.
+
+    Dropouts, LayerDrop and masking inside the encoder are the upstream's own: ``upstream.options``.
+    """
+
+    top_blocks: int | None = None
+    """``partial``: how many of the last transformer blocks are trained (``--top-blocks``)."""
+    extractor: bool = False
+    """``finetune``: train the convolutional feature extractor too. fairseq's and s3prl's recipes do not."""
+    freeze_updates: int = 0
+    """Updates at the start that train the head and the layer weights only (fairseq: ``freeze_finetune_updates``)."""
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """Names of the linear layers that get adapters (Hu et al., LoRA, section 4.2: queries and values)."""
 
 
 @dataclass
@@ -119,12 +150,14 @@ class RunConfig:
     protocol_version: int = 1
     """Of the downstream's card, so that results of different versions are not mixed."""
     regime: str = "frozen"
-    """``frozen`` (weighted sum), ``probe`` (one state, ``featurizer.state``) or ``finetune`` (all of the upstream)."""
+    """``frozen`` (weighted sum), ``probe`` (one state, ``featurizer.state``), ``partial`` (the last blocks train too),
+    ``finetune`` (all of the upstream) or ``lora`` (low-rank adapters)."""
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
     task: Any = None
     """The task's own options; see the task's ``Config``."""
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
     device: str = "auto"
@@ -225,7 +258,7 @@ def _validate(run: RunConfig) -> None:
     among("regime", run.regime, REGIMES)
     among("device", run.device, ("auto", "cpu", "cuda"))
     among("optim.name", run.optim.name, ("adamw", "adam"))
-    among("optim.schedule", run.optim.schedule, ("constant", "linear"))
+    among("optim.schedule", run.optim.schedule, SCHEDULES)
     among("trainer.precision", run.trainer.precision, ("no", "fp16", "bf16"))
     for name in ("max_steps", "batch_size", "accumulate", "eval_every", "save_every", "eval_batch_size", "log_every"):
         at_least(f"trainer.{name}", getattr(run.trainer, name), 1)
@@ -234,8 +267,18 @@ def _validate(run: RunConfig) -> None:
     at_least("data.workers", run.data.workers, 0)
     at_least("data.bucket", run.data.bucket, 0)
     at_least("seed", run.seed, 0)
+    at_least("tune.freeze_updates", run.tune.freeze_updates, 0)
+    at_least("tune.lora_rank", run.tune.lora_rank, 1)
     if not run.optim.eps > 0:
         raise BenchmarkError(f"optim.eps is {run.optim.eps}; expected more than 0")
+    if not 0 < run.optim.layer_decay <= 1:
+        raise BenchmarkError(f"optim.layer_decay is {run.optim.layer_decay}; expected more than 0, at most 1")
+    phases = run.optim.phases
+    if len(phases) != 3 or not all(share >= 0 for share in phases) or abs(sum(phases) - 1) > 1e-6:
+        raise BenchmarkError(f"optim.phases is {phases}; expected three shares that sum to 1")
+    for name in ("init_scale", "final_scale"):
+        if not 0 < getattr(run.optim, name) <= 1:
+            raise BenchmarkError(f"optim.{name} is {getattr(run.optim, name)}; expected more than 0, at most 1")
     if run.optim.clip is not None and not run.optim.clip > 0:
         raise BenchmarkError(f"optim.clip is {run.optim.clip}; expected more than 0, or null for no clipping")
     if "checkpoint" in run.upstream.options:
@@ -246,6 +289,12 @@ def _validate(run: RunConfig) -> None:
         raise BenchmarkError(f"optim.betas is {run.optim.betas}; expected two numbers from 0 up to, not including, 1")
     if run.regime == "probe" and run.featurizer.state is None:
         raise BenchmarkError("regime 'probe' needs a state: add -l K (0 = input of the first block)")
+    if (run.regime == "partial") != (run.tune.top_blocks is not None):
+        raise BenchmarkError(
+            "regime 'partial' and tune.top_blocks go together: --top-blocks K trains the last K blocks"
+        )
+    if run.tune.top_blocks is not None:
+        at_least("tune.top_blocks", run.tune.top_blocks, 1)
     if run.regime == "frozen" and run.featurizer.state is not None:
         raise BenchmarkError("featurizer.state is for --regime probe; 'frozen' is the weighted sum over all states")
 

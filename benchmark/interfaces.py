@@ -103,6 +103,17 @@ class Upstream(nn.Module, ABC):
     """What ``result.json`` keeps of it: checkpoint, sha256, licence …; ``benchmark.registry.load_upstream`` adds name
     and origin."""
 
+    @property
+    def extractor(self) -> nn.Module | None:
+        """The convolutional feature extractor, which fine-tuning leaves alone unless ``tune.extractor`` says otherwise;
+        ``None``: there is none."""
+        return None
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, first to last, for regimes that tell them apart; empty: there are none."""
+        return ()
+
     @abstractmethod
     def output_lengths(self, wav_lens: Tensor) -> Tensor:
         """Valid frames (batch,) of waveforms with ``wav_lens`` (batch,) valid samples."""

@@ -73,7 +73,7 @@ class Predictor:
                 )
             self.inventory = state["inventory"]
             head = self.task.make_head(self.run.task, self.inventory, upstream.hidden_size)
-            self.pairing = Pairing(upstream, head, self.run.regime, self.run.featurizer)
+            self.pairing = Pairing(upstream, head, self.run.regime, self.run.featurizer, self.run.tune)
             self.pairing.load_trained_state(state["pairing"])
 
         read_checkpoint(folder / "checkpoints" / "best.pt", take_over)

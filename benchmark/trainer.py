@@ -116,7 +116,7 @@ class Trainer:
         self._seed(0)
         self.inventory = task.inventory()
         head: Head = task.make_head(run.task, self.inventory, upstream.hidden_size)
-        self.pairing = regimes.Pairing(upstream, head, run.regime, run.featurizer)
+        self.pairing = regimes.Pairing(upstream, head, run.regime, run.featurizer, run.tune)
         self.sample_rate = upstream.sample_rate
         self.parameters = [p for p in self.pairing.parameters() if p.requires_grad]
         optimizer = regimes.optimizer(self.pairing, run.optim)
@@ -177,6 +177,7 @@ class Trainer:
         """One update; returns (mean loss, gradient norm)."""
         self._seed(self.step + 1)
         self.model.train()
+        self.pairing.updates = self.step
         total = torch.zeros((), device=self.accelerator.device)
         ids: list[str] = []
         for _ in range(self.run.trainer.accumulate):

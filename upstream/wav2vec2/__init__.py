@@ -16,6 +16,7 @@ from upstream.wav2vec2.cards import FOLDER, Card, read_cards
 OPTIONS = (
     "dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "feature_grad_mult",
     "apply_mask", "mask_prob", "mask_length", "mask_channel_prob", "mask_channel_length",
+    "checkpoint_activations",
 )  # fmt: skip
 
 

@@ -73,6 +73,10 @@ class Wav2Vec2Config:
     mask_channel_length: int = 10
     """Channels."""
 
+    checkpoint_activations: bool = False
+    """Compute each block again in the backward pass instead of keeping its activations: less memory, more time. Off
+    unless asked for, whatever pre-training did."""
+
     normalize: bool = False
     """Whether waveforms are brought to zero mean and unit variance; fairseq's ``task.normalize``."""
     sample_rate: int = 16000
@@ -121,7 +125,8 @@ class Wav2Vec2Config:
             value = model.get(name, supported)
             if value != supported and value is not None:
                 raise _unsupported(name, value, repr(supported))
-        known = {field.name for field in dataclasses.fields(cls)} - {"apply_mask", "normalize", "sample_rate"}
+        asked_for = {"apply_mask", "checkpoint_activations"}
+        known = {field.name for field in dataclasses.fields(cls)} - {*asked_for, "normalize", "sample_rate"}
         values = {name: model[name] for name in known if model.get(name) is not None}
         for name in ("normalize", "sample_rate"):
             if task.get(name) is not None:
@@ -131,7 +136,7 @@ class Wav2Vec2Config:
     def to_fairseq(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """``cfg.model`` and ``cfg.task`` for fairseq; the inverse of :meth:`from_fairseq`."""
         model = dataclasses.asdict(self)
-        del model["apply_mask"]
+        del model["apply_mask"], model["checkpoint_activations"]
         task = {"_name": "audio_pretraining", "normalize": model.pop("normalize"), "data": ""}
         task["sample_rate"] = model.pop("sample_rate")
         return {"_name": "wav2vec2", **model}, task

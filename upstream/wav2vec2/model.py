@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
@@ -64,6 +65,16 @@ class Wav2Vec2Model(Upstream):
         )
         self.mask_emb = nn.Parameter(torch.empty(config.encoder_embed_dim).uniform_())
         self.encoder = TransformerEncoder(config)
+
+    @property
+    def extractor(self) -> nn.Module:
+        """The convolutions over the waveform."""
+        return self.feature_extractor
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks."""
+        return list(self.encoder.layers)
 
     @property
     def min_samples(self) -> int:
@@ -282,7 +293,10 @@ class TransformerEncoder(nn.Module):
         for k, layer in enumerate(self.layers[: max(keep)], start=1):
             dropped = self.training and self.config.encoder_layerdrop > 0
             if not (dropped and torch.rand(()).item() < self.config.encoder_layerdrop):
-                x = layer(x, attention_mask)
+                if self.config.checkpoint_activations and torch.is_grad_enabled():
+                    x = checkpoint(layer, x, attention_mask, use_reentrant=False)
+                else:
+                    x = layer(x, attention_mask)
             if k in wanted:
                 last = k == len(self.layers) and self.config.layer_norm_first
                 states.append(zero_padding(self.layer_norm(x) if last else x, padding))
