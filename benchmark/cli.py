@@ -74,6 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
     how.add_argument("-l", "--layer", metavar="K", type=int, help="state K alone; without -f, = --regime probe")
     how.add_argument("--top-blocks", metavar="K", type=int, help="= --regime partial: train the last K blocks too")
+    how.add_argument(
+        "--budget", metavar="B", help="label budget: 10min, 5%%, 8utt/speaker, 100speakers … (default all)"
+    )
     how.add_argument("-c", "--config", metavar="FILE", help="YAML of configuration values")
     how.add_argument("-o", "--override", metavar="KEY=VALUE", nargs="+", action="extend", default=[])
     how.add_argument("--max-steps", metavar="N", type=int, help="= -o trainer.max_steps=N")
@@ -200,6 +203,7 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         "--regime": {"regime": regime},
         "--top-blocks": {"tune": {"top_blocks": options.top_blocks}},
         "-l": {"featurizer": {"state": options.layer}},
+        "--budget": {"budget": options.budget},
         "-u": {"upstream": {"name": options.upstream}},
         "-k": {"upstream": {"checkpoint": options.checkpoint}},
         "--data-root": {"data": {"root": options.data_root}},

@@ -11,6 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmark import budget
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
 
@@ -152,6 +153,8 @@ class RunConfig:
     regime: str = "frozen"
     """``frozen`` (weighted sum), ``probe`` (one state, ``featurizer.state``), ``partial`` (the last blocks train too),
     ``finetune`` (all of the upstream) or ``lora`` (low-rank adapters)."""
+    budget: str = "all"
+    """How many of the training labels are used (``--budget``), see ``benchmark/budget.py``; the seed decides which."""
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
     task: Any = None
     """The task's own options; see the task's ``Config``."""
@@ -265,6 +268,7 @@ def _validate(run: RunConfig) -> None:
     for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps"):
         at_least(f"optim.{name}", getattr(run.optim, name) or 0, 0)
     at_least("data.workers", run.data.workers, 0)
+    budget.parse(run.budget)
     at_least("data.bucket", run.data.bucket, 0)
     at_least("seed", run.seed, 0)
     at_least("tune.freeze_updates", run.tune.freeze_updates, 0)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmark import audio, config, manifest, plots, registry, results
+from benchmark import audio, budget, config, manifest, plots, registry, results
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
 from benchmark.files import remove_partial, write_files, write_text
@@ -27,7 +27,7 @@ from benchmark.trainer import StopRequest, Trainer
 
 log = logging.getLogger("wavbench")
 
-ARTEFACTS = ("result.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "config.yaml")
+ARTEFACTS = ("result.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "budget.txt", "config.yaml")
 """What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``tensorboard/`` and ``evaluations/``."""
 
 OWN_DATA = "manifests"
@@ -116,7 +116,10 @@ def prepare(run: RunConfig, card: Mapping[str, Any], target: Target | None = Non
     utterances = {u.id: u for name in ("train", "dev", "test") for u in (*task.splits[name], *task.support(name))}
     seconds = audio.durations(list(utterances.values())).tolist()
     task.seconds = dict(zip(utterances, seconds, strict=True))
-    prepared = Prepared(run, card, task, upstream, dropped=_drop_unusable(run, task, upstream))
+    dropped = _drop_unusable(run, task, upstream)
+    train = task.splits["train"]
+    task.splits["train"] = budget.choose(run.budget, train, task.seconds, seed=run.seed, strata=task.strata)
+    prepared = Prepared(run, card, task, upstream, dropped)
     prepared.evaluated = "test" if target is None else target.name
     for name in ("train", "dev", "test"):
         _refuse_too_short(name, prepared)
@@ -254,6 +257,8 @@ def train(prepared: Prepared, folder: Path, *, resume: bool, overwrite: bool = F
     if resume and trainer.resume():
         log.info("going on from update %d of %d", trainer.step, prepared.run.trainer.max_steps)
     write_text(folder / "config.yaml", config.to_yaml(prepared.run))
+    if prepared.run.budget != "all":
+        write_text(folder / "budget.txt", "".join(f"{u.id}\n" for u in prepared.task.splits["train"]))
     with StopRequest() as stop:
         trainer.train(stop)
         return _finish(prepared, trainer, folder, stop)
@@ -323,7 +328,7 @@ def _finish(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopReques
         },
         "regime": run.regime,
         "state": None if trainer.pairing.featurizer.keep is None else trainer.pairing.featurizer.keep[0],
-        "budget": {"name": "all"},
+        "budget": {"name": run.budget, "seed": None if run.budget == "all" else run.seed},
         "seed": run.seed,
         "selected": {"step": best["step"], "metric": best["metric"], "value": best["value"]},
         "metrics": {"dev": best["dev"], **evaluation.metrics},

@@ -37,6 +37,8 @@ class Utterance:
     session: str | None = None
     """The recording that the utterance was cut from (VoxCeleb: the video)."""
     split: str | None = None
+    gender: str | None = None
+    """``f`` or ``m``, where the corpus says so; label budgets for ASR are balanced by it."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class Task(ABC):
     selection: ClassVar[str]
     """The metric of the ``dev`` evaluation set that chooses the checkpoint."""
     higher_is_better: ClassVar[bool]
+    strata: ClassVar[tuple[str, ...]] = ("speaker",)
+    """Fields of :class:`Utterance` between whose values a label budget balances the audio, outermost first."""
     croppable: ClassVar[bool] = True
     """Whether a stretch of a training utterance has the labels of the whole."""
 

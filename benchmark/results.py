@@ -23,9 +23,10 @@ FIELDS = {
     "upstream": "name, checkpoint (file), sha256 of the file, and what its card says",
     "downstream": "name, protocol_version, task, corpus; evaluated: what stands for test in metrics and data, 'test' "
     "or what -m evaluate was pointed at",
-    "regime": "frozen, probe or finetune",
+    "regime": "frozen, probe, partial, finetune or lora",
     "state": "the probed state, or null for the weighted sum",
-    "budget": "which labels were used: {'name': 'all'}",
+    "budget": "name: how many of the training labels were used, as --budget takes it; seed: of their order, null for 'all'; "
+    "the ids are in budget.txt, their number, hours and digest in data.train",
     "seed": "of the head's initial values, the order of the data and the crops",
     "selected": "update (step) whose checkpoint was evaluated, chosen on dev, and the metric that chose it",
     "metrics": "evaluation set -> metric -> value; eer, wer, cer, accuracy, macro_f1 in percent, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ CARD = {"name": "toy", "task": "test_experiment:LabelledToyTask", "corpus": "tes
 
 
 @pytest.fixture(autouse=True)
-def _registered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _registered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     CORPUS["toy"] = toy_corpus(tmp_path_factory.mktemp("toy"))
     for of, name, target in (
         (registry.upstreams, "toy", ToyUpstream),
@@ -52,7 +51,6 @@ def _registered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     ):
         monkeypatch.setattr(of, "_entries", dict(of._load()))
         of.register(name, target)
-    yield
 
 
 def configure(*overrides: str, card: dict[str, Any] = CARD) -> RunConfig:
@@ -164,3 +162,17 @@ def test_a_run_without_a_checkpoint_cannot_predict(trained: Path) -> None:
     (trained / "checkpoints" / "best.pt").unlink()
     with pytest.raises(BenchmarkError, match=r"no checkpoints/best\.pt"):
         predict.Predictor(trained)
+
+
+def test_a_label_budget_cuts_the_training_split_only(tmp_path: Path) -> None:
+    whole = experiment.prepare(configure(), CARD)
+    cut = experiment.prepare(configure("budget=5utt", "seed=1"), CARD)
+    assert len(cut.task.splits["train"]) == 5
+    for name in ("dev", "test"):
+        assert cut.task.splits[name] == whole.task.splits[name]
+    result = experiment.train(cut, tmp_path / "run", resume=False)
+    assert result["budget"] == {"name": "5utt", "seed": 1}
+    assert result["data"]["train"]["utterances"] == 5
+    assert (tmp_path / "run" / "budget.txt").read_text().split() == [u.id for u in cut.task.splits["train"]]
+    with pytest.raises(BenchmarkError, match="'five' is no budget"):
+        configure("budget=five")
