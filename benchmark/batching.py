@@ -7,8 +7,8 @@ a run that resumes at update N meets the same batches as one that was never stop
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from benchmark import audio
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Seconds, Utterance
+
+if TYPE_CHECKING:
+    from benchmark.feature_store import FeatureStore
 
 
 class TrainingBatches(Sampler[list[tuple[int, int]]]):
@@ -91,6 +94,13 @@ class EvaluationBatches(Sampler[list[tuple[int, int]]]):
         return len(self.batches)
 
 
+class _Indices(Dataset[Any]):
+    """(epoch, index) -> index: what is read, collating says."""
+
+    def __getitem__(self, key: tuple[int, int]) -> int:
+        return key[1]
+
+
 class _Audio(Dataset[Any]):
     """(epoch, index) -> (index, waveform), or the error that reading it gave (workers would mangle a raised one)."""
 
@@ -106,6 +116,58 @@ class _Audio(Dataset[Any]):
             return index, audio.load(self.utterances[index], self.sample_rate, crop=crop)
         except BenchmarkError as error:
             return error
+
+
+def stored(
+    utterances: Sequence[Utterance],
+    batches: Sampler[list[tuple[int, int]]],
+    store: FeatureStore,
+    *,
+    keep: Sequence[int] | None,
+    seconds: Mapping[str, Seconds],
+    targets: Callable[[Sequence[Utterance]], Any] | None = None,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """As :func:`loader`, for utterances whose states lie in a feature store."""
+    rate = store.upstream.sample_rate
+
+    def collate(items: list[int]) -> Batch | BenchmarkError:
+        chosen = [utterances[index] for index in items]
+        try:
+            hidden = store.load(chosen, keep)
+        except BenchmarkError as error:
+            return error
+        return Batch(
+            wavs=torch.empty(len(chosen), 0),
+            wav_lens=torch.tensor([int(seconds[utterance.id] * rate) for utterance in chosen]),
+            targets=None if targets is None else targets(chosen),
+            ids=[utterance.id for utterance in chosen],
+            hidden=hidden,
+        )
+
+    yield from _batches(_Indices(), batches, collate, workers=workers, seed=0)
+
+
+def _batches(
+    data: Dataset[Any],
+    batches: Sampler[list[tuple[int, int]]],
+    collate: Callable[[Any], Any],
+    *,
+    workers: int,
+    seed: int,
+) -> Iterator[Batch]:
+    loaded: DataLoader[Any] = DataLoader(
+        data,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator().manual_seed(seed),  # else it would draw from the global generator
+    )
+    for batch in loaded:
+        if isinstance(batch, BenchmarkError):
+            raise batch
+        yield batch
 
 
 def _leave_signals(_: int) -> None:
@@ -139,15 +201,5 @@ def loader(
             ids=[utterance.id for utterance in chosen],
         )
 
-    data: DataLoader[Any] = DataLoader(
-        _Audio(utterances, sample_rate, crop, seed),
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=_leave_signals,
-        generator=torch.Generator().manual_seed(seed),  # else it would draw from the global generator
-    )
-    for batch in data:
-        if isinstance(batch, BenchmarkError):
-            raise batch
-        yield batch
+    data = _Audio(utterances, sample_rate, crop, seed)
+    yield from _batches(data, batches, collate, workers=workers, seed=seed)

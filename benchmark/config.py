@@ -42,6 +42,17 @@ class FeaturizerConfig:
 
 
 @dataclass
+class FeatureConfig:
+    """Keeping the states of a frozen upstream on disk; see ``benchmark/feature_store.py``."""
+
+    keep: bool = False
+    """Run the upstream once over each utterance and never again. States are then those of whole utterances, frames in
+    float16."""
+    limit_gb: float = 100.0
+    """Largest size of all kept features together, in 1e9 bytes."""
+
+
+@dataclass
 class DataConfig:
     """Where the audio is and how much of an utterance is used."""
 
@@ -158,6 +169,7 @@ class RunConfig:
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
     task: Any = None
     """The task's own options; see the task's ``Config``."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
@@ -172,7 +184,7 @@ class RunConfig:
 MANIFESTS = ("train", "dev", "test", "trials")
 """Fields of :class:`DataConfig` that name the files of own data."""
 
-_LOCATION = ("data.root", "data.workers", "trainer.save_every", "trainer.log_every", "plugins")
+_LOCATION = ("data.root", "data.workers", "trainer.save_every", "trainer.log_every", "features.limit_gb", "plugins")
 """Keys that do not change what a run computes: not part of its digest, free to differ on resuming. That the data and
 the upstream's weights are the same is compared by their digests, wherever they lie."""
 
@@ -299,6 +311,8 @@ def _validate(run: RunConfig) -> None:
         )
     if run.tune.top_blocks is not None:
         at_least("tune.top_blocks", run.tune.top_blocks, 1)
+    if run.features.keep and run.regime not in ("frozen", "probe"):
+        raise BenchmarkError(f"features.keep is for frozen upstreams; in regime '{run.regime}' the states change")
     if run.regime == "frozen" and run.featurizer.state is not None:
         raise BenchmarkError("featurizer.state is for --regime probe; 'frozen' is the weighted sum over all states")
 

@@ -73,6 +73,12 @@ class StateStatistics:
     @torch.no_grad()
     def add(self, featurizer: WeightedSum, hidden: HiddenStates, features: Tensor) -> None:
         """Count in one batch; ``features`` (batch, frame, dim) is the weighted sum."""
+        if hidden.gram is not None and hidden.norms is not None and hidden.frames is not None:
+            self.frames += round(float(hidden.frames.sum()))
+            self.norms += hidden.norms.double().sum(0).cpu()
+            weights = torch.softmax(featurizer.weights, dim=0).double().cpu()
+            self.inner += hidden.gram.double().sum(0).cpu() @ weights
+            return
         valid = torch.arange(features.shape[1], device=features.device) < hidden.lengths.to(features.device)[:, None]
         summed = features[valid].float()  # (valid frames, dim)
         self.frames += len(summed)

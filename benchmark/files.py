@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from benchmark.errors import BenchmarkError
+
+
+def cache_dir() -> Path:
+    """``$BENCHMARK_CACHE``, else ``wavbench`` in the user's cache folder."""
+    if own := os.environ.get("BENCHMARK_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "wavbench"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -38,17 +44,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """:func:`write_atomically`, for text."""
-    write_atomically(path, partial(_write, text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """:func:`write_atomically`, for bytes."""
+    write_atomically(path, lambda file: file.write(data))
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Write each content under its name."""
     for name, content in files.items():
-        write_atomically(folder / name, partial(_write, content.encode() if isinstance(content, str) else content))
-
-
-def _write(data: bytes, file: BinaryIO) -> None:
-    file.write(data)
+        write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
 
 
 def remove_partial(folder: Path) -> None:

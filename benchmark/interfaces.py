@@ -75,6 +75,8 @@ class Batch:
     targets: Any
     """What :meth:`Task.targets` returned, or ``None`` when predicting."""
     ids: list[str]
+    hidden: HiddenStates | None = None
+    """The states, where a feature store had them; ``wavs`` is empty then."""
 
 
 @dataclass
@@ -85,6 +87,12 @@ class HiddenStates:
     """num_states x (batch, frame, dim). Frames at and beyond an utterance's length are zero."""
     lengths: Tensor
     """(batch,) int64: valid frames."""
+    norms: Tensor | None = None
+    """(batch, num_states): sums over frames of each state's L2 norm, and"""
+    gram: Tensor | None = None
+    """(batch, num_states, num_states): of the inner products of states; where the states are means over time."""
+    frames: Tensor | None = None
+    """(batch,): frames that each mean is of."""
 
 
 class Upstream(nn.Module, ABC):
@@ -133,6 +141,10 @@ class Upstream(nn.Module, ABC):
 
 class Head(nn.Module, ABC):
     """Features -> loss or predictions. Made by :meth:`Task.make_head`; its parameters are always trained."""
+
+    mean_suffices: bool = False
+    """Whether only the mean of the features over an utterance's frames matters, as with a linear layer before mean
+    pooling: then a feature store keeps no more than that."""
 
     @abstractmethod
     def loss(self, features: Tensor, lengths: Tensor, targets: Any) -> Tensor:

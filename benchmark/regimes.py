@@ -102,6 +102,8 @@ class Pairing(nn.Module):
         return self
 
     def _hidden(self, batch: Batch) -> HiddenStates:
+        if batch.hidden is not None:
+            return batch.hidden
         # as in fairseq's Wav2VecEncoder, the waiting upstream is in training mode (dropout, masks), without gradient
         trains = self.upstream_trains and self.updates >= self.freeze_updates
         context: AbstractContextManager[Any] = nullcontext() if trains else torch.no_grad()

@@ -25,7 +25,7 @@ FIELDS = {
     "or what -m evaluate was pointed at",
     "regime": "frozen, probe, partial, finetune or lora",
     "state": "the probed state, or null for the weighted sum",
-    "budget": "name: how many of the training labels were used, as --budget takes it; seed: of their order, null for 'all'; "
+    "budget": "name: how many training labels were used, as --budget takes it; seed: of their order, null for 'all'; "
     "the ids are in budget.txt, their number, hours and digest in data.train",
     "seed": "of the head's initial values, the order of the data and the crops",
     "selected": "update (step) whose checkpoint was evaluated, chosen on dev, and the metric that chose it",

@@ -13,7 +13,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -27,9 +28,10 @@ from tqdm import tqdm
 from benchmark import batching, regimes
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
+from benchmark.feature_store import FeatureStore
 from benchmark.featurizer import StateStatistics, WeightedSum
 from benchmark.files import write_atomically, write_files
-from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream
+from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream, Utterance
 
 log = logging.getLogger("wavbench")
 
@@ -118,6 +120,7 @@ class Trainer:
         head: Head = task.make_head(run.task, self.inventory, upstream.hidden_size)
         self.pairing = regimes.Pairing(upstream, head, run.regime, run.featurizer, run.tune)
         self.sample_rate = upstream.sample_rate
+        self.store = self._make_store(upstream, head)
         self.parameters = [p for p in self.pairing.parameters() if p.requires_grad]
         optimizer = regimes.optimizer(self.pairing, run.optim)
         self.scheduler = regimes.scheduler(optimizer, run.optim, run.trainer.max_steps)
@@ -125,7 +128,8 @@ class Trainer:
         self.step = 0
         self.evaluated = -1
         self.best: dict[str, Any] | None = None
-        self.spent = {"samples_seen": 0, "samples_evaluated": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
+        self._stop = StopRequest()
+        self.spent = {"samples_seen": 0, "samples_upstream": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
         self._clock = time.monotonic()
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -133,6 +137,7 @@ class Trainer:
     def train(self, stop: StopRequest) -> None:
         """Train to the last update. Raises :class:`Interrupted` when ``stop`` asks for it, after saving."""
         config = self.run.trainer
+        self._stop = stop
         batches = self._training_batches()
         progress = tqdm(
             total=config.max_steps,
@@ -183,7 +188,9 @@ class Trainer:
         for _ in range(self.run.trainer.accumulate):
             batch = next(batches)
             ids += batch.ids
-            self.spent["samples_seen"] += int(batch.wav_lens.sum()) * self.accelerator.num_processes
+            samples = int(batch.wav_lens.sum()) * self.accelerator.num_processes
+            self.spent["samples_seen"] += samples
+            self.spent["samples_upstream"] += samples if self.store is None else 0
             with self.accelerator.accumulate(self.model):
                 loss = self.model(self._to_device(batch))
                 self.accelerator.backward(loss)
@@ -216,6 +223,7 @@ class Trainer:
         self, split: Literal["dev", "test"], stop: StopRequest | None = None
     ) -> tuple[Evaluation, StateStatistics]:
         """Predict a whole split and score it."""
+        self._stop = stop or self._stop
         utterances = [*self.task.splits[split], *self.task.support(split)]
         seconds = [self.task.seconds[utterance.id] for utterance in utterances]
         batches = batching.EvaluationBatches(
@@ -224,9 +232,7 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        data = batching.loader(
-            utterances, batches, sample_rate=self.sample_rate, workers=self.run.data.workers, seed=self.run.seed
-        )
+        data = self._load(utterances, batches)
         self.pairing.eval()
         statistics = StateStatistics(self.pairing.upstream.num_states)
         found: list[tuple[str, Any]] = []
@@ -247,7 +253,7 @@ class Trainer:
                 predictions = self.pairing.predict(self._to_device(batch), statistics)
                 found += zip(batch.ids, predictions, strict=True)
                 progress.update()
-        self.spent["samples_evaluated"] += round(sum(seconds) * self.sample_rate)
+        self.spent["samples_upstream"] += round(sum(seconds) * self.sample_rate) if self.store is None else 0
         evaluation = self.task.evaluate(split, dict(gather_object(found)))
         return evaluation, statistics
 
@@ -343,7 +349,7 @@ class Trainer:
         spent = self._spent_now()
         return {
             "audio_seconds_seen": spent["samples_seen"] / self.sample_rate,
-            "upstream_audio_seconds": (spent["samples_seen"] + spent["samples_evaluated"]) / self.sample_rate,
+            "upstream_audio_seconds": spent["samples_upstream"] / self.sample_rate,
             "wall_seconds": spent["wall_seconds"],
             "peak_memory_bytes": spent["peak_memory_bytes"],
         }
@@ -376,14 +382,51 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        return batching.loader(
-            self.task.splits["train"],
-            batches,
-            sample_rate=self.sample_rate,
-            crop=self.run.data.crop_seconds,
-            seed=self.run.seed,
-            targets=self.task.targets,
-            workers=self.run.data.workers,
+        return self._load(self.task.splits["train"], batches, training=True)
+
+    def _load(self, utterances: Sequence[Utterance], batches: Any, *, training: bool = False) -> Iterator[Batch]:
+        """Batches of audio or, with a feature store, of states, for which the upstream runs where it has not yet."""
+        targets = self.task.targets if training else None
+        workers = self.run.data.workers
+        if self.store is None:
+            return batching.loader(
+                utterances,
+                batches,
+                sample_rate=self.sample_rate,
+                crop=self.run.data.crop_seconds if training else None,
+                seed=self.run.seed,
+                targets=targets,
+                workers=workers,
+            )
+        seconds = [self.task.seconds[utterance.id] for utterance in utterances]
+        self.pairing.upstream.eval()
+        stop = self._stop
+        filled = self.store.fill(utterances, seconds, quiet=self._quiet, should_stop=lambda: stop.requested)
+        self.spent["samples_upstream"] += round(filled * self.sample_rate)
+        if stop.requested:
+            self.save()
+            raise Interrupted(f"stopped at update {self.step} while extracting features; those so far are kept")
+        keep = self.pairing.featurizer.keep
+        return batching.stored(
+            utterances, batches, self.store, keep=keep, seconds=self.task.seconds, targets=targets, workers=workers
+        )
+
+    def _make_store(self, upstream: Upstream, head: Head) -> FeatureStore | None:
+        features, crop = self.run.features, self.run.data.crop_seconds
+        if not features.keep:
+            return None
+        longer = [u.id for u in self.task.splits["train"] if crop is not None and self.task.seconds[u.id] > crop]
+        if longer:
+            raise BenchmarkError(
+                f"features.keep=true keeps the states of whole utterances, but {len(longer)} training utterances are "
+                f"longer than data.crop_seconds={crop} and would be cropped: {longer[0]} …; set data.crop_seconds=null"
+            )
+        identity = repr((self.fingerprint.get("upstream"), self.run.upstream.name, dict(self.run.upstream.options)))
+        normalize = self.run.featurizer.normalize
+        if head.mean_suffices:
+            self.pairing.featurizer.normalize = False  # the means are of states that the store has normalised
+        return FeatureStore(
+            upstream, identity, means=head.mean_suffices, normalize=normalize, limit=features.limit_gb * 1e9
         )
 
     def _to_device(self, batch: Batch) -> Batch:
@@ -394,7 +437,10 @@ class Trainer:
                 return value.to(device)
             return type(value)(move(item) for item in value) if isinstance(value, tuple | list) else value
 
-        return Batch(batch.wavs.to(device), batch.wav_lens.to(device), move(batch.targets), batch.ids)
+        hidden = batch.hidden
+        if hidden is not None:
+            hidden = replace(hidden, states=[state.to(device) for state in hidden.states], lengths=move(hidden.lengths))
+        return Batch(batch.wavs.to(device), batch.wav_lens.to(device), move(batch.targets), batch.ids, hidden)
 
     def _tensorboard(self) -> Any:
         if not self.accelerator.is_main_process:

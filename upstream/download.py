@@ -19,6 +19,7 @@ from typing import IO
 from tqdm import tqdm
 
 from benchmark.errors import BenchmarkError
+from benchmark.files import cache_dir
 
 try:
     import fcntl
@@ -28,13 +29,6 @@ except ImportError:  # Windows: two processes must not fetch the same file at th
 TIMEOUT = 30.0  # seconds without an answer
 ATTEMPTS = 3
 CHUNK = 1 << 20  # bytes
-
-
-def cache_dir() -> Path:
-    """``$BENCHMARK_CACHE``, else ``wavbench`` in the user's cache folder."""
-    if own := os.environ.get("BENCHMARK_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "wavbench"
 
 
 def place(url: str, name: str | None = None) -> Path:
