@@ -32,6 +32,7 @@ COMMANDS = {
                 "benchmark.data_commands:prepare_main"),
     "validate": ("read the audio of manifests and list what is wrong", "benchmark.data_commands:validate_main"),
     "predict": ("embeddings, languages or transcripts of audio files, by a trained run", "benchmark.predict:main"),
+    "recipe": ("run a study: upstreams x tasks x regimes x budgets x seeds", "benchmark.study:main"),
     "table": ("results as a Markdown table", "benchmark.cli:print_table"),
 }  # fmt: skip
 """``wavbench COMMAND``: summary, and ``module:function`` that takes the arguments and returns the exit status."""
@@ -337,21 +338,21 @@ def _run_in(
             if done is not None:
                 print(f"{folder} is complete:\n{results.table(done)}")
                 return 0
-        experiment.log_to(folder)
         log = logging.getLogger("wavbench")
-        for line in experiment.describe(prepared):
-            log.info(line)
-        try:
-            if mode == "train":
-                result = experiment.train(prepared, folder, resume=resume, overwrite=overwrite)
-            else:
-                result = experiment.evaluate(prepared, folder, output)
-        except Interrupted as stopped:
-            log.info("%s; go on with: python run_downstream.py -e %s", stopped, folder)
-            return 130
-        except BenchmarkError as error:
-            log.error("error: %s", error)
-            return 1
+        with experiment.logged_to(folder):
+            for line in experiment.describe(prepared):
+                log.info(line)
+            try:
+                if mode == "train":
+                    result = experiment.train(prepared, folder, resume=resume, overwrite=overwrite)
+                else:
+                    result = experiment.evaluate(prepared, folder, output)
+            except Interrupted as stopped:
+                log.info("%s; go on with: python run_downstream.py -e %s", stopped, folder)
+                return 130
+            except BenchmarkError as error:
+                log.error("error: %s", error)
+                return 1
     print(f"{results.table(result)}\n{output}/result.json")
     return 0
 

@@ -16,6 +16,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
 
 REGIMES = ("frozen", "probe", "partial", "finetune", "lora")
+TRAINING_REGIMES = ("partial", "finetune", "lora")
+"""Those that train the upstream or adapters of it."""
 SCHEDULES = ("constant", "linear", "tri_stage", "one_cycle")
 
 
@@ -195,7 +197,8 @@ def compose(
     """Lay values over the defaults, later over earlier.
 
     Args:
-        card: the protocol card; its ``config`` is the first layer.
+        card: the protocol card; its ``config`` is the first layer, ``finetune`` the second where the regime trains
+            the upstream.
         task_config: the dataclass of the task's options.
         layers: (where it comes from, nested mapping) pairs.
         overrides: ``dotted.key=value``; s3prl's ``,,``-separated form is accepted.
@@ -203,19 +206,12 @@ def compose(
     Raises:
         BenchmarkError: an unknown key (with a suggestion) or a value of the wrong type, naming where it came from.
     """
-    config = OmegaConf.structured(RunConfig)
-    config.task = OmegaConf.structured(task_config)
-    config.downstream = card["name"]
-    config.protocol_version = card.get("version", 1)
-    for source, values in [(f"protocol card {card['name']}", card.get("config", {})), *layers]:
-        config = _merge(config, source, values)
-    for override in [part for item in overrides for part in item.split(",,") if part]:
-        key, equals, _ = override.partition("=")
-        if not equals or not key:
-            raise BenchmarkError(f"-o {override}: expected key=value, as in -o optim.lr=1e-3")
-        key = key.removeprefix("config.")  # s3prl's spelling
-        dotted = key + override[override.index("=") :]
-        config = _merge(config, f"-o {override}", _parse_dotted(dotted, override))
+    under = [(f"protocol card {card['name']}", card.get("config", {}))]
+    over = [*layers, *(_override(item) for text in overrides for item in text.split(",,") if item)]
+    config = _lay(card, task_config, [*under, *over])
+    if config.regime in TRAINING_REGIMES and card.get("finetune"):
+        under.append((f"protocol card {card['name']}, finetune", card["finetune"]))
+        config = _lay(card, task_config, [*under, *over])
     for key, value in (("downstream", card["name"]), ("protocol_version", card.get("version", 1))):
         if config[key] != value:
             raise BenchmarkError(f"{key} is '{config[key]}', but the protocol card says '{value}'; choose it with -d")
@@ -228,6 +224,25 @@ def compose(
         if getattr(run.data, name) is not None:
             setattr(run.data, name, str(Path(getattr(run.data, name)).expanduser().absolute()))
     return run
+
+
+def _lay(card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str, Any]]) -> DictConfig:
+    config = OmegaConf.structured(RunConfig)
+    config.task = OmegaConf.structured(task_config)
+    config.downstream = card["name"]
+    config.protocol_version = card.get("version", 1)
+    for source, values in layers:
+        config = _merge(config, source, values)
+    return cast(DictConfig, config)
+
+
+def _override(override: str) -> tuple[str, Any]:
+    """(where it comes from, nested mapping) of ``dotted.key=value``."""
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise BenchmarkError(f"-o {override}: expected key=value, as in -o optim.lr=1e-3")
+    key = key.removeprefix("config.")  # s3prl's spelling
+    return f"-o {override}", _parse_dotted(key + override[override.index("=") :], override)
 
 
 def _parse_dotted(dotted: str, override: str) -> Any:
@@ -311,7 +326,7 @@ def _validate(run: RunConfig) -> None:
         )
     if run.tune.top_blocks is not None:
         at_least("tune.top_blocks", run.tune.top_blocks, 1)
-    if run.features.keep and run.regime not in ("frozen", "probe"):
+    if run.features.keep and run.regime in TRAINING_REGIMES:
         raise BenchmarkError(f"features.keep is for frozen upstreams; in regime '{run.regime}' the states change")
     if run.regime == "frozen" and run.featurizer.state is not None:
         raise BenchmarkError("featurizer.state is for --regime probe; 'frozen' is the weighted sum over all states")

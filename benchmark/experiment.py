@@ -251,6 +251,12 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 def train(prepared: Prepared, folder: Path, *, resume: bool, overwrite: bool = False) -> dict[str, Any]:
     """Train (or go on training), evaluate the chosen checkpoint once on test, write the result and return it."""
+    with StopRequest() as stop:
+        return _finish(prepared, fit(prepared, folder, stop, resume=resume, overwrite=overwrite), folder, stop)
+
+
+def fit(prepared: Prepared, folder: Path, stop: StopRequest, *, resume: bool, overwrite: bool = False) -> Trainer:
+    """Train, or go on training, to the last update; test is not looked at."""
     trainer = _trainer(prepared, folder)
     if overwrite:  # not before everything that the new run needs is known to be there
         _clear(folder)
@@ -259,9 +265,8 @@ def train(prepared: Prepared, folder: Path, *, resume: bool, overwrite: bool = F
     write_text(folder / "config.yaml", config.to_yaml(prepared.run))
     if prepared.run.budget != "all":
         write_text(folder / "budget.txt", "".join(f"{u.id}\n" for u in prepared.task.splits["train"]))
-    with StopRequest() as stop:
-        trainer.train(stop)
-        return _finish(prepared, trainer, folder, stop)
+    trainer.train(stop)
+    return trainer
 
 
 def evaluate(prepared: Prepared, folder: Path, output: Path) -> dict[str, Any]:
@@ -376,11 +381,17 @@ def _device_name(run: RunConfig) -> str:
     return f"cpu, {torch.get_num_threads()} threads"
 
 
-def log_to(folder: Path) -> None:
+@contextlib.contextmanager
+def logged_to(folder: Path) -> Iterator[None]:
     """Send the log to ``log.txt`` as well as to the terminal."""
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def describe(prepared: Prepared) -> Sequence[str]:

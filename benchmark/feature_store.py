@@ -4,32 +4,48 @@ What is kept of an utterance is one safetensors file: each state's frames in flo
 (:attr:`benchmark.interfaces.Head.mean_suffices`), each state's mean over time in float32, which is exact: a linear map
 and a weighted sum commute with a mean. A file's name is a hash of the audio file's place, size and time of change and
 of the stretch; its folder, of the upstream's weights and options. All runs share the store, also at the same time: a
-file is written as a whole or not at all, and two writers would write the same.
+file is written as a whole or not at all, and locks keep two processes from running over the same utterance.
 
 Whole utterances only: the states of a crop are not a crop of the states.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark import batching
+from benchmark import audio
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir, write_bytes
 from benchmark.interfaces import HiddenStates, Upstream, Utterance
 
 LARGEST_HALF = torch.finfo(torch.float16).max
+
+
+@contextlib.contextmanager
+def _held(shard: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a folder of the store; false where another process holds it and ``wait`` was not asked for."""
+    shard.mkdir(parents=True, exist_ok=True)
+    with open(shard / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 class FeatureStore:
@@ -89,21 +105,38 @@ class FeatureStore:
         if not missing:
             return 0.0
         self._check_limit([seconds[i] for i in missing])
-        chosen = [utterances[i] for i in missing]
-        lengths = np.array([seconds[i] for i in missing])
+        shards: dict[Path, list[int]] = defaultdict(list)
+        for i in missing:
+            shards[self.path(utterances[i]).parent].append(i)
+        progress = tqdm(total=len(missing), desc="extracting features", unit="utterance", leave=False, disable=quiet)
+        waiting = list(shards)
+        Random(os.getpid()).shuffle(waiting)  # each process has its own order, so that they share the work
+        used = 0.0
+        with progress:
+            for patient in (False, True):
+                for shard in list(waiting):
+                    with _held(shard, wait=patient) as held:
+                        if not held:
+                            continue
+                        waiting.remove(shard)
+                        for i in shards[shard]:
+                            used += self._extract(utterances[i], seconds[i])
+                            progress.update()
+                            if should_stop():
+                                return used
+        return used
+
+    @torch.inference_mode()
+    def _extract(self, utterance: Utterance, seconds: float) -> float:
+        """Run the upstream over one utterance unless its states are there; returns the seconds that it ran over."""
+        path = self.path(utterance)
+        if path.exists():  # another process was faster
+            return 0.0
         device = next((parameter.device for parameter in self.upstream.parameters()), torch.device("cpu"))
-        batches = batching.loader(chosen, batching.EvaluationBatches(lengths, 1), sample_rate=self.upstream.sample_rate)
-        by_id = {utterance.id: utterance for utterance in chosen}
-        progress = tqdm(total=len(chosen), desc="extracting features", unit="utterance", leave=False, disable=quiet)
-        with torch.inference_mode(), progress:
-            for batch in batches:
-                hidden = self.upstream(batch.wavs.to(device), batch.wav_lens.to(device))
-                content = self._pack([state[0].float() for state in hidden.states])
-                write_bytes(self.path(by_id[batch.ids[0]]), save(content))
-                if should_stop():
-                    break
-                progress.update()
-        return float(lengths.sum())
+        wav = audio.load(utterance, self.upstream.sample_rate)[None].to(device)
+        hidden = self.upstream(wav, torch.tensor([wav.shape[1]], device=device))
+        write_bytes(path, save(self._pack([state[0].float() for state in hidden.states])))
+        return seconds
 
     def _pack(self, states: list[Tensor]) -> dict[str, Tensor]:
         """(frame, dim) states of one utterance as they are kept."""

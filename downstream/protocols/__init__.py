@@ -18,9 +18,10 @@ _KEYS: dict[str, tuple[type, str]] = {
     "task": (str, "a registered task, or package.module:Class"),
     "corpus": (str, "a registered corpus, or package.module:prepare"),
     "config": (dict, "values of RunConfig"),
+    "finetune": (dict, "values of RunConfig over these, where the regime trains the upstream"),
     "extends": (str, "another card, whose keys hold where this one is silent; config is merged key by key"),
 }
-_OPTIONAL: dict[str, Any] = {"aliases": [], "source": [], "deviations": [], "config": {}, "extends": ""}
+_OPTIONAL: dict[str, Any] = {"aliases": [], "source": [], "deviations": [], "config": {}, "finetune": {}, "extends": ""}
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

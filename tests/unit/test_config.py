@@ -99,3 +99,16 @@ def test_unreadable_files(tmp_path: Any) -> None:
     (tmp_path / "broken.yaml").write_text("a: [1")
     with pytest.raises(BenchmarkError, match="not readable YAML"):
         config.read_yaml(tmp_path / "broken.yaml")
+
+
+def test_a_card_has_values_of_its_own_for_fine_tuning() -> None:
+    card = CARD | {"config": {"optim": {"lr": 1.0, "eps": 0.5}}, "finetune": {"optim": {"lr": 2.0}}}
+
+    def lr(*overrides: str, layers: tuple[tuple[str, Any], ...] = ()) -> tuple[float, float]:
+        optim = config.compose(card, Options, layers, ["upstream.name=u", *overrides]).optim
+        return optim.lr, optim.eps
+
+    assert lr() == (1.0, 0.5)
+    assert lr("regime=finetune") == (2.0, 0.5)
+    assert lr(layers=(("flags", {"regime": "lora"}),)) == (2.0, 0.5)
+    assert lr("regime=partial", "tune.top_blocks=1", "optim.lr=3") == (3.0, 0.5)  # what the user says comes last

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +180,27 @@ def test_states_beyond_half_precision_are_kept_whole(corpus: Corpus) -> None:
     store = FeatureStore(Large().eval(), "x")
     store.fill([utterance], [0.1])
     assert all(torch.isfinite(state).all() for state in store.load([utterance], None).states)
+
+
+def test_two_processes_share_the_work(corpus: Corpus, tmp_path: Path) -> None:
+    """One process holds a part of the store; another does the rest, then waits for it and finds its file there."""
+    utterances = corpus.splits["train"]
+    seconds = audio.durations(utterances).tolist()
+    store = FeatureStore(CountingUpstream().eval(), "x")
+    held = store.path(utterances[0])
+    held.parent.mkdir(parents=True)
+    content = FeatureStore(ToyUpstream().eval(), "z")
+    content.fill([utterances[0]], [0.1])
+    with open(held.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def release() -> None:
+            held.write_bytes(content.path(utterances[0]).read_bytes())
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        timer = threading.Timer(1.0, release)
+        timer.start()
+        store.fill(utterances, seconds)
+        timer.join()
+    mine = [u for u in utterances if store.path(u).parent != held.parent or u is not utterances[0]]
+    assert store.upstream.utterances == len(mine)

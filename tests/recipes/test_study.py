@@ -1,0 +1,210 @@
+"""Studies by the real command, with the smallest upstream, task and corpus."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import REPOSITORY, Cli
+
+from benchmark import registry, results, study
+from benchmark.errors import BenchmarkError
+
+PLUGIN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from toys import ToyTask, ToyUpstream
+from benchmark.interfaces import Corpus, Utterance
+from benchmark.registry import corpora, downstreams, tasks, upstreams
+
+class StudyTask(ToyTask):
+    strata = ()
+
+def corpus(root):
+    names = dict((split, [split + str(i) for i in range(10)]) for split in ("train", "dev", "test"))
+    return Corpus("toy", dict(
+        (split, [Utterance(n, str(root / (n + ".wav")), speaker="high" if int(n[-1]) % 2 else "low") for n in of])
+        for split, of in names.items()
+    ))
+
+if "study_toy" not in upstreams.names():
+    upstreams.register("study_toy", ToyUpstream)
+    tasks.register("study_task", StudyTask)
+    corpora.register("study_corpus", corpus)
+    card = dict(name="study_down", task="study_task", corpus="study_corpus", config=dict())
+    downstreams.register("study_down", lambda: card)
+"""
+
+RECIPE = """
+name: toy
+question: does it run?
+plugins: [plugin.py]
+seeds: [0, 1]
+upstreams: {up: {name: study_toy}}
+tasks:
+  study_down:
+    budgets: [4utt, all]
+    config: {device: cpu, trainer: {max_steps: 40, eval_every: 10, save_every: 3, batch_size: 4, log_every: 1000}}
+regimes:
+  frozen: {regime: frozen, search: {optim.lr: [0.001, 0.1]}, config: {features: {keep: true}}}
+  layers: {regime: probe, states: all, search: {optim.lr: [0.001, 0.1]}, budgets: [all], seeds: [0]}
+  finetuned: {regime: finetune, search: {optim.upstream_lr: [0.0, 0.01]}, tasks: {study_down: {optim: {lr: 0.1}}}}
+"""
+CELLS = 4 + 3 + 4
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    sys.path.insert(0, str(REPOSITORY / "tests" / "unit"))
+    from toys import toy_corpus
+
+    (tmp_path / "data").mkdir()
+    toy_corpus(tmp_path / "data")
+    plugin = PLUGIN.format(tests=str(REPOSITORY / "tests" / "unit"))
+    (tmp_path / "plugin.py").write_text(plugin)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path / "recipe.yaml"
+
+
+def command(recipe: Path, output: str, *more: str) -> list[str]:
+    root = str(recipe.parent / "data")
+    arguments = ["recipe", str(recipe), "-o", output, "--data-root", root, *more]
+    return [sys.executable, "-m", "benchmark", *arguments]
+
+
+def environment(recipe: Path, cache: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "BENCHMARK_CACHE": str(recipe.parent / cache)}
+
+
+def outcomes(folder: Path) -> dict[str, Any]:
+    """What the cells found, without what may differ from run to run."""
+    found = {}
+    for path in sorted(folder.rglob("cell.json")):
+        cell = json.loads(path.read_text())
+        result = results.read(path.parent / cell["chosen"] / "result.json")
+        found[str(path.parent.relative_to(folder))] = (
+            cell,
+            result["metrics"],
+            result["layer_weights"],
+            result["budget"],
+        )
+    return found
+
+
+def test_a_study_killed_again_and_again_ends_as_one_left_alone(recipe: Path, tmp_path: Path) -> None:
+    alone = subprocess.run(
+        command(recipe, str(tmp_path / "alone"), "--jobs", "2"),
+        env=environment(recipe, "cache"), capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    expected = outcomes(tmp_path / "alone")
+    assert len(expected) == CELLS
+    assert "| study_down | study_toy | probe of state 1 |" in alone.stdout
+    for folder, (cell, metrics, _, budget) in expected.items():
+        assert len(cell["tried"]) == 2
+        chosen = next(one for one in cell["tried"] if one["name"] == cell["chosen"])
+        assert chosen["dev"] == min(one["dev"] for one in cell["tried"]) == metrics["dev"]["error"]
+        scored = list((tmp_path / "alone" / folder).rglob("result.json"))
+        assert [path.parent.name for path in scored] == [cell["chosen"]]  # test is scored with the chosen one only
+        assert budget["name"] in ("all", "4utt")
+
+    rng = random.Random(0)
+    done: dict[Path, int] = {}
+    killed = 0
+    while True:
+        process = subprocess.Popen(
+            command(recipe, str(tmp_path / "killed"), "--jobs", "2"),
+            env=environment(recipe, "other"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        if killed < 5:
+            started = len(list((tmp_path / "killed").rglob("last.pt")))
+            deadline = time.monotonic() + 60
+            while len(list((tmp_path / "killed").rglob("last.pt"))) <= started and time.monotonic() < deadline:
+                if process.poll() is not None:
+                    break
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 1.5))
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        _, errors = process.communicate(timeout=300)
+        for path, changed in done.items():
+            assert path.stat().st_mtime_ns == changed, f"{path} was written twice"
+        done = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("cell.json")}
+        if process.returncode == 0 and killed >= 5:
+            break
+        assert process.returncode in (-signal.SIGKILL, 0), errors
+    assert outcomes(tmp_path / "killed") == expected
+
+
+def test_a_recipe_is_planned_run_and_guarded(recipe: Path, tmp_path: Path, cli: Cli) -> None:
+    recipe.write_text(
+        RECIPE.replace("seeds: [0, 1]\n", "seeds: [0]\n").replace("budgets: [4utt, all]", "budgets: [all]")
+    )
+    environ = environment(recipe, "cache")
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        line = command(recipe, str(tmp_path / "out"), "--jobs", "1", *more)
+        return subprocess.run(line, env=environ, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+
+    planned = run("--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "| study_down | layers | 3 | 6 | 240 |" in planned.stdout
+    assert "5 cells" in planned.stdout
+    assert not (tmp_path / "out").exists()
+
+    # a broken cell is named and takes nothing else down
+    text = recipe.read_text()
+    recipe.write_text(text.replace("states: all", "states: [0, 7]"))
+    broken = run()
+    assert broken.returncode == 1
+    assert "state 7 does not exist" in broken.stderr
+    assert len(outcomes(tmp_path / "out")) == 3
+    assert "state 7" in (tmp_path / "out" / "up/study_down/layers-7/all/seed0/error.txt").read_text()
+
+    recipe.write_text(text.replace("max_steps: 40", "max_steps: 50"))
+    changed = run()
+    assert changed.returncode == 1
+    assert "trainer.max_steps: 40 -> 50" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("optim.upstream_lr: [0.0, 0.01]", "optim.upstream_lr: [0.0]", "try different numbers of candidates"),
+        ("name: study_toy", "name: study_toi", "unknown upstream 'study_toi'. Did you mean 'study_toy'"),
+        ("study_down:\n    budgets", "study_up:\n    budgets", "unknown downstream 'study_up'"),
+        ("seeds: [0, 1]", "seeds: []", "names no seeds"),
+        ("question:", "questoin:", "questoin"),
+        ("tasks: {study_down:", "tasks: {study_dwn:", "has values for task 'study_dwn'. Did you mean 'study_down'"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(recipe: Path, old: str, new: str, message: str) -> None:
+    assert old in RECIPE
+    recipe.write_text(RECIPE.replace(old, new))
+    with pytest.raises(BenchmarkError, match=message):
+        study.read(recipe)
+
+
+def test_cells_have_folders_of_their_own(recipe: Path) -> None:
+    read = study.read(recipe)
+    cells = study.cells(read)
+    assert len(cells) == CELLS
+    assert len({cell.folder for cell in cells}) == CELLS
+    read.tasks["study_down"].budgets = ["8utt/speaker", "5%"]
+    assert {part for cell in study.cells(read) for part in cell.folder.parts if "8" in part or "5" in part} == {
+        "8utt-per-speaker",
+        "5pct",
+    }
+    read.seeds = [0, 0]
+    with pytest.raises(BenchmarkError, match="names a cell twice"):
+        study.cells(read)
+    assert registry.upstreams.get("study_toy")
