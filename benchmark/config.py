@@ -114,10 +114,11 @@ class OptimConfig:
 
 @dataclass
 class TuneConfig:
-    """What of the upstream is trained in the regimes ``partial``, ``finetune`` and ``lora``, and from when on.
+    """What of the upstream is trained in the regimes ``partial``, ``finetune`` and ``lora``, and from when on."""
 
-    Dropouts, LayerDrop and masking inside the encoder are the upstream's own: ``upstream.options``.
-    """
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the upstream while it is trained, under ``upstream.options``: dropouts, LayerDrop, masking inside the
+    encoder. An upstream that has no such option is trained without it, and the log says so."""
 
     top_blocks: int | None = None
     """``partial``: how many of the last transformer blocks are trained (``--top-blocks``)."""

@@ -112,7 +112,8 @@ def prepare(run: RunConfig, card: Mapping[str, Any], target: Target | None = Non
     if target is None:
         manifest.check_disjoint({name: task.splits[name] for name in ("train", "dev", "test")})
     torch.manual_seed(run.seed)  # an upstream with random weights has the same ones when the run goes on
-    upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **run.upstream.options)
+    options = _tuning_options(run) | run.upstream.options
+    upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **options)
     utterances = {u.id: u for name in ("train", "dev", "test") for u in (*task.splits[name], *task.support(name))}
     seconds = audio.durations(list(utterances.values())).tolist()
     task.seconds = dict(zip(utterances, seconds, strict=True))
@@ -131,6 +132,18 @@ def prepare(run: RunConfig, card: Mapping[str, Any], target: Target | None = Non
                 f"'{run.upstream.name}'"
             )
     return prepared
+
+
+def _tuning_options(run: RunConfig) -> dict[str, Any]:
+    """Those of ``tune.options`` that the upstream has, where it is trained."""
+    if run.regime not in config.TRAINING_REGIMES:
+        return {}
+    entry = registry.upstreams.get(run.upstream.name)
+    known = {name: value for name, value in run.tune.options.items() if registry.takes(entry.load(), name)}
+    if len(known) < len(run.tune.options):
+        left_out = ", ".join(name for name in run.tune.options if name not in known)
+        log.warning("upstream '%s' has no option %s (tune.options); it is trained without", run.upstream.name, left_out)
+    return known
 
 
 def find_corpus(run: RunConfig, card: Mapping[str, Any]) -> Corpus:

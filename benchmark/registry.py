@@ -190,6 +190,12 @@ tasks = Registry("task", "wavbench.tasks", "downstream:task_entries")
 corpora = Registry("corpus", "wavbench.corpora", "downstream:corpus_entries")
 
 
+def takes(factory: Callable[..., Any], argument: str) -> bool:
+    """Whether a factory has a parameter of this name, or takes any."""
+    parameters = inspect.signature(factory).parameters
+    return argument in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
 def load_upstream(name: str, *, checkpoint: str | Path | None = None, **options: Any) -> Upstream:
     """Load an upstream, in evaluation mode.
 
@@ -209,12 +215,11 @@ def load_upstream(name: str, *, checkpoint: str | Path | None = None, **options:
     entry = upstreams.get(name)
     factory = entry.load()
     arguments = dict(options) if checkpoint is None else {"checkpoint": checkpoint, **options}
-    takes = inspect.signature(factory).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        for argument in arguments:
-            if argument not in takes:
-                what = "takes no checkpoint (-k)" if argument == "checkpoint" else f"has no option '{argument}'"
-                raise BenchmarkError(f"upstream '{name}' {what}. " + suggest(argument, list(takes), noun="options"))
+    for argument in arguments:
+        if not takes(factory, argument):
+            what = "takes no checkpoint (-k)" if argument == "checkpoint" else f"has no option '{argument}'"
+            known = list(inspect.signature(factory).parameters)
+            raise BenchmarkError(f"upstream '{name}' {what}. " + suggest(argument, known, noun="options"))
     try:
         model = factory(**arguments)
     except BenchmarkError:

@@ -176,3 +176,22 @@ def test_a_label_budget_cuts_the_training_split_only(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "budget.txt").read_text().split() == [u.id for u in cut.task.splits["train"]]
     with pytest.raises(BenchmarkError, match="'five' is no budget"):
         configure("budget=five")
+
+
+def test_options_for_training_go_to_upstreams_that_have_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Tunable(ToyUpstream):
+        def __init__(self, dropout: float = 0.0) -> None:
+            super().__init__()
+            self.dropout.p = dropout
+
+    monkeypatch.setitem(registry.upstreams._load(), "toy", registry.Entry("toy", Tunable))
+    card = CARD | {"finetune": {"tune": {"options": {"dropout": 0.25, "layerdrop": 0.1}}}}
+    assert experiment.prepare(configure(card=card), card).upstream.dropout.p == 0.0
+    assert "layerdrop" not in caplog.text
+    tuned = experiment.prepare(configure("regime=finetune", card=card), card)
+    assert tuned.upstream.dropout.p == 0.25
+    assert "has no option layerdrop (tune.options)" in caplog.text
+    said = experiment.prepare(configure("regime=finetune", "upstream.options.dropout=0.5", card=card), card)
+    assert said.upstream.dropout.p == 0.5
