@@ -38,7 +38,7 @@ def load(utterance: Utterance, sample_rate: int, *, crop: tuple[Seconds, float] 
     """
     try:
         with soundfile.SoundFile(utterance.path) as file:
-            first, frames = _span(utterance, file.frames, file.samplerate)
+            first, frames = span(utterance, file.frames, file.samplerate)
             if crop is not None:
                 wanted = round(crop[0] * file.samplerate)
                 if frames > wanted:
@@ -48,7 +48,7 @@ def load(utterance: Utterance, sample_rate: int, *, crop: tuple[Seconds, float] 
             file.seek(first)
             samples: NDArray[np.float32] = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise _unreadable(utterance, error) from error
+        raise unreadable(utterance, error) from error
     if len(samples) < frames:
         raise AudioError(
             f"utterance {utterance.id}: {utterance.path} ends early: its header promises {frames} samples from "
@@ -69,14 +69,14 @@ def durations(utterances: Sequence[Utterance], *, description: str = "reading he
 
     def one(utterance: Utterance) -> float | AudioError:
         try:
-            _refuse_truncated(utterance)
+            refuse_truncated(utterance)
             with soundfile.SoundFile(utterance.path) as file:
                 rate: int = file.samplerate
-                return _span(utterance, file.frames, rate)[1] / rate
+                return span(utterance, file.frames, rate)[1] / rate
         except AudioError as error:
             return error
         except (soundfile.SoundFileError, OSError) as error:
-            return _unreadable(utterance, error)
+            return unreadable(utterance, error)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         progress = tqdm(
@@ -91,7 +91,7 @@ def durations(utterances: Sequence[Utterance], *, description: str = "reading he
     return np.array(found, dtype=np.float64)
 
 
-def _span(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
+def span(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
     """First frame and number of frames of an utterance in its file."""
     first = round(utterance.start * rate)
     last = frames if utterance.duration is None else first + round(utterance.duration * rate)
@@ -105,7 +105,7 @@ def _span(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
     return first, last - first
 
 
-def _refuse_truncated(utterance: Utterance) -> None:
+def refuse_truncated(utterance: Utterance) -> None:
     """A RIFF file says its size; libsndfile reads what is left of a truncated one without a word."""
     with open(utterance.path, "rb") as file:
         header = file.read(8)
@@ -118,5 +118,6 @@ def _refuse_truncated(utterance: Utterance) -> None:
         )
 
 
-def _unreadable(utterance: Utterance, error: Exception) -> AudioError:
+def unreadable(utterance: Utterance, error: Exception) -> AudioError:
+    """What is said of a file that libsndfile refuses."""
     return AudioError(f"utterance {utterance.id}: {utterance.path} cannot be read as audio ({error})")

@@ -34,8 +34,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(unfinished, path)
     except OSError as error:
         raise BenchmarkError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is untouched; free some room or "
-            "choose another folder with -p, then go on with -a"
+            f"cannot write {path}: {error.strerror or error}. What was there before is untouched; free some room, or "
+            "choose another folder, and go on (a run: with -a)"
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -6,8 +6,9 @@ Notation in shapes: ``batch`` utterances, ``sample`` audio samples, ``frame`` up
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -124,6 +125,12 @@ class Upstream(nn.Module, ABC):
         """The transformer blocks, first to last, for regimes that tell them apart; empty: there are none."""
         return ()
 
+    @property
+    def exports(self) -> Mapping[str, Callable[[Path], str]]:
+        """Formats of other libraries -> what writes the upstream to a path that does not exist yet, and says how it is
+        loaded from there. ``wavbench export`` takes the first unless told otherwise; empty: there are none."""
+        return {}
+
     @abstractmethod
     def output_lengths(self, wav_lens: Tensor) -> Tensor:
         """Valid frames (batch,) of waveforms with ``wav_lens`` (batch,) valid samples."""
@@ -178,6 +185,8 @@ class Task(ABC):
     selection: ClassVar[str]
     """The metric of the ``dev`` evaluation set that chooses the checkpoint."""
     higher_is_better: ClassVar[bool]
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Fields of :class:`Utterance` that must be known of every utterance: ``speaker``, ``language``, ``text``."""
     strata: ClassVar[tuple[str, ...]] = ("speaker",)
     """Fields of :class:`Utterance` between whose values a label budget balances the audio, outermost first."""
     croppable: ClassVar[bool] = True

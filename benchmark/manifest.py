@@ -1,15 +1,560 @@
-"""Lists of utterances: what they add up to, and a digest that tells two lists apart."""
+"""Lists of utterances: reading and writing them, what they add up to, and a digest that tells two lists apart.
+
+A manifest is a file in UTF-8 with an utterance a line: JSONL (``.jsonl``, an object a line) or a table (``.csv``,
+``.tsv``, a header with the same names). The columns are the fields of :class:`benchmark.interfaces.Utterance`; only
+``path`` must be there::
+
+    {"id": "a1", "path": "wav/a1.wav", "speaker": "anna", "text": "good morning"}
+    {"id": "a2", "path": "/corpora/long.flac", "start": 12.5, "duration": 3.25, "speaker": "ben"}
+"""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+import io
+import itertools
+import json
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.interfaces import Utterance
+from benchmark.errors import BenchmarkError
+from benchmark.files import write_atomically
+from benchmark.interfaces import Corpus, Trial, Utterance
+from benchmark.registry import suggest
+
+FIELDS = tuple(f.name for f in dataclasses.fields(Utterance))
+_FIELDS = frozenset(FIELDS)
+_NUMBERS = ("start", "duration")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SHOWN = 10
+"""Problems that an error shows; the others are counted."""
+_TOUCH = 1e-3
+"""Seconds by which neighbouring stretches may overlap: they were cut at times rounded to a millisecond."""
+
+_KNOWN_AS = {
+    "id": ("utt", "utt_id", "uttid", "utterance", "utterance_id", "key"),
+    "path": ("wav", "wav_path", "audio", "audio_path", "audio_filepath", "file", "file_path", "filename", "file_name"),
+    "start": ("offset", "begin", "onset", "start_time", "from"),
+    "duration": ("dur", "len", "length", "seconds"),
+    "text": ("sentence", "transcript", "transcription", "words", "normalized_text"),
+    "speaker": ("spk", "spk_id", "speaker_id", "speakerid", "client_id"),
+    "language": ("lang", "lang_id", "language_id", "locale"),
+    "session": ("video", "recording_id", "session_id"),
+    "split": ("subset", "set", "partition", "fold"),
+    "gender": ("sex",),
+}
+_MEANT = {other: name for name, others in _KNOWN_AS.items() for other in others}
+"""What other tools call a column -> what it is called here."""
+
+
+def _meant(name: str) -> str:
+    return _MEANT.get(name.lower().strip(), name)
+
+
+def complain(about: str, problems: Sequence[str], advice: str = "") -> NoReturn:
+    """Raise one :class:`BenchmarkError` for all problems: the first ten, and how many more there are."""
+    lines = [f"{about}: {len(problems):,} problem{'s' if len(problems) > 1 else ''}:"]
+    lines += [f"  {problem}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"  … and {len(problems) - _SHOWN:,} more")
+    raise BenchmarkError("\n".join([*lines, advice] if advice else lines))
+
+
+def some(items: Iterable[object], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    named = [str(item) for item in items]
+    return ", ".join(named[:most]) + (f" and {len(named) - most:,} more" if len(named) > most else "")
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass
+class Scan:
+    """All that a manifest holds, good and bad."""
+
+    path: Path
+    rows: list[tuple[int, Utterance]] = field(default_factory=list)
+    """(line, utterance) of every row that could be read."""
+    found: list[tuple[int, str]] = field(default_factory=list)
+    """(line, what is wrong there); line 0 is the file as a whole."""
+
+    @property
+    def problems(self) -> list[str]:
+        """``file:line: what is wrong``, by line."""
+        return [f"{self.path}{f':{line}' if line else ''}: {text}" for line, text in sorted(self.found)]
+
+
+def read(path: Path | str) -> list[Utterance]:
+    """Read a manifest.
+
+    Args:
+        path: ``.jsonl``, ``.csv`` or ``.tsv``. Audio paths in it count from the manifest's folder unless absolute; an
+            ``id`` that is left out is the path as written.
+
+    Returns:
+        The utterances in the file's order, ``path`` absolute.
+
+    Raises:
+        BenchmarkError: the file is missing, empty or of another kind, or rows are wrong: an unknown column, no path, an
+            id that is there twice, a value of the wrong type, a negative time, NaN, text that is not UTF-8. One pass
+            finds all of it; the message shows the first ten by file and line.
+    """
+    scanned = scan(path)
+    if scanned.problems:
+        complain(str(path), scanned.problems)
+    return [utterance for _, utterance in scanned.rows]
+
+
+def scan(path: Path | str) -> Scan:
+    """Read a manifest as far as it can be read.
+
+    Raises:
+        BenchmarkError: there is no such file, or its name ends in none of ``.jsonl``, ``.csv`` and ``.tsv``.
+    """
+    path = Path(path)
+    _refuse_other_kinds(path)
+    result = Scan(path)
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        result.found.append((0, "the file is UTF-16; save it as UTF-8"))
+        return result
+    if path.suffix == ".jsonl" and data.lstrip().startswith(b"["):
+        result.found.append((1, "the file is one JSON array; write an object a line (jq -c '.[]' does)"))
+        return result
+    rows = _jsonl_rows(data, result) if path.suffix == ".jsonl" else _table_rows(data, _DELIMITERS[path.suffix], result)
+    folder = os.path.abspath(path.parent)
+    lines: dict[str, int] = {}
+    unknown: dict[str, list[int]] = {}
+    for line, row in rows:
+        for name in row.keys() - _FIELDS:
+            unknown.setdefault(name, []).append(line)
+            row.setdefault(_meant(name), row[name])  # so that its values are checked as well
+        wrong, utterance = _utterance(row, folder)
+        if utterance is not None and lines.setdefault(utterance.id, line) != line:
+            advice = "" if "id" in row else ". Ids default to the path: give the utterances of one file an id each"
+            wrong.append(f"id '{utterance.id}' is on line {lines[utterance.id]} already{advice}")
+        result.found += [(line, text) for text in wrong]
+        if utterance is not None:
+            result.rows.append((line, utterance))
+    result.found += [(where[0], _unknown(name, len(where))) for name, where in unknown.items()]
+    if not result.rows and not result.found:
+        result.found.append((0, "holds no utterances"))
+    return result
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    if path.is_dir():
+        raise BenchmarkError(
+            f"{path} is a folder, expected a manifest (.jsonl, .csv or .tsv). 'wavbench prepare' makes manifests of "
+            "Kaldi data directories, lhotse cuts and Hugging Face datasets"
+        )
+    if path.suffix not in (".jsonl", *_DELIMITERS):
+        raise BenchmarkError(
+            f"{path}: a manifest's name ends in .jsonl (an object a line), .csv or .tsv (a table with a header), "
+            f"not in '{path.suffix}'"
+        )
+    if not path.is_file():
+        raise BenchmarkError(f"manifest {path} not found")
+
+
+def _jsonl_rows(data: bytes, result: Scan) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(data.split(b"\n"), start=1):  # splitlines() would also split at U+2028 in a text
+        if not line.strip():
+            continue
+        try:
+            row = _DECODER.decode(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            result.found.append((number, _not_utf8(error)))
+        except json.JSONDecodeError as error:
+            result.found.append((number, f"invalid JSON: {error.msg} at character {error.colno}"))
+        except (ValueError, RecursionError) as error:
+            result.found.append((number, f"invalid JSON: {error}"))
+        else:
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                found = "an array" if isinstance(row, list) else json.dumps(row)[:40]
+                result.found.append((number, f'expected an object a line, {{"path": …}}, found {found}'))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number; leave the field out")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the object has '{next(name for name in names if names.count(name) > 1)}' twice")
+    return row
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_once)
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"byte {error.object[error.start]:#04x} at {error.start + 1} is not UTF-8; save the file as UTF-8"
+
+
+def _table_rows(data: bytes, delimiter: str, result: Scan) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", errors="replace")
+        for number, encoded in enumerate(data.split(b"\n"), start=1):
+            try:
+                encoded.decode("utf-8")
+            except UnicodeDecodeError as error:
+                result.found.append((number, _not_utf8(error)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    while True:
+        line = reader.line_num + 1  # of the record's first line: a quoted text may have several
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            advice = "; a cell that begins with a quote must end with one, and quotes within it are doubled"
+            result.found.append((line, f"{error}{'' if 'limit' in str(error) else advice}"))
+            continue
+        if not cells:
+            continue
+        if not header:
+            header = _header([name.strip() for name in cells], delimiter, line, result)
+            if "path" not in header:
+                return
+        elif len(cells) != len(header):
+            advice = ": quote a text that holds the delimiter" if len(cells) > len(header) else ""
+            result.found.append((line, f"{len(cells)} cells, but the header has {len(header)}{advice}"))
+        else:
+            row = zip(header, cells, strict=True)
+            yield line, {name: _value(name, cell) for name, cell in row if cell and name in _FIELDS}
+
+
+def _value(name: str, cell: str) -> str | float:
+    if name in _NUMBERS:
+        try:
+            return float(cell)
+        except ValueError:
+            return cell
+    return cell
+
+
+def _header(names: list[str], delimiter: str, line: int, result: Scan) -> list[str]:
+    """The columns' names, where one is unknown the one that was meant, so that its values are checked as well."""
+    meant = [_meant(name) if _meant(name) not in names else name for name in names]
+    if not set(meant) & _FIELDS:
+        other = next(
+            (f" The columns look separated by {d!r}." for d in "\t;,|" if d != delimiter and d in names[0]), ""
+        )
+        result.found.append(
+            (line, f"expected a header with columns of {', '.join(FIELDS)}; found {some(names)}.{other}")
+        )
+        return meant
+    result.found += [(line, _unknown(name, 1)) for name in dict.fromkeys(names) if name not in _FIELDS]
+    result.found += [
+        (line, f"column '{name}' is there twice") for name in dict.fromkeys(names) if names.count(name) > 1
+    ]
+    if "path" not in meant:
+        result.found.append((line, "there is no column 'path'"))
+    return meant
+
+
+def _unknown(name: str, times: int) -> str:
+    often = f" (on {times:,} lines)" if times > 1 else ""
+    if name in ("supervisions", "recording", "sources"):
+        advice = "This looks like a lhotse manifest: 'wavbench prepare lhotse' converts it"
+    elif not name:
+        advice = "Remove the column without a name (pandas writes none with index=False)"
+    elif _meant(name) in _FIELDS:
+        advice = f"Did you mean '{_meant(name)}'? known: {', '.join(FIELDS)}"
+    else:
+        advice = f"{suggest(name, list(FIELDS), noun='known')}. Rename or remove it"
+    return f"unknown column '{name}'{often}. {advice}"
+
+
+def _utterance(row: Mapping[str, Any], folder: str) -> tuple[list[str], Utterance | None]:
+    """What is wrong with a row, and the utterance if nothing is."""
+    wrong: list[str] = []
+    values: dict[str, Any] = {}
+    for name in FIELDS:
+        value = row.get(name)
+        if value is None:
+            continue
+        if name in _NUMBERS:
+            _check_seconds(name, value, wrong)
+        elif not isinstance(value, str):
+            advice = "; put it in quotes" if isinstance(value, int | float) else ""
+            wrong.append(f"{name} must be text, found {json.dumps(value)[:40]}{advice}")
+        elif name != "text" and value.strip() != value:
+            wrong.append(f"{name} {value!r} begins or ends with white space; remove it")
+        elif name != "text" and not value:
+            wrong.append(f"{name} is empty; leave it out where it is not known")
+        elif name == "gender" and value not in ("f", "m"):
+            wrong.append(f"gender must be 'f' or 'm', found {value!r}; leave it out where it is not known")
+        values[name] = value
+    if "path" not in values:
+        wrong.append("no path")
+    if wrong:
+        return wrong, None
+    written = values["path"]
+    values["path"] = os.path.join(folder, written)
+    for name in _NUMBERS:
+        if name in values:
+            values[name] = float(values[name])
+    return wrong, Utterance(**{"id": written, **values})
+
+
+def _check_seconds(name: str, value: Any, wrong: list[str]) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        wrong.append(f"{name} must be a number of seconds, found {json.dumps(value)[:40]}")
+    elif not -1e12 < value < 1e12:  # NaN, infinities, and integers beyond all floats
+        wrong.append(f"{name} must be a finite number of seconds, found {str(value)[:40]}")
+    elif name == "start" and value < 0:
+        wrong.append(f"start must be 0 or more seconds, found {value}")
+    elif name == "duration" and value <= 0:
+        wrong.append(f"duration must be more than 0 seconds, found {value}")
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def write(path: Path | str, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest, JSONL or a table by the name's ending; :func:`read` gives the same utterances back.
+
+    Audio that lies below the manifest's folder is written relative to it, so that the folder can be moved as a whole;
+    other audio is written absolute, so that the manifest can be moved alone. A table cannot tell an empty text from
+    none.
+
+    Raises:
+        BenchmarkError: the name ends otherwise, there are no utterances, or one of them could not be read back; nothing
+            is written then.
+    """
+    path = Path(path)
+    if path.suffix not in (".jsonl", *_DELIMITERS):
+        raise BenchmarkError(f"cannot write {path}: a manifest's name ends in .jsonl, .csv or .tsv")
+    folder = os.path.abspath(path.parent)
+    rows, problems = [], []
+    ids: set[str] = set()
+    for utterance in utterances:
+        row = _row(utterance, folder)
+        wrong, _ = _utterance(row, folder)
+        if utterance.id in ids:
+            wrong.append("the id is there twice")
+        ids.add(utterance.id)
+        problems += [f"utterance {utterance.id!r}: {text}" for text in wrong]
+        rows.append(row)
+    if not rows:
+        raise BenchmarkError(f"cannot write {path}: there are no utterances")
+    if problems:
+        complain(f"cannot write {path}", problems)
+    data = _as_jsonl(rows) if path.suffix == ".jsonl" else _as_table(rows, _DELIMITERS[path.suffix], path)
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _row(utterance: Utterance, folder: str) -> dict[str, Any]:
+    """Its fields but those at their defaults."""
+    row = {f.name: getattr(utterance, f.name) for f in dataclasses.fields(utterance)}
+    absolute = os.path.join(os.getcwd(), utterance.path)
+    below = absolute.removeprefix(folder + os.sep).lstrip(os.sep)
+    row["path"] = below if absolute.startswith(folder + os.sep) and below else absolute
+    return {name: value for name, value in row.items() if value is not None and not (name == "start" and value == 0)}
+
+
+def _as_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    lines = []
+    for row in rows:
+        try:
+            lines.append(json.dumps(row, ensure_ascii=False).encode())
+        except UnicodeEncodeError:  # a file name that is not UTF-8 on disk: os.fsdecode made surrogates of its bytes
+            lines.append(json.dumps(row).encode())
+    return b"\n".join([*lines, b""])
+
+
+def _as_table(rows: list[dict[str, Any]], delimiter: str, path: Path) -> bytes:
+    used = {name for row in rows for name in row}
+    bare_return = any("\r" in value for row in rows for value in row.values() if isinstance(value, str))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(
+        text,
+        [name for name in FIELDS if name in used],
+        delimiter=delimiter,
+        lineterminator="\n",
+        quoting=csv.QUOTE_ALL if bare_return else csv.QUOTE_MINIMAL,  # which overlooks a carriage return
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        return text.getvalue().encode()
+    except UnicodeEncodeError as error:
+        raise BenchmarkError(
+            f"cannot write {path}: {error.object[max(error.start - 30, 0) : error.end]!r} is not Unicode; write "
+            ".jsonl, or rename the file"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------- trial lists
+
+
+def read_trials(path: Path | str, ids: Collection[str], *, source: str = "", where: str = "") -> list[Trial]:
+    """Read a list of ``label enrolment test`` lines (1 same speaker, 0 different), in its order.
+
+    Args:
+        path: the list, in VoxCeleb's format.
+        ids: the utterances that there are; a set or a dictionary for long lists.
+        source: where to get a proper list; said when this one is missing, empty or malformed.
+        where: where the utterances should be; said when some are not among ``ids``.
+
+    Raises:
+        BenchmarkError: the list is missing or empty, lines are malformed, or utterances are not among ``ids``.
+    """
+    path = Path(path)
+    source = source or "Expected a line a trial: 1 (same speaker) or 0, and the ids of two utterances"
+    if not path.is_file():
+        raise BenchmarkError(f"trial list {path} not found. {source}")
+    trials: list[Trial] = []
+    problems: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) == 3 and fields[0] in ("0", "1"):
+            trials.append(Trial(int(fields[0]), fields[1], fields[2]))
+            continue
+        kaldi = len(fields) == 3 and fields[2] in ("target", "nontarget")
+        advice = " (Kaldi's order: write 1 or 0 for target or nontarget, and write it first)" if kaldi else ""
+        problems.append(f"{path}:{number}: expected '<1 or 0> <enrolment> <test>', got {line.strip()[:120]!r}{advice}")
+    if problems:
+        complain(f"trial list {path}", problems, source)
+    if not trials:
+        raise BenchmarkError(f"trial list {path} is empty. {source}")
+    ids = ids if isinstance(ids, set | dict | frozenset) else set(ids)
+    named = dict.fromkeys(name for trial in trials for name in (trial.enrolment, trial.test))
+    absent = [name for name in named if name not in ids]
+    if absent:
+        raise BenchmarkError(
+            f"trial list {path} names {len(absent):,} of {len(named):,} utterances that are not there: {some(absent)}. "
+            + (where or "Trials name utterances by their ids in the test manifest, such as " + some(ids))
+        )
+    return trials
+
+
+# ------------------------------------------------------------------------------------------------- several manifests
+
+
+def corpus(
+    train: Path | str | None = None,
+    dev: Path | str | None = None,
+    test: Path | str | None = None,
+    trials: Path | str | None = None,
+) -> Corpus:
+    """The corpus ``manifests`` of the files that were given: splits ``train``, ``dev`` and ``test``, trials ``trials``.
+
+    Which of them it needs, a task says itself.
+
+    Raises:
+        BenchmarkError: whatever is wrong with any of them; trials without a test manifest.
+    """
+    given = {name: path for name, path in (("train", train), ("dev", dev), ("test", test)) if path is not None}
+    if not given:
+        raise BenchmarkError("no manifests: give --train, --dev or --test FILE (.jsonl, .csv or .tsv)")
+    if trials is not None and test is None:
+        raise BenchmarkError("--trials names utterances of the test manifest; give --test FILE as well")
+    splits: dict[str, list[Utterance]] = {}
+    lists: dict[str, list[Trial]] = {}
+    errors: list[str] = []
+    for name, path in given.items():
+        try:
+            splits[name] = read(path)
+        except BenchmarkError as error:
+            errors.append(f"--{name}: {error}")
+    if trials is not None and "test" in splits:
+        try:
+            lists["trials"] = read_trials(trials, {utterance.id for utterance in splits["test"]})
+        except BenchmarkError as error:
+            errors.append(f"--trials: {error}")
+    if errors:
+        raise BenchmarkError("\n".join(errors))
+    return Corpus("manifests", splits, lists)
+
+
+def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:
+    """Refuse splits that share utterances.
+
+    Raises:
+        BenchmarkError: an id is in two splits, or a stretch of a file is; see :func:`overlaps`.
+    """
+    found = overlaps(splits)
+    if found:
+        complain(f"{' and '.join(splits)} must not share utterances", found)
+
+
+def overlaps(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
+    """What two splits share, a line an item: equal ids, and stretches of one file that overlap (by over a millisecond).
+
+    Of overlapping stretches each is named with the longest of each other split before it. A file is one file whatever
+    links between folders lead to it. Takes some seconds for a million utterances.
+    """
+    found: list[str] = []
+    by_id = {name: {utterance.id: utterance for utterance in utterances} for name, utterances in splits.items()}
+    for one, other in itertools.combinations(splits, 2):
+        for name in [utterance.id for utterance in splits[one] if utterance.id in by_id[other]]:
+            paths = [by_id[split][name].path for split in (one, other)]
+            files = "" if paths[0] == paths[1] else f", for two files: {paths[0]} and {paths[1]}; ids must be unique"
+            found.append(f"'{name}' is in {one} and in {other}{files}")
+
+    folders: dict[str, str] = {}
+    at: dict[str, str] = {}
+    """File -> the split it was first seen in."""
+    several: set[str] = set()
+    for name, utterances in splits.items():
+        for utterance in utterances:
+            file = _file(utterance.path, folders)
+            if at.setdefault(file, name) != name:
+                several.add(file)
+    spans: dict[str, list[tuple[float, float, int, str, str]]] = {}
+    if several:
+        for order, (name, utterances) in enumerate(splits.items()):
+            for u in utterances:
+                file = _file(u.path, folders)
+                if file in several:
+                    end = math.inf if u.duration is None else u.start + u.duration
+                    spans.setdefault(file, []).append((u.start, end, order, name, u.id))
+    for file, of_file in spans.items():
+        latest: dict[str, tuple[float, str]] = {}
+        """Split -> the latest end so far, and whose it is."""
+        for start, end, _, name, id_ in sorted(of_file):
+            for other, (until, other_id) in latest.items():
+                if other != name and other_id != id_ and start < until - _TOUCH:
+                    stop = min(end, until)
+                    span = f"from {start:.3f} s" if stop == math.inf else f"{start:.3f}–{stop:.3f} s"
+                    found.append(f"'{other_id}' of {other} and '{id_}' of {name} share audio: {file}, {span}")
+            if name not in latest or end > latest[name][0]:
+                latest[name] = (end, id_)
+    return found
+
+
+def _file(path: str, folders: dict[str, str]) -> str:
+    """The path with its folder's links followed; ``folders`` keeps those that have been."""
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return path if folders[folder] == folder else os.path.join(folders[folder], name)
+
+
+# ----------------------------------------------------------------------------------------------------- what is kept
 
 
 def digest(utterances: Sequence[Utterance]) -> str:

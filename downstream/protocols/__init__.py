@@ -64,7 +64,8 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     inherited = _read(base, (*extended_by, path))
     for own in ("name", "aliases", "summary"):
         inherited.pop(own, None)
-    return _overlay(inherited, card)
+    whole: dict[str, Any] = _overlay(inherited, card)
+    return whole
 
 
 def _overlay(under: Any, over: Any) -> Any:

@@ -1,0 +1,451 @@
+"""Manifests: what is written is read back, and all that is wrong is named in one pass."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmark import manifest
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Corpus, Trial, Utterance
+
+# ------------------------------------------------------------------------------------------------------ round trips
+
+label = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text == text.strip())
+seconds = st.floats(0, 1e6, exclude_min=True)
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20).filter(
+    lambda text: text == text.strip() and not text.startswith("/")
+)
+utterances = st.builds(
+    Utterance,
+    id=label,
+    path=names.map(lambda name: f"/corpora/{name}"),
+    start=st.one_of(st.just(0.0), seconds),
+    duration=st.none() | seconds,
+    text=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    speaker=st.none() | label,
+    language=st.none() | label,
+    session=st.none() | label,
+    split=st.none() | label,
+    gender=st.sampled_from([None, "f", "m"]),
+)
+lists = st.lists(utterances, min_size=1, max_size=5, unique_by=lambda utterance: utterance.id)
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(lists)
+@quick
+def test_jsonl_round_trip(tmp_path: Path, given_list: list[Utterance]) -> None:
+    manifest.write(tmp_path / "a.jsonl", given_list)
+    assert manifest.read(tmp_path / "a.jsonl") == given_list
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@given(lists)
+@quick
+def test_table_round_trip(tmp_path: Path, name: str, given_list: list[Utterance]) -> None:
+    manifest.write(tmp_path / name, given_list)
+    expected = [
+        Utterance(**(vars(u) | {"text": u.text or None})) for u in given_list
+    ]  # a cell cannot be empty and there
+    assert manifest.read(tmp_path / name) == expected
+
+
+def test_the_text_that_breaks_readers(tmp_path: Path) -> None:
+    texts = [
+        '"quoted" and, comma',
+        "two\nlines\r\nand\rmore",
+        "\u2028 \x85 \x0b",
+        "\t",
+        "'",
+        "ß 你好 🎧",
+        '""',
+        "\0",
+        "a\\nb",
+    ]
+    given_list = [Utterance(id=str(number), path=f"/a/{number}.wav", text=text) for number, text in enumerate(texts)]
+    for name in ("a.jsonl", "a.csv", "a.tsv"):
+        manifest.write(tmp_path / name, given_list)
+        assert manifest.read(tmp_path / name) == given_list
+
+
+def test_json_and_csv_are_what_other_tools_read(tmp_path: Path) -> None:
+    given_list = [Utterance("a", "/x/a.wav", 1.5, 2.25, text="höre,\n„du“"), Utterance("b", "/x/b.wav", speaker="s")]
+    manifest.write(tmp_path / "a.jsonl", given_list)
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()] == [
+        {"id": "a", "path": "/x/a.wav", "start": 1.5, "duration": 2.25, "text": "höre,\n„du“"},
+        {"id": "b", "path": "/x/b.wav", "speaker": "s"},
+    ]
+    manifest.write(tmp_path / "a.csv", given_list)
+    with open(tmp_path / "a.csv", encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"id": "a", "path": "/x/a.wav", "start": "1.5", "duration": "2.25", "text": "höre,\n„du“", "speaker": ""},
+            {"id": "b", "path": "/x/b.wav", "start": "", "duration": "", "text": "", "speaker": "s"},
+        ]
+
+
+def test_file_names_that_are_no_unicode(tmp_path: Path) -> None:
+    given_list = [Utterance("a", "/x/" + os.fsdecode(b"\xff\xe9.wav"))]
+    manifest.write(tmp_path / "a.jsonl", given_list)
+    assert manifest.read(tmp_path / "a.jsonl") == given_list
+    with pytest.raises(BenchmarkError, match=r"is not Unicode; write .jsonl"):
+        manifest.write(tmp_path / "a.csv", given_list)
+
+
+# ------------------------------------------------------------------------------------------------------------ paths
+
+
+def test_paths_count_from_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a.csv").write_text("path\nwav/a.wav\n../b.wav\n/c.wav\n")
+    monkeypatch.chdir(tmp_path)
+    found = manifest.read("m/a.csv")
+    assert [u.path for u in found] == [f"{tmp_path}/m/wav/a.wav", f"{tmp_path}/m/../b.wav", "/c.wav"]
+    assert [u.id for u in found] == ["wav/a.wav", "../b.wav", "/c.wav"]
+
+
+def test_audio_below_the_manifest_moves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given_list = [
+        Utterance("a", f"{tmp_path}/m/wav/a.wav"),
+        Utterance("b", f"{tmp_path}/mm/b.wav"),
+        Utterance("c", "c.wav"),
+    ]
+    manifest.write("m/a.jsonl", given_list)
+    written = [json.loads(line)["path"] for line in (tmp_path / "m" / "a.jsonl").read_text().splitlines()]
+    assert written == ["wav/a.wav", f"{tmp_path}/mm/b.wav", f"{tmp_path}/c.wav"]
+    (tmp_path / "m").rename(tmp_path / "elsewhere")
+    assert [u.path for u in manifest.read("elsewhere/a.jsonl")] == [f"{tmp_path}/elsewhere/wav/a.wav", *written[1:]]
+
+
+def test_bom_blank_lines_and_line_ends(tmp_path: Path) -> None:
+    for name, data in (
+        ("a.jsonl", b'\xef\xbb\xbf{"path": "a.wav", "text": "\xc3\xa4"}\r\n\r\n{"path": "b.wav", "start": 1}\r\n'),
+        ("a.csv", b'\xef\xbb\xbfpath,text,start\r\na.wav,\xc3\xa4,\r\n\r\nb.wav,,1\r\n'),
+        ("a.tsv", b"path\ttext\tstart\na.wav\t\xc3\xa4\t\n\nb.wav\t\t1"),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+        first, second = manifest.read(tmp_path / name)
+        assert (first.id, first.text, first.start) == ("a.wav", "ä", 0.0)
+        assert (second.id, second.text, second.start, second.duration) == ("b.wav", None, 1.0, None)
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+BAD_JSONL = """\
+{"wav": "a.wav", "spk": "x"}
+{"wav": "b.wav", "duration": -1}
+{"path": "c.wav", "nonsense": 1}
+{"path": "d.wav", "speaker": 17, "start": NaN}
+{"path": "e.wav", "speaker": 17, "start": 1e999}
+[1]
+{"path":
+{"path": "f.wav", "path": "g.wav"}
+{}
+{"path": " h.wav", "id": ""}
+{"path": "i.wav", "duration": true, "start": "1"}
+{"path": "j.wav", "duration": 0, "start": -0.5}
+{"path": "k.wav", "gender": "female", "text": ["a"]}
+{"path": "l.wav"}
+{"path": "l.wav", "start": 1}
+{"id": "l.wav", "path": "m.wav"}
+"""
+BAD_LINES = [
+    (1, "unknown column 'spk'. Did you mean 'speaker'?"),
+    (1, "unknown column 'wav' (on 2 lines). Did you mean 'path'?"),
+    (2, "duration must be more than 0 seconds, found -1"),
+    (3, "unknown column 'nonsense'. known: id, path"),
+    (4, "invalid JSON: NaN is no JSON number; leave the field out"),
+    (5, "speaker must be text, found 17; put it in quotes"),
+    (5, "start must be a finite number of seconds, found inf"),
+    (6, 'expected an object a line, {"path": …}, found an array'),
+    (7, "invalid JSON: Expecting value at character 9"),
+    (8, "invalid JSON: the object has 'path' twice"),
+    (9, "no path"),
+    (10, "id is empty"),
+    (10, "path ' h.wav' begins or ends with white space"),
+    (11, "duration must be a number of seconds, found true"),
+    (11, 'start must be a number of seconds, found "1"'),
+    (12, "duration must be more than 0 seconds, found 0"),
+    (12, "start must be 0 or more seconds, found -0.5"),
+    (13, "gender must be 'f' or 'm', found 'female'"),
+    (13, 'text must be text, found ["a"]'),
+    (15, "id 'l.wav' is on line 14 already. Ids default to the path"),
+    (16, "id 'l.wav' is on line 14 already"),
+]
+
+
+def test_one_pass_finds_everything(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(BAD_JSONL)
+    problems = manifest.scan(path).problems
+    assert len(problems) == len(BAD_LINES)
+    for problem, (line, text) in zip(problems, BAD_LINES, strict=True):
+        assert problem.startswith(f"{path}:{line}: {text}")
+    with pytest.raises(BenchmarkError) as caught:
+        manifest.read(path)
+    said = str(caught.value).splitlines()
+    assert said[0] == f"{path}: 21 problems:"
+    assert [line.strip() for line in said[1:11]] == problems[:10]
+    assert said[11:] == ["  … and 11 more"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "parts"),
+    [
+        (
+            "a.csv", "wav,spk,foo,\na.wav,x,1,2\n",
+            ["4 problems", ":1: unknown column 'wav'. Did you mean 'path'", "'foo'", "index=False"],
+        ),
+        ("a.csv", "wav,start\na.wav,-1\n", ["2 problems", "unknown column 'wav'", ":2: start must be 0 or more"]),
+        ("a.csv", "speaker\nx\n", [":1: there is no column 'path'"]),
+        ("a.csv", "path,path\nx,y\n", [":1: column 'path' is there twice"]),
+        ("a.csv", "path;speaker\na.wav;x\n", [":1: expected a header with columns of id, path", "separated by ';'"]),
+        ("a.tsv", "path,speaker\na.wav,x\n", ["separated by ','"]),
+        ("a.csv", "/data/a.wav,1\n/data/b.wav,2\n", ["expected a header", "found /data/a.wav, 1"]),
+        (
+            "a.csv", 'path,text\n"a\nb",c\nd\ne,f,g\n',
+            ["2 problems", ":4: 1 cells, but the header has 2", ":5: 3 cells", "quote a text"],
+        ),
+        (
+            "a.csv", 'path,text\na,"b"c\nd,"e\n',
+            ["2 problems", ":2: ',' expected after '\"'", ":3: unexpected end of data; a cell that begins"],
+        ),
+        (
+            "a.csv", "path,duration\na,1.5s\nb,nan\nc,0\n",
+            ["3 problems", ':2: duration must be a number of seconds, found "1.5s"', ":3:", ":4:"],
+        ),
+        ("a.csv", b"path,text\na,\xe9\nb,c\n", ["1 problem:", ":2: byte 0xe9 at 3 is not UTF-8"]),
+        ("a.csv", "path,text\na,b\n".encode("utf-16"), ["UTF-16; save it as UTF-8"]),
+        ("a.csv", "", ["holds no utterances"]),
+        ("a.csv", "id,path\n", ["holds no utterances"]),
+        ("a.jsonl", "\n \n", ["holds no utterances"]),
+        ("a.jsonl", b'{"path": "\xe9"}\n', [":1: byte 0xe9 at 11 is not UTF-8"]),
+        ("a.jsonl", "[" * 100_000, ["one JSON array"]),
+        ("a.jsonl", '{"path": "a"}\n' + "[" * 100_000, [":2: invalid JSON: maximum recursion depth"]),
+        ("a.jsonl", '{"path": "a", "start": 1' + "0" * 400 + "}", [":1: start must be a finite number"]),
+        ("a.jsonl", '[{"path": "a"}]', ["one JSON array; write an object a line"]),
+        ("a.jsonl", '{"supervisions": [], "recording": {}}', ["wavbench prepare lhotse"]),
+        ("a.json", "", ["ends in .jsonl (an object a line), .csv or .tsv", "not in '.json'"]),
+    ],
+)  # fmt: skip
+def test_errors_name_file_and_line(tmp_path: Path, name: str, data: str | bytes, parts: list[str]) -> None:
+    (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    with pytest.raises(BenchmarkError) as caught:
+        manifest.read(tmp_path / name)
+    for part in [str(tmp_path / name), *parts]:
+        assert part in str(caught.value)
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"manifest .*/a.csv not found"):
+        manifest.read(tmp_path / "a.csv")
+    with pytest.raises(BenchmarkError, match=r"is a folder.*wavbench prepare"):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"duration": float("nan")}, "duration must be a finite number"),
+        ({"start": -1.0}, "start must be 0 or more"),
+        ({"speaker": " x"}, "white space"),
+        ({"speaker": ""}, "speaker is empty"),
+        ({"text": 3}, "text must be text"),
+        ({"id": "twice"}, "the id is there twice"),
+    ],
+)
+def test_nothing_is_written_that_cannot_be_read(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
+    bad = Utterance(**{"id": "bad", "path": "/a.wav", **changes})
+    with pytest.raises(BenchmarkError) as caught:
+        manifest.write(tmp_path / "a.jsonl", [Utterance("twice", "/b.wav"), bad])
+    assert part in str(caught.value)
+    with pytest.raises(BenchmarkError, match="no utterances"):
+        manifest.write(tmp_path / "a.jsonl", [])
+    with pytest.raises(BenchmarkError, match=r"ends in .jsonl"):
+        manifest.write(tmp_path / "a.txt", [Utterance("a", "/a.wav")])
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------- trials and splits
+
+
+def test_trials(tmp_path: Path) -> None:
+    path = tmp_path / "trials.txt"
+    path.write_bytes(b"\xef\xbb\xbf1 a b\r\n\r\n0\ta  c\r\n")
+    assert manifest.read_trials(path, {"a", "b", "c"}) == [Trial(1, "a", "b"), Trial(0, "a", "c")]
+    assert manifest.read_trials(path, iter("abc")) == manifest.read_trials(path, ["a", "b", "c"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (None, ["not found", "a line a trial: 1 (same speaker) or 0"]),
+        ("\n", ["is empty"]),
+        ("1 a b\n2 a b\nx\n1 a b c\n", ["3 problems", ":2: expected '<1 or 0> <enrolment> <test>', got", ":4:"]),
+        ("a b target\n", ["Kaldi's order"]),
+        ("1 a b\n0 c d\n1 d e\n0 e f\n", ["names 4 of 6 utterances", "there: c, d, e and 1 more", "ids in the test"]),
+    ],
+)  # fmt: skip
+def test_bad_trials(tmp_path: Path, text: str | None, parts: list[str]) -> None:
+    path = tmp_path / "trials.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BenchmarkError) as caught:
+        manifest.read_trials(path, {"a", "b"})
+    for part in [str(path), *parts]:
+        assert part in str(caught.value)
+
+
+def test_trial_lists_of_corpora_give_their_own_advice(tmp_path: Path) -> None:
+    path = tmp_path / "trials.txt"
+    for text, part in (
+        (None, "get it HERE"),
+        ("\n", "get it HERE"),
+        ("?", "get it HERE"),
+        ("1 a z", "unpack it THERE"),
+    ):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(BenchmarkError, match=part):
+            manifest.read_trials(path, {"a"}, source="get it HERE", where="unpack it THERE")
+
+
+def test_corpus_of_manifests(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        manifest.write(
+            tmp_path / f"{name}.jsonl", [Utterance(name, f"/{name}.wav"), Utterance(f"{name}2", f"/{name}2.wav")]
+        )
+    (tmp_path / "trials.txt").write_text("1 test test2\n")
+    found = manifest.corpus(
+        tmp_path / "train.jsonl", tmp_path / "dev.jsonl", tmp_path / "test.jsonl", tmp_path / "trials.txt"
+    )
+    assert (found.name, list(found.splits)) == ("manifests", ["train", "dev", "test"])
+    assert [u.id for u in found.splits["dev"]] == ["dev", "dev2"]
+    assert found.trials == {"trials": [Trial(1, "test", "test2")]}
+    only = manifest.corpus(test=str(tmp_path / "test.jsonl"))
+    assert only == Corpus("manifests", {"test": found.splits["test"]}, {})
+
+
+def test_all_manifests_are_read_before_any_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"path": 1}\n')
+    manifest.write(tmp_path / "test.jsonl", [Utterance("a", "/a.wav")])
+    (tmp_path / "trials.txt").write_text("1 a b\n")
+    with pytest.raises(BenchmarkError) as caught:
+        manifest.corpus(
+            tmp_path / "train.jsonl", tmp_path / "dev.csv", tmp_path / "test.jsonl", tmp_path / "trials.txt"
+        )
+    lines = [line for line in str(caught.value).splitlines() if line.startswith("--")]
+    assert [line.split(":")[0] for line in lines] == ["--train", "--dev", "--trials"]
+    with pytest.raises(BenchmarkError, match="give --train, --dev or --test"):
+        manifest.corpus()
+    with pytest.raises(BenchmarkError, match="give --test FILE as well"):
+        manifest.corpus(tmp_path / "test.jsonl", trials=tmp_path / "trials.txt")
+
+
+def test_disjoint_splits_pass() -> None:
+    manifest.check_disjoint(
+        {
+            "train": [
+                Utterance("a", "/x/1.wav", 0.0, 0.3),
+                Utterance("a2", "/x/1.wav", 0.1, 0.2),  # within one split anything may overlap
+                Utterance("b", "/x/2.wav"),
+            ],
+            "dev": [Utterance("c", "/x/1.wav", 0.1 + 0.2, 1.0)],  # 0.30000000000000004
+            "test": [Utterance("d", "/x/1.wav", 1.2995, 5.0), Utterance("e", "/y/2.wav")],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "parts"),
+    [
+        (Utterance("a", "/x/1.wav"), Utterance("a", "/x/1.wav"), ["1 problem", "'a' is in train and in test\n"]),
+        (Utterance("a", "/x/1.wav"), Utterance("a", "/y/1.wav"), ["for two files: /x/1.wav and /y/1.wav"]),
+        (Utterance("a", "/x/1.wav"), Utterance("b", "/x/1.wav"), ["'a' of train and 'b' of test", "from 0.000 s"]),
+        (Utterance("a", "/x/1.wav", 1.0, 2.0), Utterance("b", "/x/1.wav", 2.5), ["/x/1.wav, 2.500–3.000 s"]),
+        (Utterance("a", "/x/1.wav", 2.5), Utterance("b", "/x/1.wav", 1.0, 2.0), ["'b' of test and 'a' of train"]),
+        (Utterance("a", "/x/1.wav", 1.0, 2.0), Utterance("b", "/x/1.wav", 2.998, 2.0), ["2.998–3.000 s"]),
+    ],
+)  # fmt: skip
+def test_shared_utterances_are_named(train: Utterance, test: Utterance, parts: list[str]) -> None:
+    more = {"train": [train, Utterance("p", "/p.wav")], "dev": [Utterance("q", "/q.wav")], "test": [test]}
+    with pytest.raises(BenchmarkError) as caught:
+        manifest.check_disjoint(more)
+    for part in ["train and dev and test must not share utterances", *parts]:
+        assert part in f"{caught.value}\n"
+
+
+def test_a_long_stretch_hides_none_behind_it() -> None:
+    splits = {
+        "train": [Utterance("long", "/1", 0.0, 100.0), Utterance("short", "/1", 1.0, 1.0)],
+        "test": [Utterance("t1", "/1", 50.0, 1.0), Utterance("t2", "/1", 99.0, 5.0), Utterance("t3", "/1", 101.0)],
+    }  # fmt: skip
+    assert [line.split(" share")[0] for line in manifest.overlaps(splits)] == [
+        "'long' of train and 't1' of test",
+        "'long' of train and 't2' of test",
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 30), st.integers(1, 8)), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_overlaps_are_found_as_by_comparing_all(spans: list[tuple[int, int, int, int]]) -> None:
+    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
+    for number, (split, file, start, length) in enumerate(spans):
+        list(splits.values())[split].append(Utterance(f"u{number}", f"/{file}.wav", float(start), float(length)))
+    expected = any(
+        u.path == v.path and u.start < v.start + v.duration and v.start < u.start + u.duration  # type: ignore[operator]
+        for one, us in splits.items()
+        for other, vs in splits.items()
+        if one < other
+        for u in us
+        for v in vs
+    )
+    assert bool(manifest.overlaps(splits)) == expected
+
+
+def test_one_file_behind_two_folders(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    splits = {"train": [Utterance("a", f"{tmp_path}/real/a.wav")], "test": [Utterance("b", f"{tmp_path}/link/a.wav")]}
+    assert len(manifest.overlaps(splits)) == 1
+
+
+# --------------------------------------------------------------------------------------------------- speed and digest
+
+
+def test_a_hundred_thousand_utterances_take_seconds(tmp_path: Path) -> None:
+    given_list = [
+        Utterance(f"{n % 9}/v/{n}", f"/corpora/{n % 1211}/{n}.wav", 0.0, 4.0, text="some words", speaker=f"s{n % 1211}")
+        for n in range(100_000)
+    ]
+    for name, number in (("a.jsonl", 100_000), ("a.csv", 20_000)):
+        begun = time.process_time()
+        manifest.write(tmp_path / name, given_list[:number])
+        assert len(manifest.read(tmp_path / name)) == number
+        assert time.process_time() - begun < 12  # 2.5 s and 0.5 s on a core of 2023
+    begun = time.process_time()
+    manifest.check_disjoint(
+        {"train": given_list[:50_000], "dev": given_list[50_000:60_000], "test": given_list[60_000:]}
+    )
+    assert time.process_time() - begun < 3  # 0.2 s
+
+
+def test_digest_and_summary_are_those_of_results(tmp_path: Path) -> None:
+    given_list = [Utterance("a", "/x/a.wav", 0.5, 1.0, "t", "s", "de", "v"), Utterance("b", "/x/b.wav", speaker="s")]
+    assert manifest.summary(given_list, np.array([1.0, 2.0])) == {
+        "utterances": 2, "seconds": 3.0, "speakers": 1, "languages": 1, "digest": manifest.digest(given_list),
+    }  # fmt: skip
+    assert manifest.digest(given_list) == "e933fbb02b13f6d6"
+    manifest.write(tmp_path / "a.csv", given_list)
+    assert manifest.digest(manifest.read(tmp_path / "a.csv")) == manifest.digest(given_list)
+    assert manifest.digest(given_list[::-1]) != manifest.digest(given_list)
