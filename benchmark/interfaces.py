@@ -18,7 +18,7 @@ from benchmark.errors import BenchmarkError
 Seconds = float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One stretch of one audio file and what is known about it.
 
@@ -42,7 +42,7 @@ class Utterance:
     """``f`` or ``m``, where the corpus says so; label budgets for ASR are balanced by it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One verification trial: do these two utterances have the same speaker?"""
 
@@ -61,7 +61,7 @@ class Corpus:
     name: str
     splits: dict[str, list[Utterance]]
     """The publisher's splits, under the publisher's names."""
-    trials: dict[str, list[Trial]] = field(default_factory=dict)
+    trials: Mapping[str, Sequence[Trial]] = field(default_factory=dict)
     """Verification trial lists by name; empty for corpora without."""
 
 

@@ -13,10 +13,26 @@ from benchmark.registry import Entry
 
 _TASKS = {
     "sv": ("downstream.sv.task:SpeakerVerification", "speaker verification: do two utterances have one speaker?"),
+    "lid": ("downstream.lid.task:LanguageIdentification", "language identification: which language is spoken?"),
+    "sid": ("downstream.sid.task:SpeakerIdentification", "speaker identification: which of the known speakers is it?"),
+    "asr": ("downstream.asr.task:SpeechRecognition", "speech recognition: characters by CTC"),
 }
 
 _CORPORA = {
+    "voxlingua107": ("downstream.corpora.voxlingua107:prepare", "VoxLingua107, official layout"),
+    "commonlanguage": ("downstream.corpora.commonlanguage:prepare", "CommonLanguage, official layout"),
+    "fleurs": ("downstream.corpora.fleurs:prepare", "FLEURS, official layout"),
     "voxceleb1": ("downstream.corpora.voxceleb1:prepare", "VoxCeleb1, official layout and trial lists"),
+    "voxceleb1_identification": (
+        "downstream.corpora.voxceleb1:prepare_identification",
+        "VoxCeleb1, official split for speaker identification",
+    ),
+    "voxceleb2": ("downstream.corpora.voxceleb2:prepare", "VoxCeleb2 to train on, VoxCeleb1's trial lists to test on"),
+    "librispeech": ("downstream.corpora.librispeech:prepare", "LibriSpeech, official layout"),
+    "librilight": (
+        "downstream.corpora.librispeech:prepare_limited",
+        "LibriSpeech with Libri-light's 10 minutes, 1 hour and 10 hours of labels",
+    ),
 }
 
 

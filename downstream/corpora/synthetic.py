@@ -1,4 +1,6 @@
-"""Small corpora of synthetic speech in the official layouts of VoxCeleb1, LibriSpeech and VoxLingua107.
+"""Small corpora of synthetic speech in official layouts.
+
+VoxCeleb1, VoxCeleb2, LibriSpeech, Libri-light's sets of limited supervision, VoxLingua107, CommonLanguage and FLEURS.
 
 espeak-ng speaks; everything else is drawn from a seed. A speaker is a voice definition (vocal-tract length and single
 formants, pitch and its range, glottal tone, roughness, strength of consonants), a rate and an accent. A recording is a
@@ -22,7 +24,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
 
     Audio = NDArray[np.float64]
 
-CORPORA = ("VoxCeleb1", "LibriSpeech", "VoxLingua107")
+CORPORA = (
+    "VoxCeleb1", "VoxCeleb2", "LibriSpeech", "librispeech_finetuning", "VoxLingua107", "CommonLanguage", "fleurs",
+)  # fmt: skip
+"""Their folders in the data root, as their publishers call them."""
 SAMPLE_RATE = 16_000  # Hz
 VERSION = 1
 """Of what is written: raise it when the same parameters give other bytes."""
@@ -47,7 +52,10 @@ MARKER = "synthetic.json"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is written. Durations in seconds."""
+    """How much is written. Durations in seconds.
+
+    Fields of a corpus begin alike (:data:`FIELDS`). A new field adds to trees that are already there.
+    """
 
     vox_dev: int
     """VoxCeleb1: speakers in ``dev``."""
@@ -58,11 +66,23 @@ class Size:
     """Utterances of a recording."""
     vox_seconds: tuple[float, float]
     vox_trials: int
-    """Trials in ``veri_test2.txt``, half of them of one speaker."""
+    """Trials of each list, half of them of one speaker."""
+    vox2_speakers: int
+    """VoxCeleb2: speakers, all in ``dev``."""
+    vox2_videos: int
+    vox2_utterances: int
+    vox2_seconds: tuple[float, float]
     libri: tuple[tuple[str, int, int, int], ...]
     """LibriSpeech: (split, speakers, chapters of a speaker, utterances of a chapter)."""
     libri_words: tuple[int, int]
     """Words in an utterance: drawn from this range, then rounded up to whole clauses."""
+    libri_more: tuple[tuple[str, int, int, int], ...]
+    """As ``libri``; their speakers are numbered after those."""
+    light_speakers: int
+    """Libri-light: speakers of a 10-minute set, in ``clean`` and in ``other`` each, men and women in turn."""
+    light_utterances: tuple[int, int]
+    """Utterances of a speaker in the 10-minute set and in ``9h``. The published sets have them as 1 to 9."""
+    light_words: tuple[int, int]
     lang_languages: tuple[str, ...]
     """VoxLingua107: languages."""
     lang_videos: int
@@ -71,16 +91,42 @@ class Size:
     lang_dev: int
     """Recordings of a language in ``dev``, an utterance each."""
     lang_seconds: tuple[float, float]
+    common_languages: tuple[str, ...]
+    """CommonLanguage: languages, of :data:`COMMON`."""
+    common_speakers: tuple[int, int, int]
+    """Speakers of a language in ``train``, ``dev`` and ``test``."""
+    common_utterances: int
+    common_seconds: tuple[float, float]
+    fleurs_configs: tuple[str, ...]
+    """FLEURS: its names of languages."""
+    fleurs_sentences: tuple[int, int, int]
+    """Sentences of a language in ``train``, ``dev`` and ``test``."""
+    fleurs_readings: int
+    """Speakers who read a sentence; each reads one."""
+    fleurs_seconds: tuple[float, float]
 
+
+FIELDS = {
+    "VoxCeleb1": ("vox_",), "VoxCeleb2": ("vox2_",), "LibriSpeech": ("libri", "light_"),
+    "librispeech_finetuning": ("libri", "light_"), "VoxLingua107": ("lang_",), "CommonLanguage": ("common_",),
+    "fleurs": ("fleurs_",),
+}  # fmt: skip
+"""Corpus -> how the fields of :class:`Size` begin that it depends on."""
 
 SIZES = {
-    "test": Size(  # about two minutes of speech
+    "test": Size(  # about five minutes of speech
         vox_dev=6, vox_test=4, vox_videos=2, vox_utterances=2, vox_seconds=(1.5, 2.5), vox_trials=40,
         libri=(("train-clean-100", 3, 1, 4), ("dev-clean", 2, 1, 2), ("test-clean", 2, 1, 2), ("test-other", 2, 1, 2)),
         libri_words=(3, 5),
         lang_languages=("de", "en", "fi"), lang_videos=4, lang_utterances=1, lang_dev=2, lang_seconds=(1.5, 2.5),
+        vox2_speakers=5, vox2_videos=2, vox2_utterances=2, vox2_seconds=(1.2, 2.0),
+        libri_more=(("dev-other", 2, 1, 2),), light_speakers=1, light_utterances=(1, 1), light_words=(2, 3),
+        common_languages=("English", "German", "Swedish"), common_speakers=(3, 1, 2), common_utterances=1,
+        common_seconds=(1.2, 2.0),
+        fleurs_configs=("de_de", "en_us", "es_419"), fleurs_sentences=(2, 1, 1), fleurs_readings=2,
+        fleurs_seconds=(1.2, 2.0),
     ),
-    "demo": Size(  # about four hours of speech
+    "demo": Size(  # about six hours of speech
         vox_dev=100, vox_test=30, vox_videos=4, vox_utterances=3, vox_seconds=(3.0, 5.0), vox_trials=3000,
         libri=(
             ("train-clean-100", 40, 2, 9), ("dev-clean", 8, 2, 6), ("test-clean", 10, 2, 6), ("test-other", 10, 2, 6),
@@ -88,6 +134,12 @@ SIZES = {
         libri_words=(6, 18),
         lang_languages=("de", "en", "es", "fi", "fr", "it", "pl", "tr"),
         lang_videos=40, lang_utterances=2, lang_dev=25, lang_seconds=(3.0, 6.0),
+        vox2_speakers=100, vox2_videos=3, vox2_utterances=2, vox2_seconds=(2.5, 3.5),
+        libri_more=(("dev-other", 8, 2, 6),), light_speakers=2, light_utterances=(1, 9), light_words=(5, 14),
+        common_languages=("Dutch", "English", "German", "Indonesian", "Portuguese", "Romanian", "Russian", "Swedish"),
+        common_speakers=(20, 6, 8), common_utterances=2, common_seconds=(2.0, 4.0),
+        fleurs_configs=("cs_cz", "de_de", "en_us", "es_419", "fi_fi", "fr_fr", "hu_hu", "tr_tr"),
+        fleurs_sentences=(14, 4, 6), fleurs_readings=2, fleurs_seconds=(2.5, 4.5),
     ),
 }  # fmt: skip
 
@@ -247,6 +299,11 @@ WORDS = {
 ACCENTS = {"en-us": "USA", "en": "UK", "en-gb-scotland": "Ireland", "en-gb-x-rp": "Australia", "en-029": "Jamaica"}
 """espeak's English voices, and the nationality that ``vox1_meta.csv`` gives their speakers."""
 
+COMMON = {"Dutch": "nl", "English": "en", "French": "fr", "German": "de", "Indonesian": "id", "Italian": "it",
+          "Polish": "pl", "Portuguese": "pt", "Romanian": "ro", "Russian": "ru", "Spanish": "es", "Swedish": "sv",
+          "Turkish": "tr"}  # fmt: skip
+"""CommonLanguage's folders -> languages of :data:`WORDS`."""
+
 
 def _half(words: str, parity: int) -> list[str]:
     return words.split()[parity::2]
@@ -351,6 +408,8 @@ class Clip:
     """Seeds the room, the channel and the noise."""
     strength: float
     """How bad the recording is: 0 a studio, 1 a video on the web."""
+    take: str = ""
+    """Seeds the reading and the noise; the path where it is empty. Copies of a file have the same."""
 
 
 def _rng(*key: object) -> np.random.Generator:
@@ -359,10 +418,13 @@ def _rng(*key: object) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(repr(part).encode()) for part in key])
 
 
-def draw_speaker(*key: object) -> Speaker:
-    """A voice from a key. Never with ``breath``: espeak-ng reads memory there that it has not initialised."""
+def draw_speaker(*key: object, sex: str = "") -> Speaker:
+    """A voice from a key, of either sex unless one is given.
+
+    Never with ``breath``: espeak-ng reads memory there that it has not initialised.
+    """
     rng = _rng("speaker", *key)
-    sex = "fm"[rng.integers(2)]
+    sex = sex or "fm"[rng.integers(2)]
     low, high = (150, 240) if sex == "f" else (75, 140)
     pitch = rng.uniform(low, high)
     tract = rng.normal(1.14 if sex == "f" else 0.97, 0.07)
@@ -519,7 +581,8 @@ def _make(root: Path, clip: Clip) -> str:
     import soundfile
 
     _espeak = _espeak or _Espeak()
-    rng = _rng("clip", clip.session, clip.path)
+    take = clip.take or clip.path
+    rng = _rng("clip", clip.session, take)
     pitch, rate = int(rng.integers(42, 59)), round(clip.speaker.rate * rng.uniform(0.92, 1.08))
     speech = _espeak.say(clip.text, clip.language, clip.speaker.definition, rate, pitch, int(rng.integers(2**31)))
     if speech.size < SAMPLE_RATE // 10:
@@ -531,7 +594,7 @@ def _make(root: Path, clip: Clip) -> str:
         samples = round(clip.seconds * SAMPLE_RATE)
         start = int(rng.integers(max(1, speech.size - samples + 1)))
         speech = np.resize(speech, max(samples, speech.size))[start : start + samples]
-    audio = record(speech, clip.session, clip.path, clip.strength)
+    audio = record(speech, clip.session, take, clip.strength)
     target = root / clip.path
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -546,8 +609,8 @@ def _make(root: Path, clip: Clip) -> str:
 
 # --- What is made -----------------------------------------------------------------------------------------------------
 
-Texts = dict[str, str]
-"""Text files to be written: path relative to the corpus folder -> content."""
+Texts = dict[str, str | bytes]
+"""Lists to be written: path relative to the corpus folder -> content, text in UTF-8."""
 
 
 def _words(rng: np.random.Generator, seconds: float) -> int:
@@ -561,66 +624,170 @@ def _video(rng: np.random.Generator) -> str:
     return "".join(rng.choice(list(alphabet), size=11))
 
 
-def _voxceleb1(size: Size, seed: int) -> tuple[list[Clip], Texts]:
-    clips: list[Clip] = []
-    meta = ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"]
-    test: dict[str, list[str]] = {}
-    speakers = [("dev", 10001 + k) for k in range(size.vox_dev)] + [("test", 10270 + k) for k in range(size.vox_test)]
-    for part, number in speakers:
-        name = f"id{number}"
-        speaker = draw_speaker(seed, "VoxCeleb1", name)
-        rng = _rng(seed, "VoxCeleb1", name)
-        meta.append(f"{name}\tSynthetic_{number}\t{speaker.sex}\t{ACCENTS[speaker.accent]}\t{part}")
-        for _ in range(size.vox_videos):
-            video = _video(rng)
-            for k in range(1, size.vox_utterances + 1):
-                seconds = round(rng.uniform(*size.vox_seconds), 2)
-                text = english_sentence(rng, _words(rng, seconds))
-                path = f"{part}/wav/{name}/{video}/{k:05d}.wav"
-                clips.append(Clip(path, speaker, speaker.accent, text, seconds, f"{seed} {name} {video}", 0.4))
-                if part == "test":
-                    test.setdefault(name, []).append(f"{name}/{video}/{k:05d}.wav")
+def _interview(
+    rng: np.random.Generator,
+    speaker: Speaker,
+    folder: str,
+    seed: int,
+    videos: int,
+    utterances: int,
+    seconds: tuple[float, float],
+) -> list[Clip]:
+    """What VoxCeleb has of a speaker: ``<folder>/<video>/<utterance>.wav``."""
+    clips = []
+    for _ in range(videos):
+        video = _video(rng)
+        for k in range(1, utterances + 1):
+            length = round(rng.uniform(*seconds), 2)
+            text = english_sentence(rng, _words(rng, length))
+            session = f"{seed} {Path(folder).name} {video}"
+            clips.append(Clip(f"{folder}/{video}/{k:05d}.wav", speaker, speaker.accent, text, length, session, 0.4))
+    return clips
 
-    rng = _rng(seed, "VoxCeleb1", "trials")
-    same = [pair for of_one in test.values() for pair in combinations(of_one, 2) if pair[0][:19] != pair[1][:19]]
-    different = [(a, b) for x, y in combinations(test, 2) for a in test[x] for b in test[y]]
-    half = min(size.vox_trials // 2, len(same), len(different))
+
+Pair = tuple[str, str]
+
+
+def _trial_lists(
+    rng: np.random.Generator, same: Sequence[Pair], different: Sequence[Pair], count: int
+) -> tuple[str, str]:
+    """An original list and a cleaned one, of ``count`` trials where there are so many pairs."""
+    half = min(count // 2, len(same), len(different))
     trials = [f"{label} {a} {b}" for label, pairs in ((1, same), (0, different))
               for a, b in (pairs[k] for k in rng.permutation(len(pairs))[: half + half // 100 + 1])]  # fmt: skip
     trials = [trials[k] for k in rng.permutation(len(trials))]
     # As with the real lists, the cleaned one leaves out some trials of the first.
     dropped = set(rng.permutation(len(trials))[: len(trials) - 2 * half].tolist())
     cleaned = [trial for k, trial in enumerate(trials) if k not in dropped]
-    return clips, {
-        "vox1_meta.csv": "\n".join(meta) + "\n",
-        "veri_test.txt": "\n".join(trials) + "\n",
-        "veri_test2.txt": "\n".join(cleaned) + "\n",
-    }
+    return "\n".join(trials) + "\n", "\n".join(cleaned) + "\n"
+
+
+def _identification_split(files: Sequence[str]) -> list[str]:
+    """Lines of ``iden_split.txt`` for a speaker's files: train, dev and test share no video where there are three."""
+    videos = list(dict.fromkeys(file.split("/")[1] for file in files))
+    if len(videos) >= 3:
+        part = dict.fromkeys(videos, 1) | {videos[-2]: 2, videos[-1]: 3}
+        return [f"{part[file.split('/')[1]]} {file}" for file in files]
+    last = [file for file in files if file.split("/")[1] == videos[-1]]
+    held_out = {file: 2 + k % 2 for k, file in enumerate(last if len(videos) > 1 else last[-2:])}
+    return [f"{held_out.get(file, 1)} {file}" for file in files]
+
+
+def _voxceleb1(size: Size, seed: int) -> tuple[list[Clip], Texts]:
+    clips: list[Clip] = []
+    meta = ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"]
+    split: list[str] = []
+    files: dict[str, list[str]] = {}
+    voices: dict[str, tuple[str, str]] = {}
+    numbers = [("dev", 10001 + k) for k in range(size.vox_dev)] + [("test", 10270 + k) for k in range(size.vox_test)]
+    for part, number in numbers:
+        name = f"id{number}"
+        speaker = draw_speaker(seed, "VoxCeleb1", name)
+        voices[name] = speaker.sex, ACCENTS[speaker.accent]
+        meta.append(f"{name}\tSynthetic_{number}\t{speaker.sex}\t{ACCENTS[speaker.accent]}\t{part}")
+        rng = _rng(seed, "VoxCeleb1", name)
+        made = _interview(
+            rng, speaker, f"{part}/wav/{name}", seed, size.vox_videos, size.vox_utterances, size.vox_seconds
+        )
+        clips += made
+        files[name] = [clip.path.removeprefix(f"{part}/wav/") for clip in made]
+        split += _identification_split(files[name])
+
+    def other_video(names: Iterable[str]) -> list[Pair]:
+        return [pair for name in names for pair in combinations(files[name], 2) if pair[0][:19] != pair[1][:19]]
+
+    rng = _rng(seed, "VoxCeleb1", "trials")
+    test = [f"id{number}" for part, number in numbers if part == "test"]
+    different = [(a, b) for x, y in combinations(test, 2) for a in files[x] for b in files[y]]
+    original, cleaned = _trial_lists(rng, other_video(test), different, size.vox_trials)
+    texts: Texts = {"vox1_meta.csv": "\n".join(meta) + "\n", "iden_split.txt": "\n".join(split) + "\n"}
+    texts |= {"veri_test.txt": original, "veri_test2.txt": cleaned}
+
+    # E: all speakers. H: speakers of one sex and nationality.
+    everyone = list(combinations(files, 2))
+    alike = [(x, y) for x, y in everyone if voices[x] == voices[y]]
+    for name, pairs in (("all", everyone), ("hard", alike)):
+        rng = _rng(seed, "VoxCeleb1", "trials", name)
+        of_one = other_video(dict.fromkeys(speaker for pair in pairs for speaker in pair))
+        # Two trials of each two speakers at most: there are millions.
+        drawn = [tuple(files[x][rng.integers(len(files[x]))] for x in pair) for pair in pairs for _ in range(2)]
+        different = [(a, b) for a, b in dict.fromkeys(drawn)]
+        original, cleaned = _trial_lists(rng, of_one, different, size.vox_trials)
+        texts |= {f"list_test_{name}.txt": original, f"list_test_{name}2.txt": cleaned}
+    return clips, texts
+
+
+def _voxceleb2(size: Size, seed: int) -> tuple[list[Clip], Texts]:
+    """Audio as it is after the usual conversion of the published ``dev/aac/**/*.m4a``."""
+    clips: list[Clip] = []
+    meta = ["VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set"]  # with a space before each comma, as published
+    for k in range(size.vox2_speakers):
+        number = 12 + 3 * k
+        name = f"id{number:05d}"
+        speaker = draw_speaker(seed, "VoxCeleb2", name)
+        meta.append(f"{name} ,n{number:06d} ,{speaker.sex} ,dev")
+        rng = _rng(seed, "VoxCeleb2", name)
+        folder = f"dev/wav/{name}"
+        clips += _interview(rng, speaker, folder, seed, size.vox2_videos, size.vox2_utterances, size.vox2_seconds)
+    return clips, {"vox2_meta.csv": "\n".join(meta) + "\n"}
+
+
+def _libri_speakers(size: Size, seed: int) -> Iterator[tuple[str, int, Speaker, list[Clip]]]:
+    """LibriSpeech by speaker: split, number, voice, clips in the order of chapters."""
+    plan = [(*row, size.libri_words, "") for row in (*size.libri, *size.libri_more) for _ in range(row[1])]
+    chapters = 2 if sum(size.light_utterances) > 1 else 1
+    for split in ("train-clean-360", "train-other-500"):  # what Libri-light's sets are taken from
+        for k in range(6 * size.light_speakers):
+            utterances = -(-sum(size.light_utterances) // chapters)
+            plan.append((split, 1, chapters, utterances, size.light_words, "fm"[k % 2]))
+    for number, (split, _, chapters, utterances, words, sex) in enumerate(plan, start=101):
+        speaker = draw_speaker(seed, "LibriSpeech", number, sex=sex)
+        rng = _rng(seed, "LibriSpeech", number)
+        clips = []
+        for chapter in range(number * 10 + 1, number * 10 + 1 + chapters):
+            low, high = (0.5, 0.9) if "other" in split else (0.1, 0.5)
+            strength = round(rng.uniform(low, high), 3)
+            for k in range(utterances):
+                text = english_sentence(rng, int(rng.integers(*words)))
+                path = f"{split}/{number}/{chapter}/{number}-{chapter}-{k:04d}.flac"
+                clips.append(Clip(path, speaker, speaker.accent, text, None, f"{seed} {chapter}", strength))
+        yield split, number, speaker, clips
+
+
+def _transcripts(clips: Iterable[Clip]) -> Texts:
+    """``<speaker>-<chapter>.trans.txt`` of each folder of clips."""
+    lines: dict[str, list[str]] = {}
+    for clip in clips:
+        folder, name = clip.path.rsplit("/", 1)
+        transcript = f"{folder}/{name.rsplit('-', 1)[0]}.trans.txt"
+        lines.setdefault(transcript, []).append(f"{name.removesuffix('.flac')} {clip.text.upper()}\n")
+    return {path: "".join(of_one) for path, of_one in lines.items()}
 
 
 def _librispeech(size: Size, seed: int) -> tuple[list[Clip], Texts]:
     clips: list[Clip] = []
-    texts: Texts = {}
     about = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
-    number = 100
-    for split, speakers, chapters, utterances in size.libri:
-        for _ in range(speakers):
-            number += 1
-            speaker = draw_speaker(seed, "LibriSpeech", number)
-            rng = _rng(seed, "LibriSpeech", number)
-            about.append(f"{number:<5}| {speaker.sex.upper()} | {split:<17}| 0.00  | Synthetic {number}")
-            for chapter in range(number * 10 + 1, number * 10 + 1 + chapters):
-                low, high = (0.5, 0.9) if split.endswith("other") else (0.1, 0.5)
-                strength = round(rng.uniform(low, high), 3)
-                lines = []
-                for k in range(utterances):
-                    text = english_sentence(rng, int(rng.integers(*size.libri_words)))
-                    name = f"{number}-{chapter}-{k:04d}"
-                    path = f"{split}/{number}/{chapter}/{name}.flac"
-                    clips.append(Clip(path, speaker, speaker.accent, text, None, f"{seed} {chapter}", strength))
-                    lines.append(f"{name} {text.upper()}")
-                texts[f"{split}/{number}/{chapter}/{number}-{chapter}.trans.txt"] = "\n".join(lines) + "\n"
-    return clips, texts | {"SPEAKERS.TXT": "\n".join(about) + "\n"}
+    for split, number, speaker, made in _libri_speakers(size, seed):
+        clips += made
+        about.append(f"{number:<5}| {speaker.sex.upper()} | {split:<17}| 0.00  | Synthetic {number}")
+    return clips, _transcripts(clips) | {"SPEAKERS.TXT": "\n".join(about) + "\n"}
+
+
+def _librilight(size: Size, seed: int) -> tuple[list[Clip], Texts]:
+    """Copies of files of LibriSpeech's training sets: six disjoint sets of 10 minutes are the hour, that and ``9h`` are
+    the ten hours. Kahn et al.: Libri-light: a benchmark for ASR with limited or no supervision, ICASSP 2020."""
+    clips: list[Clip] = []
+    order = {"train-clean-360": 0, "train-other-500": 0}
+    for split, _, _, made in _libri_speakers(size, seed):
+        if split not in order:
+            continue
+        ten_minutes, of_one = order[split] // size.light_speakers, size.light_utterances
+        order[split] += 1
+        for k, clip in enumerate(made[: sum(of_one)]):
+            folder = f"1h/{ten_minutes}" if k < of_one[0] else "9h"
+            path = f"{folder}/{split.split('-')[1]}/{clip.path.removeprefix(split + '/')}"
+            clips.append(replace(clip, path=path, take=clip.path))
+    return clips, _transcripts(clips)
 
 
 def _voxlingua107(size: Size, seed: int) -> tuple[list[Clip], Texts]:
@@ -641,6 +808,66 @@ def _voxlingua107(size: Size, seed: int) -> tuple[list[Clip], Texts]:
                     seconds = round(end - start, 3)
                     clips.append(Clip(path, speaker, voice, text, seconds, f"{seed} {language} {video}", 1.0))
     return clips, {}
+
+
+def _commonlanguage(size: Size, seed: int) -> tuple[list[Clip], Texts]:
+    """With the published tables beside the folders: tab-separated, UTF-16. A clip holds a part of its sentence."""
+    clips: list[Clip] = []
+    texts: Texts = {}
+    for name in size.common_languages:
+        language = COMMON[name]
+        for part, short, speakers in zip(
+            ("train", "dev", "test"), ("trn", "dev", "tst"), size.common_speakers, strict=True
+        ):
+            rows = ["\tclient_id\tpath\tsentence\tage\tgender"]
+            for k in range(1, speakers + 1):
+                client = f"{language}_{short}_sp_{k}"
+                speaker = draw_speaker(seed, "CommonLanguage", client)
+                rng = _rng(seed, "CommonLanguage", client)
+                for _ in range(size.common_utterances):
+                    seconds = round(rng.uniform(*size.common_seconds), 2)
+                    text = sentence(rng, language, _words(rng, seconds))
+                    file = f"common_voice_{language}_{rng.integers(10_000_000, 100_000_000)}.wav"
+                    voice = speaker.accent if language == "en" else language
+                    path, session = f"{name}/{part}/{client}/{file}", f"{seed} {client}"
+                    clips.append(Clip(path, speaker, voice, text, seconds, session, 0.7))
+                    gender = "female" if speaker.sex == "f" else "male"
+                    rows.append(f"{len(rows) - 1}\t{client}\t{file}\t{text}\tnot_defined\t{gender}")
+            texts[f"{name}/{part}.csv"] = ("\n".join(rows) + "\n").encode("utf-16")
+    return clips, texts
+
+
+def _fleurs(size: Size, seed: int) -> tuple[list[Clip], Texts]:
+    """Tables without a header: id of the sentence, file, text as written, text, characters, samples, gender.
+
+    A clip holds a part of its sentence: good for languages, not for transcripts.
+    """
+    clips: list[Clip] = []
+    texts: Texts = {}
+    for config in size.fleurs_configs:
+        language = config.split("_")[0]
+        number = 0
+        for part, sentences in zip(("train", "dev", "test"), size.fleurs_sentences, strict=True):
+            rows = []
+            for _ in range(sentences):
+                number += 1  # the same in all languages: FLEURS reads translations
+                rng = _rng(seed, "fleurs", config, number)
+                raw = sentence(rng, language, _words(rng, sum(size.fleurs_seconds) / 2))
+                text = raw.replace(",", "")
+                for reading in range(size.fleurs_readings):
+                    speaker = draw_speaker(seed, "fleurs", config, number, reading)
+                    seconds = round(rng.uniform(*size.fleurs_seconds), 2)
+                    file = f"{rng.integers(10**17, 10**18)}.wav"
+                    voice = speaker.accent if language == "en" else language
+                    path, session = f"{config}/audio/{part}/{file}", f"{seed} {config} {number} {reading}"
+                    clips.append(Clip(path, speaker, voice, text, seconds, session, 0.5))
+                    characters = " ".join("|".join(text.split())) + " |"
+                    samples = round(seconds * SAMPLE_RATE)
+                    gender = "FEMALE" if speaker.sex == "f" else "MALE"
+                    written = raw[0].upper() + raw[1:] + "."
+                    rows.append(f"{number}\t{file}\t{written}\t{text}\t{characters}\t{samples}\t{gender}")
+            texts[f"{config}/{part}.tsv"] = "\n".join(rows) + "\n"
+    return clips, texts
 
 
 def _pretraining(root: Path, hours: float, seed: int) -> tuple[list[Clip], Texts]:
@@ -666,32 +893,47 @@ def _pretraining(root: Path, hours: float, seed: int) -> tuple[list[Clip], Texts
     return clips, {f"{part}.tsv": "\n".join([str(root.resolve()), *lines]) + "\n" for part, lines in lists.items()}
 
 
+PLANS = dict(
+    zip(
+        CORPORA,
+        (_voxceleb1, _voxceleb2, _librispeech, _librilight, _voxlingua107, _commonlanguage, _fleurs),
+        strict=True,
+    )
+)
+
+
 # --- Making it --------------------------------------------------------------------------------------------------------
 
 
 def _claim(root: Path, parameters: dict[str, Any]) -> None:
-    """Mark ``root`` as ours, or refuse: a folder of other origin or of other parameters is never added to."""
+    """Mark ``root`` as ours, or refuse: a folder of other origin or of other parameters is never added to.
+
+    Parameters that a tree does not know yet are no others: what came with them is added to it.
+    """
     marker = root / MARKER
     wanted = json.loads(json.dumps(parameters))
     if marker.exists():
         found = json.loads(marker.read_text())
-        if found != wanted:
-            other = [key for key in wanted if found.get(key) != wanted[key]] or sorted(set(found) - set(wanted))
+        known = {**found, **found.get("size", {})}
+        flat = {**{key: value for key, value in wanted.items() if key != "size"}, **wanted.get("size", {})}
+        other = [key for key, value in flat.items() if known.get(key, value) != value]
+        if other:
             raise BenchmarkError(
-                f"{root} holds synthetic speech made with other parameters ({', '.join(other)} differ; see {marker}): "
+                f"{root} holds synthetic speech of another size or seed ({', '.join(other)} differ; see {marker}): "
                 "choose another folder, or remove this one"
             )
+        if found == wanted:
+            return
     elif root.exists() and any(root.iterdir()):
         raise BenchmarkError(f"{root} is not empty and not made by this program ({MARKER} is missing): choose another")
-    else:
-        root.mkdir(parents=True, exist_ok=True)
-        _write(marker, json.dumps(wanted, indent=1) + "\n")
+    root.mkdir(parents=True, exist_ok=True)
+    _write(marker, json.dumps(wanted, indent=1) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
 
 
@@ -711,7 +953,7 @@ def _run(root: Path, clips: Sequence[Clip], workers: int | None) -> Iterator[str
 
 
 def _fill(root: Path, parameters: dict[str, Any], clips: Sequence[Clip], texts: Texts, workers: int | None) -> None:
-    """Write what is missing. Lists come last: a tree that has them is complete."""
+    """Write the clips that are missing, then the lists: those that were there may be of fewer clips."""
     from tqdm import tqdm
 
     try:
@@ -722,9 +964,10 @@ def _fill(root: Path, parameters: dict[str, Any], clips: Sequence[Clip], texts: 
         with tqdm(total=len(clips), initial=len(clips) - len(missing), desc=root.name, unit="clip") as bar:
             for _ in _run(root, missing, workers):
                 bar.update()
-        for path, text in texts.items():
-            if not (root / path).exists():
-                _write(root / path, text)
+        for path, content in texts.items():
+            file = root / path
+            if not file.exists() or file.read_bytes() != (content.encode() if isinstance(content, str) else content):
+                _write(file, content)
     except OSError as error:
         raise BenchmarkError(f"synthetic speech cannot be written to {root}: {error}") from error
 
@@ -737,7 +980,7 @@ def synthesise(
     seed: int = 0,
     workers: int | None = None,
 ) -> None:
-    """Write ``<root>/VoxCeleb1`` and so on. What is there already is kept; what is missing is added.
+    """Write ``<root>/VoxCeleb1`` and so on. Audio that is there already is kept; what is missing is added.
 
     Args:
         root: the data root, as ``--data-root`` takes it.
@@ -748,12 +991,12 @@ def synthesise(
     """
     if size not in SIZES:
         raise BenchmarkError(f"unknown size {size!r}: choose from {', '.join(SIZES)}")
-    plans = {"VoxCeleb1": _voxceleb1, "LibriSpeech": _librispeech, "VoxLingua107": _voxlingua107}
     for corpus in corpora:
-        if corpus not in plans:
+        if corpus not in PLANS:
             raise BenchmarkError(f"no synthetic corpus {corpus!r}: choose from {', '.join(CORPORA)}")
-        clips, texts = plans[corpus](SIZES[size], seed)
-        parameters = {"version": VERSION, "corpus": corpus, "seed": seed, "size": asdict(SIZES[size])}
+        clips, texts = PLANS[corpus](SIZES[size], seed)
+        fields = {key: value for key, value in asdict(SIZES[size]).items() if key.startswith(FIELDS[corpus])}
+        parameters = {"version": VERSION, "corpus": corpus, "seed": seed, "size": fields}
         _fill(Path(root) / corpus, parameters, clips, texts, workers)
 
 
@@ -772,7 +1015,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("root", type=Path, help="data root; the corpora become folders in it")
     parser.add_argument("--size", choices=SIZES, default="demo")
-    parser.add_argument("--corpus", action="append", choices=[*CORPORA, "pretraining"], help="default: the three")
+    parser.add_argument(
+        "--corpus",
+        action="append",
+        choices=[*CORPORA, "pretraining"],
+        help="may be repeated (default: all but pretraining)",
+    )
     parser.add_argument("--hours", type=float, default=10.0, help="of the pre-training set (default: 10)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")

@@ -6,20 +6,26 @@
     <root>/VoxCeleb1/test/wav/id10270/5r0dWxy17C8/00001.wav       40 speakers,   4,874 utterances
     <root>/VoxCeleb1/veri_test2.txt                            37,611 trials, cleaned: what papers report as Vox1-O
     <root>/VoxCeleb1/veri_test.txt                             37,720 trials, as first published: what SUPERB scores
+    <root>/VoxCeleb1/list_test_{all,hard}{2,}.txt              optional: Vox1-E and Vox1-H, cleaned (2) and not
+    <root>/VoxCeleb1/iden_split.txt                            identification: 1 train, 2 dev, 3 test
     <root>/VoxCeleb1/vox1_meta.csv                             optional: who should be there
 
-Nagrani, Chung, Zisserman: VoxCeleb: a large-scale speaker identification dataset, Interspeech 2017.
+Nagrani, Chung, Zisserman: VoxCeleb: a large-scale speaker identification dataset, Interspeech 2017. The lists E and H
+came with Chung, Nagrani, Zisserman: VoxCeleb2: Deep speaker recognition, Interspeech 2018; they pair speakers of dev,
+so that only systems that did not train on VoxCeleb1 can be scored on them.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Trial, Utterance
+from benchmark.manifest import read_trials, some
+from downstream.corpora.tree import find_folder, listing, scan
 
 log = logging.getLogger(__name__)
 
@@ -27,133 +33,203 @@ FOLDER = "VoxCeleb1"
 SPLITS = ("dev", "test")
 TRIALS = "veri_test2"
 """The trial list that must be there."""
-MORE_TRIALS = ("veri_test",)
-"""Trial lists that are read when they are there."""
+OF_TEST, OF_ALL = ("veri_test",), ("list_test_all", "list_test_all2", "list_test_hard", "list_test_hard2")
+"""Trial lists that are offered when they are there: O as first published, of the test set; E and H, of both sets."""
+IDENTIFICATION = ("iden_split.txt", "veri_test_class.txt")
+"""The split of speaker identification: the publisher's name of the file, and s3prl's."""
+_PARTS = {"1": "train", "2": "dev", "3": "test"}
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html"
 LISTS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/"
-_LAYOUT = f"{FOLDER}/{{dev,test}}/wav/<speaker>/<video>/<utterance>.wav and {FOLDER}/{TRIALS}.txt"
-_HELP = (
-    f"Expected layout: <data root>/{_LAYOUT}. "
-    f"VoxCeleb1 is described, with how to get the audio, at {PAGE}; the trial lists are {LISTS}{TRIALS}.txt and "
-    f"{LISTS}{MORE_TRIALS[0]}.txt. "
+_TREE = f"{FOLDER}/{{dev,test}}/wav/<speaker>/<video>/<utterance>.wav"
+_WHERE = (
+    f"VoxCeleb1 is described, with how to get the audio, at {PAGE}. "
     "Point to the folder that holds VoxCeleb1 with --data-root DIR or $BENCHMARK_DATA."
+)
+_HELP = (
+    f"Expected layout: <data root>/{_TREE} and <data root>/{FOLDER}/{TRIALS}.txt; the trial lists are "
+    f"{LISTS}{TRIALS}.txt and {LISTS}{OF_TEST[0]}.txt. {_WHERE}"
+)
+_HELP_IDENTIFICATION = (
+    f"Expected layout: <data root>/{_TREE} and <data root>/{FOLDER}/{IDENTIFICATION[0]}, from "
+    f"{LISTS}{IDENTIFICATION[0]}. {_WHERE}"
 )
 
 
 def prepare(root: Path) -> Corpus:
-    """Read the tree and its trial lists.
+    """Read the tree, for speaker verification.
 
-    File names only, no file is opened: the audio is checked when it is decoded.
+    File names only, no file is opened: the audio is checked when it is decoded, a trial list when it is asked for.
 
     Args:
         root: the data root, the folder that holds ``VoxCeleb1``.
 
     Returns:
-        splits ``dev`` and ``test``, sorted by id; trials ``veri_test2`` and, where the list is there, ``veri_test``.
+        splits ``dev`` and ``test``, sorted by id; trials ``veri_test2`` and those others that are there.
         ``Utterance.id`` is the path as trial lists write it, ``session`` the video.
 
     Raises:
         BenchmarkError: something is missing, misplaced, malformed or there twice.
     """
-    folder = _find_folder(Path(root))
-    splits = {split: _read_split(folder, split) for split in SPLITS}
+    folder, splits = _read_tree(Path(root), _HELP)
+    trials = trial_lists(folder, (*splits["dev"], *splits["test"]))
+    return Corpus("voxceleb1", splits, trials)
+
+
+def prepare_identification(root: Path) -> Corpus:
+    """Read the tree and the publisher's split of it into train, dev and test, for speaker identification.
+
+    Args:
+        root: the data root, the folder that holds ``VoxCeleb1``.
+
+    Returns:
+        splits ``train``, ``dev`` and ``test`` (138,361, 6,904 and 8,251 utterances of the same 1,251 speakers), sorted
+        by id; no trials.
+
+    Raises:
+        BenchmarkError: something is missing, misplaced, malformed or there twice.
+    """
+    folder, tree = _read_tree(Path(root), _HELP_IDENTIFICATION)
+    path = next((folder / name for name in IDENTIFICATION if (folder / name).is_file()), None)
+    if path is None:
+        raise BenchmarkError(
+            f"VoxCeleb1's identification split not found: looked for {folder / IDENTIFICATION[0]} and "
+            f"{folder / IDENTIFICATION[1]}. Download {LISTS}{IDENTIFICATION[0]} and put it there"
+        )
+    utterances = {utterance.id: utterance for split in tree.values() for utterance in split}
+    part = _read_identification(path, utterances)
+    left_out = [name for name in utterances if name not in part]
+    if left_out:
+        log.warning("%d utterances of the tree are not in %s, so not used: %s", len(left_out), path, some(left_out))
+    splits: dict[str, list[Utterance]] = {name: [] for name in _PARTS.values()}
+    for name in sorted(part):
+        splits[part[name]].append(replace(utterances[name], split=part[name]))
+    empty = [name for name, those in splits.items() if not those]
+    if empty:
+        raise BenchmarkError(
+            f"{path} has no utterance for {', '.join(empty)}; get the original from {LISTS}{path.name}"
+        )
+    return Corpus("voxceleb1", splits)
+
+
+class TrialLists(Mapping[str, list[Trial]]):
+    """Trial lists by name, each read whenever it is asked for: E and H have 580,000 and 550,000 lines."""
+
+    def __init__(self, folder: Path, names: Collection[str], ids: Collection[str]) -> None:
+        self.folder, self.names, self.ids = folder, names, ids
+
+    def __getitem__(self, name: str) -> list[Trial]:
+        """Raises :class:`BenchmarkError` on a malformed list and on utterances that are not there."""
+        if name not in self.names:
+            raise KeyError(name)
+        return read_trials(
+            self.folder / f"{name}.txt",
+            self.ids,
+            source=f"Download the original from {LISTS}{name}.txt",
+            where=f"Expected each at {self.folder}/{{dev,test}}/wav/<utterance>; unpack the missing archives, or use a "
+            "trial list made for this tree",
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def trial_lists(folder: Path, utterances: Iterable[Utterance], more: Iterable[str] = (*OF_TEST, *OF_ALL)) -> TrialLists:
+    """``veri_test2`` and those of ``more`` that lie in VoxCeleb1's ``folder``.
+
+    Raises:
+        BenchmarkError: ``veri_test2`` is not there.
+    """
+    path = folder / f"{TRIALS}.txt"
+    if not path.is_file():
+        raise BenchmarkError(f"trial list {path} not found. Download it from {LISTS}{path.name} and put it there")
+    names = [TRIALS, *(name for name in more if (folder / f"{name}.txt").is_file())]
+    return TrialLists(folder, names, {utterance.id for utterance in utterances})
+
+
+def voxceleb1_folder(root: Path, how: str) -> Path:
+    """VoxCeleb1's folder in the data root; ``how`` ends the message where there is none."""
+    return find_folder(root, "VoxCeleb1", [FOLDER], how, inside=["dev/wav", "wav"])
+
+
+def _read_tree(root: Path, how: str) -> tuple[Path, dict[str, list[Utterance]]]:
+    folder = voxceleb1_folder(root, how)
+    splits = {split: read_split(folder / split, split, "VoxCeleb1", how) for split in SPLITS}
     ids = {utterance.id for utterance in splits["dev"]}
     both = [utterance.id for utterance in splits["test"] if utterance.id in ids]
     if both:
         raise BenchmarkError(
-            f"{len(both)} utterances are both under {folder / 'dev'} and under {folder / 'test'}: {_some(both)}. "
+            f"{len(both)} utterances are both under {folder / 'dev'} and under {folder / 'test'}: {some(both)}. "
             "Every utterance belongs to one of them: delete the wrong copies"
         )
-    ids.update(utterance.id for utterance in splits["test"])
-    trials = {TRIALS: read_trials(folder / f"{TRIALS}.txt", ids)}
-    for name in MORE_TRIALS:
-        path = folder / f"{name}.txt"
-        if path.is_file():
-            trials[name] = read_trials(path, ids)
-        else:
-            log.warning("%s is not there, so it is not scored; get it from %s%s.txt", path, LISTS, name)
-    _warn_of_absent_speakers(folder / "vox1_meta.csv", splits)
-    return Corpus("voxceleb1", splits, trials)
+    speakers = {utterance.speaker for utterances in splits.values() for utterance in utterances}
+    warn_of_absent_speakers(folder / "vox1_meta.csv", "\t", speakers)
+    return folder, splits
 
 
-def read_trials(path: Path, ids: Iterable[str]) -> list[Trial]:
-    """Read a list of ``label enrolment test`` lines, in its order.
-
-    Args:
-        path: the list.
-        ids: the utterances that there are.
-
-    Raises:
-        BenchmarkError: the list is missing or empty, a line is malformed, or an utterance is not among ``ids``.
-    """
-    if not path.is_file():
-        raise BenchmarkError(f"trial list {path} not found. Download it from {LISTS}{path.name} and put it there")
-    trials = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+def _read_identification(path: Path, ids: Collection[str]) -> dict[str, str]:
+    """Utterance id -> ``train``, ``dev`` or ``test``, of lines of ``<1, 2 or 3> <utterance>``."""
+    part: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 3 or fields[0] not in ("0", "1"):
+        if len(fields) != 2 or fields[0] not in _PARTS:
             raise BenchmarkError(
-                f"{path}:{number}: expected '<1 or 0> <enrolment.wav> <test.wav>', got {line[:120]!r}. "
-                f"The original list is {LISTS}{path.name}"
+                f"{path}:{number}: expected '<1, 2 or 3> <utterance.wav>', got {line[:120]!r}. "
+                f"The original list is {LISTS}{IDENTIFICATION[0]}"
             )
-        trials.append(Trial(int(fields[0]), fields[1], fields[2]))
-    if not trials:
-        raise BenchmarkError(f"trial list {path} is empty. Download it again from {LISTS}{path.name}")
-    ids = ids if isinstance(ids, (set, dict)) else set(ids)
-    named = dict.fromkeys(name for trial in trials for name in (trial.enrolment, trial.test))
-    absent = [name for name in named if name not in ids]
+        if fields[1] in part:
+            raise BenchmarkError(f"{path}:{number}: {fields[1]} is there a second time; delete one of the two lines")
+        part[fields[1]] = _PARTS[fields[0]]
+    absent = [name for name in part if name not in ids]
     if absent:
         raise BenchmarkError(
-            f"trial list {path} names {len(absent)} of {len(named)} utterances that are not in the tree: "
-            f"{_some(absent)}. Expected each at {path.parent}/{{dev,test}}/wav/<utterance>; unpack the missing "
-            "archives, or use a trial list made for this tree"
+            f"{path} names {len(absent):,} of {len(part):,} utterances that are not in the tree: {some(absent)}. "
+            f"Expected each at {path.parent}/{{dev,test}}/wav/<utterance>; unpack the missing archives"
         )
-    return trials
+    return part
 
 
-def _find_folder(root: Path) -> Path:
-    folder = root / FOLDER
-    if folder.is_dir():
-        return folder
-    if not root.is_dir():
-        found = f"The data root {root} does not exist."
-    elif (root / "dev" / "wav").is_dir() or (root / "wav").is_dir():
-        found = (
-            f"{root} looks like the corpus itself, but the data root is the folder above it: "
-            f"name this folder {FOLDER} (a symbolic link does) and give its parent."
+def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str, ...] = ("wav",)) -> list[Utterance]:
+    """All utterances of ``<folder>/wav/<speaker>/<video>``, sorted by id.
+
+    Args:
+        folder: ``dev`` or ``test`` of VoxCeleb1 or 2.
+        split: what ``Utterance.split`` says.
+        corpus: its name in messages.
+        how: the layout and where to get the corpus, for messages.
+        below: names that the folder of the speakers may have; the first that is there is read.
+
+    Raises:
+        BenchmarkError: it is not there or empty; files lie elsewhere, or are still to be converted to wav.
+    """
+    top = next((folder / name for name in below if (folder / name).is_dir()), None)
+    if top is None:
+        there = folder if folder.is_dir() else folder.parent
+        looked = " or ".join(str(folder / name) for name in below)
+        raise BenchmarkError(
+            f"{corpus}'s {folder.name} set not found: looked for the folder {looked}. In {there} there is: "
+            f"{listing(there)}. {how}"
         )
-    else:
-        found = f"In {root} there is: {_listing(root)}."
-        alike = [name for name in os.listdir(root) if name.lower().replace("_", "").startswith(("voxceleb", "vox1"))]
-        if alike:
-            found += f" If {_some(sorted(alike))} is it, rename it to {FOLDER} or make a symbolic link of that name."
-    raise BenchmarkError(f"VoxCeleb1 not found: looked for the folder {folder}. {found} {_HELP}")
-
-
-def _read_split(folder: Path, split: str) -> list[Utterance]:
-    """All utterances of ``<folder>/<split>/wav``, sorted by id."""
-    top = folder / split / "wav"
-    if not top.is_dir():
-        if (folder / split).is_dir():
-            found = f"In {folder / split} there is: {_listing(folder / split)}."
-        else:
-            found = f"In {folder} there is: {_listing(folder)}."
-        raise BenchmarkError(f"VoxCeleb1's {split} set not found: looked for the folder {top}. {found} {_HELP}")
     utterances: list[Utterance] = []
     m4a: list[str] = []
     misplaced: list[str] = []
-    for speaker in _scan(top):
+    for speaker in scan(top):
         if not speaker.is_dir():
             misplaced += [speaker.path] if speaker.name.endswith(".wav") else []
             continue
-        for video in _scan(speaker.path):
+        for video in scan(speaker.path):
             if not video.is_dir():
                 misplaced += [video.path] if video.name.endswith(".wav") else []
                 continue
-            names = [file.name for file in _scan(video.path)]
+            names = [file.name for file in scan(video.path)]
             utterances += [
                 Utterance(
                     id=f"{speaker.name}/{video.name}/{name}",
@@ -170,40 +246,29 @@ def _read_split(folder: Path, split: str) -> list[Utterance]:
             m4a += [f"{video.path}/{stem}.m4a" for stem in sorted(unconverted)]
     if m4a:
         raise BenchmarkError(
-            f"{len(m4a)} utterances under {top} are .m4a without a .wav beside them: {_some(sorted(m4a))}. "
-            f"Convert them: find {top} -name '*.m4a' -exec sh -c "
-            """'ffmpeg -nostdin -loglevel error -i "$1" -ac 1 -ar 16000 "${1%.m4a}.wav"' _ {} \\;"""
+            f"{len(m4a)} utterances under {top} are .m4a without a .wav beside them: {some(sorted(m4a))}. "
+            f"m4a cannot be read here; convert them: find {top} -name '*.m4a' -print0 | xargs -0 -P 8 -I{{}} sh -c "
+            """'ffmpeg -nostdin -loglevel error -i "$1" -ac 1 -ar 16000 "${1%.m4a}.wav"' _ {}"""
         )
     if misplaced:
         raise BenchmarkError(
-            f"{len(misplaced)} .wav files do not lie where VoxCeleb1 has them: {_some(sorted(misplaced))}. "
+            f"{len(misplaced)} .wav files do not lie where {corpus} has them: {some(sorted(misplaced))}. "
             f"Expected {top}/<speaker>/<video>/<utterance>.wav; move them there"
         )
     if not utterances:
-        raise BenchmarkError(f"no .wav file in {top}/<speaker>/<video>/. In {top} there is: {_listing(top)}. {_HELP}")
+        raise BenchmarkError(f"no .wav file in {top}/<speaker>/<video>/. In {top} there is: {listing(top)}. {how}")
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
-def _scan(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Entries of a folder but hidden ones (``._00001.wav`` of macOS archives among them)."""
-    with os.scandir(folder) as found:
-        yield from (entry for entry in found if not entry.name.startswith("."))
+def warn_of_absent_speakers(meta: Path, separator: str, there: Collection[str | None], part: str | None = None) -> None:
+    """Log which speakers of ``vox1_meta.csv`` or ``vox2_meta.csv`` are not ``there``.
 
-
-def _warn_of_absent_speakers(meta: Path, splits: dict[str, list[Utterance]]) -> None:
-    """``vox1_meta.csv``: a header line, then tab-separated id, name, gender, nationality, set."""
+    A header line, then the speaker first and the set (``dev`` or ``test``) last; ``part``: only those of this set.
+    """
     if not meta.is_file():
         return
-    rows = [line.split("\t") for line in meta.read_text(encoding="utf-8", errors="replace").splitlines()[1:]]
-    there = {utterance.speaker for utterances in splits.values() for utterance in utterances}
-    absent = sorted({row[0].strip() for row in rows if row[0].strip()} - there)
+    lines = meta.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]
+    rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()]
+    absent = sorted({row[0] for row in rows if part is None or row[-1] == part} - {str(name) for name in there})
     if absent:
-        log.warning("%s lists %d speakers that are not in the tree: %s", meta, len(absent), _some(absent))
-
-
-def _some(items: list[str], most: int = 3) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
-
-
-def _listing(folder: Path) -> str:
-    return _some(sorted(os.listdir(folder)), most=8) or "nothing"
+        log.warning("%s lists %d speakers that are not in the tree: %s", meta, len(absent), some(absent))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from dataclasses import replace
@@ -14,7 +15,10 @@ import torch
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.metrics import eer, min_dcf
-from downstream.sv.task import SpeakerVerification, SVConfig, cosine_scores
+from downstream.sv.norm import AdaptiveSNorm, NormConfig
+from downstream.sv.scoring import cosines, stack
+from downstream.sv.task import SpeakerVerification, SVConfig
+from downstream.sv.trials import Trials, make_trials
 
 
 def speech(first: int, speakers: int, sessions: int = 3, each: int = 2, split: str = "dev") -> list[Utterance]:
@@ -77,7 +81,8 @@ def test_dev_speakers_are_held_out_of_training(task: SpeakerVerification) -> Non
 def test_the_choice_does_not_depend_on_the_order_of_folders(task: SpeakerVerification) -> None:
     for seed in range(3):
         other = SpeakerVerification(SVConfig(), shuffled(make_corpus(), seed))
-        assert (other.splits, other.trials, other.speakers) == (task.splits, task.trials, task.speakers)
+        assert (other.splits, other.speakers) == (task.splits, task.speakers)
+        assert all(list(other.trials[name]) == list(trials) for name, trials in task.trials.items())
     another = SpeakerVerification(SVConfig(dev_seed=1), make_corpus())
     assert {u.speaker for u in another.splits["dev"]} != {u.speaker for u in task.splits["dev"]}
 
@@ -140,11 +145,12 @@ def test_classes_follow_a_label_budget(task: SpeakerVerification) -> None:
     kept = {u.speaker for u in task.splits["train"][:30]}
     task.splits["train"] = [u for u in task.splits["train"] if u.speaker in kept]
     assert len(task.speakers) == len(kept) == 5
-    assert task.make_head(8).objective.W.shape == (512, 5)
+    assert task.inventory() == {"speakers": sorted(kept)}
+    assert task.make_head(SVConfig(), task.inventory(), 8).objective.W.shape == (512, 5)
     alone = SpeakerVerification(SVConfig(), make_corpus())
     alone.splits["train"] = alone.splits["train"][:3]
     with pytest.raises(BenchmarkError, match="1 speakers are left to train on, at least 2"):
-        alone.make_head(8)
+        alone.make_head(SVConfig(), alone.inventory(), 8)
 
 
 def embeddings_of(task: SpeakerVerification, split: str, noise: float = 1.0) -> dict[str, Any]:
@@ -160,7 +166,8 @@ def test_scores_are_written_in_the_order_of_the_list(task: SpeakerVerification) 
     )
     result = task.evaluate("test", embeddings)
     assert list(result.metrics) == ["test", "veri_test"]
-    assert list(result.files) == ["scores.txt", "scores_veri_test.txt"]
+    assert list(result.files) == ["scores.txt", "scores_veri_test.txt", "det.png"]
+    assert result.files["det.png"][:8] == b"\x89PNG\r\n\x1a\n"
     for key, name in (("test", "scores.txt"), ("veri_test", "scores_veri_test.txt")):
         lines = [line.split(" ") for line in result.files[name].splitlines()]
         assert [(int(a), b, c) for a, b, c, _ in lines] == [(t.label, t.enrolment, t.test) for t in task.trials[key]]
@@ -171,7 +178,7 @@ def test_scores_are_written_in_the_order_of_the_list(task: SpeakerVerification) 
 
 def test_metrics_can_be_recomputed_from_the_scores_file(task: SpeakerVerification) -> None:
     result = task.evaluate("dev", embeddings_of(task, "dev", noise=3.0))
-    assert list(result.metrics) == ["dev"]
+    assert (list(result.metrics), list(result.files)) == (["dev"], ["scores_dev.txt"])
     rows = [line.split() for line in result.files["scores_dev.txt"].splitlines()]
     labels, scores = [int(row[0]) for row in rows], [float(row[3]) for row in rows]
     assert 5 < result.metrics["dev"]["eer"] < 45
@@ -192,9 +199,11 @@ def test_collapsed_embeddings_are_at_chance(task: SpeakerVerification) -> None:
 
 def test_scores_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, task: SpeakerVerification) -> None:
     embeddings = embeddings_of(task, "dev")
-    whole = cosine_scores(task.trials["dev"], embeddings)
-    monkeypatch.setattr("downstream.sv.task._CHUNK", 7)
-    np.testing.assert_array_equal(cosine_scores(task.trials["dev"], embeddings), whole)
+    trials = task.trials["dev"]
+    rows = stack(trials.ids, embeddings)
+    whole = cosines(trials, rows)
+    monkeypatch.setattr("downstream.sv.scoring.CHUNK", 7)
+    np.testing.assert_array_equal(cosines(trials, rows), whole)
 
 
 def test_bad_embeddings_are_named(task: SpeakerVerification) -> None:
@@ -203,7 +212,7 @@ def test_bad_embeddings_are_named(task: SpeakerVerification) -> None:
     for value, message in [
         (torch.full((16,), float("nan")), "not finite"),
         (torch.zeros(8), r"shape \(8,\), expected \(16,\)"),
-        (torch.zeros(1, 16), r"shape \(1, 16\)"),
+        (torch.zeros(1, 16), r"shape \(1, 16\), expected \(16,\)"),
     ]:
         with pytest.raises(BenchmarkError, match=f"the embedding of utterance {name} .*{message}"):
             task.evaluate("test", embeddings | {name: value})
@@ -231,6 +240,11 @@ def test_trials_of_training_speakers_are_refused() -> None:
         ({"dev_trials": 0}, "must be at least 2"),
         ({"dev_utterances": 500}, r"at most 5000, got 40 \* 500"),
         ({"head": {"name": "ecappa"}}, "unknown head 'ecappa'"),
+        ({"norm": {"name": "snrom"}}, r"unknown norm 'snrom' \(task.norm.name\). Did you mean 'snorm'"),
+        (
+            {"norm": {"top_n": 1}},
+            "task.norm.top_n must be at least 2 and task.norm.utterances at least 1, got 1 and 10",
+        ),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -249,13 +263,189 @@ def test_unusable_corpora_are_refused() -> None:
             SpeakerVerification(SVConfig(), corpus)
 
     refused("has 3 speakers; at least 4 are needed", make_corpus(3))
-    refused("no dev trials can be made: the held-out speakers .* one utterance each", make_corpus(sessions=1, each=1))
+    refused(
+        "no dev trials can be made of the speakers .*: a different task.dev_seed holds out others",
+        make_corpus(sessions=1, each=1),
+    )
     corpus = make_corpus()
     corpus.splits["dev"][5] = replace(corpus.splits["dev"][5], speaker=None)
-    refused("utterance id00001/v2/00001.wav of 'voxceleb1' has no speaker", corpus)
+    refused("1 utterances of 'voxceleb1' have no speaker, which verification needs: id00001/v2/00001.wav", corpus)
     corpus = make_corpus()
     corpus.trials["veri_test2"] = corpus.trials["veri_test2"][:1]
     refused("'veri_test2' needs target .1. and nontarget .0. trials", corpus)
     corpus = make_corpus()
     corpus.trials["veri_test"].append(Trial(0, "id1/x/1.wav", "id2/x/1.wav"))
     refused("'veri_test' names 2 utterances that the corpus does not have: id1/x/1.wav, id2/x/1.wav", corpus)
+    corpus = make_corpus()
+    corpus.trials["veri_test"] += [Trial(1, i, i) for i in (corpus.splits["test"][3].id, corpus.splits["test"][4].id)]
+    refused(
+        "'veri_test' has 2 trials of an utterance with itself: id09000/v1/00001.wav, id09000/v2/00000.wav. .* take it",
+        corpus,
+    )
+    corpus = make_corpus()
+    trial = corpus.trials["veri_test2"][1]
+    corpus.trials["veri_test2"][1] = replace(trial, label=1)
+    refused(
+        f"'veri_test2' has 1 trials whose label contradicts the utterances' speakers: 1 {trial.enrolment} {trial.test}",
+        corpus,
+    )
+
+
+def test_lists_that_are_not_there_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        task = SpeakerVerification(SVConfig(more_trials=["list_test_all2", "veri_test", "x"]), make_corpus())
+    assert list(task.trials) == ["dev", "test", "veri_test"]
+    assert "voxceleb1 has no trial list list_test_all2, x (task.more_trials): not scored" in caplog.text
+
+
+def test_trials_are_kept_as_arrays() -> None:
+    corpus = make_corpus()
+    for given in corpus.trials.values():
+        trials = Trials(given)
+        assert list(trials) == given
+        assert [trials[i] for i in range(len(trials))] == given
+        assert trials[1:3] == given[1:3]
+        assert trials.ids == sorted({name for t in given for name in (t.enrolment, t.test)})
+    assert list(Trials([])) == []
+
+
+# --- Own data ---------------------------------------------------------------------------------------------------------
+
+OWN = SVConfig(train_split="train", dev_split="dev", test_split="test", trials="trials", more_trials=[])
+
+
+def own_corpus(**splits: list[Utterance]) -> Corpus:
+    return Corpus("manifests", {"train": speech(1, 8), "test": speech(9000, 3)} | splits)
+
+
+def test_own_data_without_dev_and_trials() -> None:
+    task = SpeakerVerification(OWN, own_corpus())
+    assert len(task.speakers) == 6
+    assert len({u.speaker for u in task.splits["dev"]}) == 2
+    assert {u.speaker for u in task.splits["test"]} == {u.speaker for u in own_corpus().splits["test"]}
+    trials = list(task.trials["test"])
+    assert trials == make_trials(own_corpus().splits["test"], OWN)
+    assert [sum(t.label == label for t in trials) for label in (0, 1)] == [36, 36]  # 3 speakers x 12 pairs
+
+
+def test_own_dev_and_trials_are_used_as_they_are() -> None:
+    corpus = own_corpus(dev=speech(500, 5))
+    corpus.trials["trials"] = [
+        Trial(1, "id09000/v0/00000.wav", "id09000/v1/00001.wav"),
+        Trial(0, "id09000/v0/00000.wav", "id09001/v1/00001.wav"),
+    ]
+    task = SpeakerVerification(OWN, corpus)
+    assert len(task.speakers) == 8
+    assert {u.speaker for u in task.splits["dev"]} == {u.speaker for u in corpus.splits["dev"]}
+    assert list(task.trials["test"]) == corpus.trials["trials"]
+    assert len(task.splits["test"]) == 3
+    few = SpeakerVerification(replace(OWN, dev_speakers=3), corpus)
+    assert len({u.speaker for u in few.splits["dev"]}) == 3
+
+
+def test_made_trials_stay_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pairs of the utterances are listed, so their number is bounded; whole speakers are left out."""
+    monkeypatch.setattr("downstream.sv.trials.MOST_UTTERANCES", 20)
+    test = speech(9000, 10)
+    trials = make_trials(test, OWN)
+    used = {name for t in trials for name in (t.enrolment, t.test)}
+    assert len(used) == 18
+    assert len({name.split("/")[0] for name in used}) == 3
+    assert make_trials(test[::-1], OWN) == trials
+
+
+def test_own_data_that_cannot_be_used_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    def refused(message: str, corpus: Corpus) -> None:
+        with pytest.raises(BenchmarkError, match=message):
+            SpeakerVerification(OWN, corpus)
+
+    refused(
+        "2 speakers are both in 'train' and in 'dev': id00007, id00008. Verification is of speakers that training has "
+        "not seen",
+        own_corpus(dev=speech(7, 5)),
+    )
+    refused("'test' has 2 speakers that training sees: id00007, id00008", own_corpus(test=speech(7, 5)))
+    without = own_corpus()
+    del without.splits["test"]
+    refused("'manifests' has no split 'test' .* give it as --test FILE", without)
+    without = own_corpus()
+    del without.splits["train"]
+    refused("'manifests' has no split 'train' .* give it as --train FILE", without)
+    refused(
+        "no test trials can be made of the speakers id09000: it needs at least two speakers, one of them with two "
+        r"utterances; or give a list \(--trials FILE\)",
+        own_corpus(test=speech(9000, 1)),
+    )
+    nameless = own_corpus(test=[replace(u, speaker=None) for u in speech(9000, 2)])
+    refused("12 utterances of 'manifests' have no speaker, which verification needs: id09000/v0/00000.wav", nameless)
+    nameless.trials["trials"] = [
+        Trial(1, "id09000/v0/00000.wav", "id09000/v1/00001.wav"),
+        Trial(0, "id09000/v0/00000.wav", "id09001/v1/00001.wav"),
+    ]
+    with caplog.at_level(logging.WARNING):
+        assert len(SpeakerVerification(OWN, nameless).splits["test"]) == 3
+    assert "3 of 3 utterances name no speaker" in caplog.text
+
+
+def test_evaluation_elsewhere(task: SpeakerVerification) -> None:
+    corpus = make_corpus()
+    task.retarget("veri_test", corpus)
+    assert (list(task.trials), list(task.trials["test"])) == (["dev", "test"], corpus.trials["veri_test"])
+    assert [u.id for u in task.splits["test"]] == task.trials["test"].ids
+    assert list(task.evaluate("test", embeddings_of(task, "test")).metrics) == ["test"]
+    task.retarget("test", corpus)  # a split: trials are made of it
+    assert len(task.splits["test"]) == 18
+    own = Corpus("manifests", {"test": speech(700, 4)})
+    task.retarget("test", own)
+    assert {u.speaker for u in task.splits["test"]} == {u.speaker for u in own.splits["test"]}
+    own.trials["trials"] = list(task.trials["test"])[::7]
+    task.retarget("test", own)
+    assert list(task.trials["test"]) == own.trials["trials"]
+    for name, message in [
+        ("veri_tset", "'veri_tset' is neither a trial list nor a split of 'voxceleb1'. Did you mean 'veri_test'"),
+        ("dev", "trial list 'dev' has .* speakers that training sees"),
+    ]:
+        with pytest.raises(BenchmarkError, match=message):
+            task.retarget(name, corpus)
+    known = task.splits["train"][0]
+    corpus.trials["list_test_hard2"] = [*corpus.trials["veri_test"], Trial(0, known.id, corpus.splits["test"][0].id)]
+    with pytest.raises(BenchmarkError, match=f"'list_test_hard2' has 1 speakers that training sees: {known.speaker}"):
+        task.retarget("list_test_hard2", corpus)
+
+
+def test_embeddings_are_presented_as_plain_data() -> None:
+    shown = SpeakerVerification.present(SVConfig(), {"speakers": []}, torch.tensor([0.5, -1.0]))
+    assert shown == {"embedding": [0.5, -1.0]}
+
+
+def test_a_cohort_adds_normalised_sets() -> None:
+    config = SVConfig(norm=NormConfig("snorm", top_n=5, utterances=2))
+    task = SpeakerVerification(config, make_corpus())
+    assert task.support("dev") == ()
+    cohort = task.support("test")
+    assert {u.speaker for u in cohort} == set(task.speakers)
+    assert len(cohort) == 2 * len(task.speakers)
+    generator = torch.Generator().manual_seed(1)
+    predictions = {u.id: torch.randn(16, generator=generator) for u in (*cohort, *task.splits["test"])}
+    result = task.evaluate("test", predictions)
+    assert list(result.metrics) == ["test", "test_snorm", "veri_test", "veri_test_snorm"]
+    assert list(result.files) == [
+        "scores.txt", "scores_test_snorm.txt", "scores_veri_test.txt", "scores_veri_test_snorm.txt", "det.png",
+        "det_snorm.png",
+    ]  # fmt: skip
+    trials, norm = task.trials["veri_test"], AdaptiveSNorm(cohort, predictions, config.norm)
+    assert np.abs(norm.mean).max() > 0.1
+    expected = norm(trials, stack(trials.ids, predictions) - norm.mean)
+    written = [float(line.split()[3]) for line in str(result.files["scores_veri_test_snorm.txt"]).splitlines()]
+    np.testing.assert_allclose(written, expected, rtol=1e-6)
+    plain = SpeakerVerification(SVConfig(), make_corpus())
+    assert plain.evaluate("test", predictions).files["scores.txt"] == result.files["scores.txt"]
+    assert plain.support("test") == ()
+    dev = task.evaluate("dev", {u.id: torch.randn(16, generator=generator) for u in task.splits["dev"]})
+    assert list(dev.metrics) == ["dev"]
+    del predictions[cohort[3].id]
+    with pytest.raises(BenchmarkError, match=f"no embedding of utterance {cohort[3].id}"):
+        task.evaluate("test", predictions)
+    kept = {u.speaker for u in task.splits["train"][:30]}  # a label budget cuts the cohort, too
+    task.splits["train"] = [u for u in task.splits["train"] if u.speaker in kept]
+    assert {u.speaker for u in task.support("test")} == kept

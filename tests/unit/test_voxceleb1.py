@@ -14,7 +14,7 @@ import soundfile
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Trial
-from downstream.corpora.voxceleb1 import prepare
+from downstream.corpora.voxceleb1 import prepare, prepare_identification
 from downstream.sv.task import SpeakerVerification
 
 IDS = {
@@ -59,11 +59,12 @@ def test_reads_the_official_layout(root: Path) -> None:
 
 def test_reads_the_synthetic_tree(data_root: Path) -> None:
     corpus = prepare(data_root)
-    assert list(corpus.trials) == ["veri_test2", "veri_test"]
+    assert {"veri_test2", "veri_test"} <= set(corpus.trials)
     speakers = {split: {u.speaker for u in utterances} for split, utterances in corpus.splits.items()}
     assert not speakers["dev"] & speakers["test"]
     task = SpeakerVerification(SpeakerVerification.Config(), corpus)
-    assert {name for trials in corpus.trials.values() for t in trials for name in (t.enrolment, t.test)} == {
+    scored = [corpus.trials[name] for name in ("veri_test2", "veri_test")]
+    assert {name for trials in scored for t in trials for name in (t.enrolment, t.test)} == {
         u.id for u in task.splits["test"]
     }
     for split in ("dev", "test"):
@@ -113,7 +114,6 @@ def test_says_what_is_optional_and_absent(root: Path, caplog: pytest.LogCaptureF
     )
     with caplog.at_level(logging.WARNING):
         assert list(prepare(root).trials) == ["veri_test2"]
-    assert "veri_test.txt is not there" in caplog.text
     assert "lists 1 speakers that are not in the tree: id10003" in caplog.text
 
 
@@ -143,8 +143,8 @@ def to_m4a(folder: Path) -> None:
     ("change", "parts"),
     [
         (
-            rename("", "../voxceleb1_x"),
-            ["VoxCeleb1 not found", "looked for the folder {root}/VoxCeleb1", "there is: voxceleb1_x", "rename it",
+            rename("", "../Voxceleb_1"),
+            ["VoxCeleb1 not found", "looked for the folder {root}/VoxCeleb1", "there is: Voxceleb_1", "rename it",
              "robots.ox.ac.uk", "veri_test2.txt", "--data-root", "$BENCHMARK_DATA"],
         ),
         (remove("dev"), ["dev set not found", "{root}/VoxCeleb1/dev/wav", "there is: test, veri_test", "--data-root"]),
@@ -168,14 +168,15 @@ def to_m4a(folder: Path) -> None:
         (write("veri_test2.txt", LIST[0].replace("1 ", "2 ", 1)), ["veri_test2.txt:1: expected"]),
         (
             write("veri_test2.txt", "\n".join(LIST + [f"0 id10270/eee/00003.wav id1/x/{i}.wav" for i in range(5)])),
-            ["names 5 of 8 utterances that are not in the tree: id1/x/0.wav, id1/x/1.wav, id1/x/2.wav and 2 more"],
+            ["names 5 of 8 utterances that are not there: id1/x/0.wav, id1/x/1.wav, id1/x/2.wav and 2 more",
+             "Expected each at {root}/VoxCeleb1/{dev,test}/wav/<utterance>"],
         ),
     ],
 )  # fmt: skip
 def test_errors_name_the_item(root: Path, change: Callable[[Path], None], parts: list[str]) -> None:
     change(root / "VoxCeleb1")
     with pytest.raises(BenchmarkError) as caught:
-        prepare(root)
+        list(prepare(root).trials.values())
     for part in parts:
         assert part.replace("{root}", str(root)) in str(caught.value)
 
@@ -185,3 +186,84 @@ def test_hints_at_a_data_root_one_level_off(root: Path, tmp_path: Path) -> None:
         prepare(root / "VoxCeleb1")
     with pytest.raises(BenchmarkError, match=r"The data root .*/nowhere does not exist"):
         prepare(tmp_path / "nowhere")
+
+
+def test_trial_lists_are_read_when_they_are_asked_for(root: Path) -> None:
+    folder = root / "VoxCeleb1"
+    (folder / "list_test_hard2.txt").write_text("1 id10001/aaa/00001.wav id10001/bbb/00001.wav\n")
+    (folder / "list_test_all.txt").write_text("<html>")
+    trials = prepare(root).trials
+    assert list(trials) == ["veri_test2", "veri_test", "list_test_all", "list_test_hard2"]
+    assert ("list_test_all" in trials, "list_test_all2" in trials, len(trials)) == (True, False, 4)
+    assert trials["list_test_hard2"] == [Trial(1, "id10001/aaa/00001.wav", "id10001/bbb/00001.wav")]
+    with pytest.raises(KeyError):
+        trials["list_test_all2"]
+    with pytest.raises(BenchmarkError, match=r"list_test_all\.txt:1: expected.*<html>"):
+        trials["list_test_all"]
+
+
+def test_lists_of_training_speakers_are_refused(data_root: Path) -> None:
+    """E and H pair the speakers of dev, which voxceleb1_sv trains on."""
+    corpus = prepare(data_root)
+    for name in ("list_test_all2", "list_test_hard2"):
+        assert name in corpus.trials
+        with pytest.raises(BenchmarkError, match=f"trial list '{name}' has .* speakers that training sees: id1"):
+            SpeakerVerification(SpeakerVerification.Config(trials=name), corpus)
+        with pytest.raises(BenchmarkError, match=f"trial list '{name}' has .* speakers that training sees: id1"):
+            SpeakerVerification(SpeakerVerification.Config(), corpus).retarget(name, corpus)
+
+
+# --- Identification ---------------------------------------------------------------------------------------------------
+
+SPLIT = [f"{1 + k % 3} {name}" for k, name in enumerate([*IDS["test"], *IDS["dev"]])]
+
+
+@pytest.mark.parametrize("name", ["iden_split.txt", "veri_test_class.txt"])
+def test_identification_needs_no_trial_list(root: Path, name: str) -> None:
+    folder = root / "VoxCeleb1"
+    remove("veri_test.txt", "veri_test2.txt")(folder)
+    (folder / name).write_text("\r\n".join(SPLIT))
+    corpus = prepare_identification(root)
+    assert {split: [u.id for u in those] for split, those in corpus.splits.items()} == {
+        "train": ["id10001/aaa/00001.wav", "id10002/ccc/00002.wav", "id10270/ddd/00001.wav"],
+        "dev": ["id10001/bbb/00001.wav", "id10270/eee/00003.wav"],
+        "test": ["id10002/ccc/00001.wav", "id10271/fff/00001.wav"],
+    }
+    assert not corpus.trials
+    for split, those in corpus.splits.items():
+        for u in those:
+            assert (u.split, u.speaker) == (split, u.id.split("/")[0])
+            assert Path(u.path).is_file()
+
+
+def test_the_official_split_is_preferred_and_gaps_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "VoxCeleb1" / "iden_split.txt").write_text("\n".join(SPLIT[:-1]))
+    (root / "VoxCeleb1" / "veri_test_class.txt").write_text("nonsense")
+    with caplog.at_level(logging.WARNING):
+        assert sum(map(len, prepare_identification(root).splits.values())) == 6
+    assert "1 utterances of the tree are not in" in caplog.text
+    assert "id10002/ccc/00002.wav" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (remove("iden_split.txt"), ["split not found", "iden_split.txt and {root}/VoxCeleb1/veri_test_class.txt",
+                                    "meta/iden_split.txt"]),
+        (write("iden_split.txt", SPLIT[0] + "\n4 id10001/aaa/00001.wav"), ["iden_split.txt:2: expected '<1, 2 or 3>"]),
+        (write("iden_split.txt", "\n".join([*SPLIT, SPLIT[1]])), ["iden_split.txt:8: id10270/eee/00003.wav is there"]),
+        (
+            write("iden_split.txt", "\n".join([*SPLIT, "1 id1/x/1.wav"])),
+            ["names 1 of 8 utterances that are not in the tree: id1/x/1.wav", "unpack"],
+        ),
+        (write("iden_split.txt", "\n".join(SPLIT[:2])), ["no utterance for test"]),
+        (remove("dev"), ["dev set not found", "iden_split.txt"]),
+    ],
+)  # fmt: skip
+def test_errors_of_identification_name_the_item(root: Path, change: Callable[[Path], None], parts: list[str]) -> None:
+    (root / "VoxCeleb1" / "iden_split.txt").write_text("\n".join(SPLIT))
+    change(root / "VoxCeleb1")
+    with pytest.raises(BenchmarkError) as caught:
+        prepare_identification(root)
+    for part in parts:
+        assert part.replace("{root}", str(root)) in str(caught.value)

@@ -1,0 +1,1 @@
+"""Automatic speech recognition: characters and CTC."""

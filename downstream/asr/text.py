@@ -1,0 +1,111 @@
+"""Transcripts: how they are normalised, and the characters that a head can write.
+
+Symbol 0 is CTC's blank, ``|`` stands for the space between words, and symbols of more than one character are never
+part of a transcript. The labels of a transcript are its words, each followed by ``|``: the last one too, as in fairseq
+(``examples/wav2vec/libri_labels.py``), so that a lexicon whose spellings end in ``|`` fits.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError
+from benchmark.registry import suggest
+
+BLANK = 0
+"""Index of CTC's blank."""
+SPACE = "|"
+CASES = ("upper", "lower", "keep")
+
+ALPHABETS = {"librispeech": ("<s>", "<pad>", "</s>", "<unk>", *"|ETAONIHSRDLUMCWFGYPBVK'XJQZ")}
+"""Alphabets with a name. ``librispeech``: fairseq's ``dict.ltr.txt`` behind fairseq's four special symbols, also the
+dictionary of SUPERB's ASR (s3prl ec8064b5 ``downstream/asr/char.dict``): 32 symbols, the blank is ``<s>``."""
+
+
+@dataclass
+class TextConfig:
+    """How transcripts become labels; references are normalised exactly as training transcripts are.
+
+    Always: Unicode NFC, white space to single spaces. Nothing else is touched unless it is asked for here; numbers are
+    not spelt out.
+    """
+
+    alphabet: str | None = None
+    """``librispeech``, or the characters that may occur, written one after the other (``abc…xyz'``); ``None``: those of
+    the training transcripts, of the whole split whatever the label budget, so that all budgets have one head."""
+    case: str = "keep"
+    """``upper``, ``lower`` or ``keep``."""
+    strip_punctuation: bool = False
+    """Put a space in the place of punctuation and symbols (Unicode categories P and S), apostrophes excepted; a
+    typographic apostrophe becomes ``'``."""
+
+    def check(self) -> None:
+        """Raise on a value out of range."""
+        if self.case not in CASES:
+            raise BenchmarkError(f"task.text.case is '{self.case}'. " + suggest(self.case, list(CASES)))
+        if self.alphabet is not None and self.alphabet not in ALPHABETS:
+            if SPACE in self.alphabet:
+                raise BenchmarkError(f"task.text.alphabet has '{SPACE}', which stands for the space; leave it out")
+            if not self.alphabet.strip():
+                raise BenchmarkError("task.text.alphabet is empty; give the characters, or null to derive them")
+
+
+def normalise(text: str, config: TextConfig) -> str:
+    """A transcript as it is trained on and scored against; see :class:`TextConfig`."""
+    text = unicodedata.normalize("NFC", text)
+    if config.case == "upper":
+        text = text.upper()
+    elif config.case == "lower":
+        text = text.lower()
+    if config.strip_punctuation:
+        text = text.replace("’", "'")
+        text = "".join(" " if c != "'" and unicodedata.category(c)[0] in "PS" else c for c in text)
+    return " ".join(text.split())
+
+
+class Alphabet:
+    """The symbols of a head, in the order of its outputs."""
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = tuple(symbols)
+        self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
+        if len(self.index) != len(self.symbols) or SPACE not in self.index or self.symbols.index(SPACE) == BLANK:
+            raise BenchmarkError(f"not an alphabet (distinct symbols, blank first, '{SPACE}' among them): {symbols}")
+
+    @classmethod
+    def of(cls, config: TextConfig, transcripts: Iterable[str]) -> Alphabet:
+        """The alphabet that the options name, or that of normalised ``transcripts``, in the order of code points."""
+        if config.alphabet in ALPHABETS:
+            return cls(ALPHABETS[config.alphabet])
+        if config.alphabet is not None:
+            characters = list(dict.fromkeys(unicodedata.normalize("NFC", config.alphabet)))
+        else:
+            characters = sorted(set().union(*transcripts))
+        return cls(["<s>", SPACE, *(c for c in characters if c != SPACE and not c.isspace())])
+
+    def unknown(self, text: str) -> list[str]:
+        """Characters of a normalised transcript that cannot be written, in order."""
+        # '|' would be read back as a space
+        return [c for c in text if c != " " and (c not in self.index or c == SPACE)]
+
+    def encode(self, text: str) -> list[int]:
+        """Labels of a normalised transcript without :meth:`unknown` characters."""
+        return [self.index[c] for c in text.replace(" ", SPACE) + SPACE] if text else []
+
+    def decode(self, labels: Iterable[int]) -> str:
+        """The text of labels; special symbols (more than one character) write nothing."""
+        symbols = (self.symbols[label] for label in labels)
+        text = "".join(symbol for symbol in symbols if len(symbol) == 1)
+        return " ".join(text.replace(SPACE, " ").split())
+
+
+def collapse(frames: Tensor) -> list[int]:
+    """CTC's mapping: the best symbol of each frame (frame,) -> labels, repetitions merged, then blanks taken out."""
+    merged = torch.unique_consecutive(frames)
+    labels: list[int] = merged[merged != BLANK].tolist()
+    return labels

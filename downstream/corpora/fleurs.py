@@ -1,0 +1,140 @@
+"""FLEURS in its official layout.
+
+::
+
+    <root>/fleurs/en_us/train.tsv                no header: id, file, text as written, text, characters, samples, gender
+    <root>/fleurs/en_us/audio/train/1001….wav    102 languages, about 10 hours of training data each
+
+The publishers' repository keeps the languages (its *configs*) in ``data/``; ``fleurs/data/<config>`` is read too. The
+audio comes as ``audio/train.tar.gz``, to be unpacked beside it. An id is that of a sentence, read by up to three
+speakers, who are not named; the same id in two languages is a translation. ``text`` is the fourth column, lower-case
+and without punctuation, so that the corpus serves ASR as well.
+
+Conneau et al.: FLEURS: Few-shot learning evaluation of universal representations of speech, SLT 2022.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Corpus, Utterance
+from benchmark.manifest import some
+from downstream.corpora.tree import find_folder, folders, listing, scan
+
+log = logging.getLogger(__name__)
+
+FOLDER = "fleurs"
+SPLITS = ("train", "dev", "test")
+COLUMNS = ("id", "file name", "text as written", "text", "characters", "number of samples", "gender")
+GENDERS = ("MALE", "FEMALE", "OTHER")
+CONFIGS = 102
+
+PAGE = "https://huggingface.co/datasets/google/fleurs"
+_HELP = (
+    f"Expected layout: <data root>/{FOLDER}/<config>/{{train,dev,test}}.tsv and "
+    f"{FOLDER}/<config>/audio/{{train,dev,test}}/*.wav, with configs as en_us. Get data/<config> from {PAGE} and "
+    "unpack audio/*.tar.gz in place. Point to the folder that holds fleurs with --data-root DIR or $BENCHMARK_DATA."
+)
+
+
+def prepare(root: Path) -> Corpus:
+    """Read the tables and list the audio; no audio file is opened.
+
+    Args:
+        root: the data root, the folder that holds ``fleurs``.
+
+    Returns:
+        splits ``train``, ``dev`` and ``test``, sorted by id, ``<config>/<split>/<file>``. ``language`` is the config.
+        Not all configs need be there.
+
+    Raises:
+        BenchmarkError: a table or its audio is missing, or a line is malformed, named as ``file:line``.
+    """
+    folder = find_folder(Path(root), "FLEURS", (FOLDER,), _HELP, ("*/train.tsv", "data/*/train.tsv"))
+    if (folder / "data").is_dir():
+        folder = folder / "data"
+    configs = [
+        name
+        for name in folders(folder)
+        if (folder / name / "audio").is_dir() or any((folder / name / f"{split}.tsv").is_file() for split in SPLITS)
+    ]
+    if not configs:
+        raise BenchmarkError(
+            f"no config in {folder}: looked for <config>/train.tsv. In {folder} there is: {listing(folder)}. {_HELP}"
+        )
+    missing = [
+        str(path)
+        for config in configs
+        for split in SPLITS
+        for path, there in (
+            (folder / config / f"{split}.tsv", (folder / config / f"{split}.tsv").is_file()),
+            (folder / config / "audio" / split, (folder / config / "audio" / split).is_dir()),
+        )
+        if not there
+    ]
+    if missing:
+        packed = [f"{path}.tar.gz" for path in missing if Path(f"{path}.tar.gz").is_file()]
+        hint = f"Unpack {some(packed)} first (tar xzf, in the same folder). " if packed else ""
+        raise BenchmarkError(f"FLEURS is incomplete, {len(missing)} are missing: {some(missing)}. {hint}{_HELP}")
+    splits = {split: [u for config in configs for u in _read(folder / config, split)] for split in SPLITS}
+    if len(configs) != CONFIGS:
+        log.info("%s has %d configs; FLEURS was published with %d", folder, len(configs), CONFIGS)
+    return Corpus("fleurs", {split: sorted(found, key=lambda u: u.id) for split, found in splits.items()})
+
+
+def _read(folder: Path, split: str) -> list[Utterance]:
+    """The utterances of one config's table that have audio."""
+    table = folder / f"{split}.tsv"
+    there = {entry.name for entry in scan(folder / "audio" / split) if entry.name.endswith(".wav")}
+    rows: dict[str, Utterance] = {}
+    absent: list[str] = []
+    # no csv reader: quotes in the texts are just quotes; no splitlines(): nor do U+2028 and the like end a line
+    for number, line in enumerate(_text(table).split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if not line.strip():
+            continue
+        fields = line.split("\t")
+        place = f"{table}:{number}"
+        if len(fields) != len(COLUMNS):
+            raise BenchmarkError(
+                f"{place}: expected {len(COLUMNS)} tab-separated columns ({', '.join(COLUMNS)}), got {len(fields)}: "
+                f"{line[:120]!r}"
+            )
+        sentence, file, _, text, _, samples, gender = (field.strip() for field in fields)
+        if not sentence.isdecimal() or not samples.isdecimal() or gender not in GENDERS or not file.endswith(".wav"):
+            raise BenchmarkError(
+                f"{place}: expected a number, a .wav file, three texts, a number and one of {', '.join(GENDERS)}, got "
+                f"id {sentence!r}, file name {file!r}, number of samples {samples!r}, gender {gender!r}"
+            )
+        if file in rows:
+            raise BenchmarkError(f"{place}: {file} stands in an earlier line already; every file has one line")
+        if file not in there:
+            absent.append(f"{file} ({place})")
+            continue
+        rows[file] = Utterance(
+            id=f"{folder.name}/{split}/{file}",
+            path=str(folder / "audio" / split / file),
+            text=text,
+            language=folder.name,
+            split=split,
+        )
+    if absent:
+        raise BenchmarkError(
+            f"{len(absent)} of the files that {table} lists are not in {folder / 'audio' / split}: {some(absent)}. "
+            f"Unpack {split}.tar.gz again, or delete their lines"
+        )
+    if not rows:
+        raise BenchmarkError(f"{table} is empty. Get it again from {PAGE} (data/{folder.name}/{split}.tsv)")
+    if unlisted := sorted(there - rows.keys()):
+        log.warning("%d files in %s are not in %s and are left out: %s", len(unlisted), folder / "audio" / split, table,
+                    some(unlisted))  # fmt: skip
+    return list(rows.values())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path} is not UTF-8 ({error}). Get it again from {PAGE}") from error

@@ -1,0 +1,248 @@
+"""LibriSpeech, and Libri-light's labels for limited supervision, in their official layouts.
+
+::
+
+    <root>/LibriSpeech/train-clean-100/103/1240/103-1240-0000.flac     100.6 h, 28,539 utterances, 251 speakers
+    <root>/LibriSpeech/train-clean-100/103/1240/103-1240.trans.txt     "103-1240-0000 CHAPTER ONE MISSUS RACHEL …"
+    <root>/LibriSpeech/train-clean-360/…                               363.6 h, 104,014 utterances, 921 speakers
+    <root>/LibriSpeech/train-other-500/…                               496.7 h, 148,688 utterances, 1,166 speakers
+    <root>/LibriSpeech/{dev,test}-{clean,other}/…                      5.1 to 5.4 h each; 2,703, 2,864, 2,620, 2,939
+    <root>/LibriSpeech/SPEAKERS.TXT                                    optional: genders, and who should be there
+    <root>/librispeech_finetuning/1h/{0..5}/{clean,other}/<speaker>/<chapter>/    10 minutes each, flac + trans.txt
+    <root>/librispeech_finetuning/9h/{clean,other}/<speaker>/<chapter>/
+
+Panayotov, Chen, Povey, Khudanpur: LibriSpeech: an ASR corpus based on public domain audio books, ICASSP 2015. Kahn et
+al.: Libri-light: a benchmark for ASR with limited or no supervision, ICASSP 2020; its layout is in
+facebookresearch/libri-light ``data_preparation/README.md`` and in torchaudio 2.11 ``datasets/librilight_limited.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Corpus, Utterance
+
+log = logging.getLogger("wavbench")
+
+FOLDER = "LibriSpeech"
+SPLITS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
+LIMITED_FOLDER = "librispeech_finetuning"
+LIMITED = {
+    "librilight-10min": ("1h/0",),
+    "librilight-1h": tuple(f"1h/{part}" for part in range(6)),
+    "librilight-10h": (*(f"1h/{part}" for part in range(6)), "9h"),
+}
+"""Split -> the folders that it is made of. Each holds the one before."""
+
+PAGE = "https://www.openslr.org/12"
+LIMITED_ARCHIVE = "https://dl.fbaipublicfiles.com/librilight/data/librispeech_finetuning.tgz"
+_HELP = (
+    f"Expected layout: <data root>/{FOLDER}/<split>/<speaker>/<chapter>/<utterance>.flac with "
+    f"<speaker>-<chapter>.trans.txt beside them, splits {', '.join(SPLITS)} (those that are used). LibriSpeech is at "
+    f"{PAGE}. Point to the folder that holds {FOLDER} with --data-root DIR or $BENCHMARK_DATA."
+)
+_NAME = re.compile(r"(?P<speaker>[^-]+)-(?P<chapter>[^-]+)-[^-]+")
+
+
+@dataclass
+class _Problems:
+    """What is wrong with the trees, so that all of it is said at once."""
+
+    silent: list[str] = field(default_factory=list)
+    """Transcripts without audio: ``<utterance> in <file>``."""
+    untranscribed: list[str] = field(default_factory=list)
+    """Audio files without transcript."""
+    repeated: list[str] = field(default_factory=list)
+    """Utterances with two lines in a transcript file."""
+    misplaced: list[str] = field(default_factory=list)
+    """Audio files whose name is not that of their folders, or that lie elsewhere."""
+
+    def raise_any(self) -> None:
+        lines = [
+            f"{len(found)} {what}: {_some(sorted(found))}"
+            for what, found in (
+                ("audio files have no transcript in the .trans.txt beside them", self.untranscribed),
+                ("transcripts have no audio file beside them", self.silent),
+                ("utterances are transcribed twice", self.repeated),
+                ("audio files do not lie at <split>/<speaker>/<chapter>/<speaker>-<chapter>-<number>", self.misplaced),
+            )
+            if found
+        ]
+        if lines:
+            raise BenchmarkError(
+                "LibriSpeech is not as it was published:\n  " + "\n  ".join(lines) + "\nUnpack the archives again"
+                f" (LibriSpeech: {PAGE}; Libri-light: {LIMITED_ARCHIVE}), or take the files out"
+            )
+
+
+def prepare(root: Path) -> Corpus:
+    """Read the splits that are there.
+
+    Transcripts are read; of the audio only the file names are.
+
+    Args:
+        root: the data root, the folder that holds ``LibriSpeech`` (and ``librispeech_finetuning``).
+
+    Returns:
+        The splits that are there, sorted by id, ``Utterance.id`` being LibriSpeech's (``103-1240-0000``) and
+        ``session`` the chapter; ``librilight-10min``, ``-1h`` and ``-10h`` where ``librispeech_finetuning`` is: their
+        utterances are some of LibriSpeech's training utterances and have the same ids.
+
+    Raises:
+        BenchmarkError: there is no split at all; audio without transcript or the reverse, all of them named at once.
+    """
+    root = Path(root)
+    folder = _find_folder(root)
+    problems = _Problems()
+    there = [split for split in SPLITS if (folder / split).is_dir()]
+    if not there:
+        raise BenchmarkError(f"no split of LibriSpeech in {folder}. There is: {_listing(folder)}. {_HELP}")
+    listed = _speakers(folder / "SPEAKERS.TXT")
+    genders = {speaker: gender for speakers in listed.values() for speaker, gender in speakers.items()}
+    splits = {split: _read(folder / split, split, genders, problems) for split in there}
+    for split, utterances in splits.items():
+        absent = sorted(listed.get(split, {}).keys() - {utterance.speaker for utterance in utterances})
+        if absent:
+            log.warning(
+                "%s lists %d speakers of %s that are not in the tree: %s",
+                folder / "SPEAKERS.TXT",
+                len(absent),
+                split,
+                _some(absent),
+            )
+    limited = root / LIMITED_FOLDER
+    if limited.is_dir():
+        parts = {part: _read(limited / part, "", genders, problems) for part in LIMITED["librilight-10h"]}
+        absent = [part for part, utterances in parts.items() if not utterances]
+        if absent:
+            raise BenchmarkError(
+                f"{limited} is incomplete: no .flac file in {_some(absent)}. Unpack {LIMITED_ARCHIVE} there again, or "
+                "take the folder away"
+            )
+        for split, names in LIMITED.items():
+            utterances = [utterance for name in names for utterance in parts[name]]
+            splits[split] = sorted(utterances, key=lambda utterance: utterance.id)
+    problems.raise_any()
+    for split in there:
+        if not splits[split]:
+            raise BenchmarkError(f"no .flac file in {folder / split}/<speaker>/<chapter>/. {_HELP}")
+    return Corpus("librispeech", splits)
+
+
+def prepare_limited(root: Path) -> Corpus:
+    """:func:`prepare`, where Libri-light's limited supervision must be there.
+
+    Raises:
+        BenchmarkError: as :func:`prepare`; ``librispeech_finetuning`` is not there.
+    """
+    root = Path(root)
+    if not (root / LIMITED_FOLDER).is_dir():
+        if not root.is_dir():
+            found = f"The data root {root} does not exist."
+        else:
+            found = f"In {root} there is: {_listing(root)}."
+        raise BenchmarkError(
+            f"Libri-light's labels for limited supervision not found: looked for the folder {root / LIMITED_FOLDER}. "
+            f"{found} Download {LIMITED_ARCHIVE} and unpack it in the data root, beside {FOLDER}; point to the data "
+            "root with --data-root DIR or $BENCHMARK_DATA"
+        )
+    return prepare(root)
+
+
+def _find_folder(root: Path) -> Path:
+    folder = root / FOLDER
+    if folder.is_dir():
+        return folder
+    if not root.is_dir():
+        found = f"The data root {root} does not exist."
+    elif any((root / split).is_dir() for split in SPLITS):
+        found = (
+            f"{root} looks like the corpus itself, but the data root is the folder above it: name this folder {FOLDER} "
+            "(a symbolic link does) and give its parent."
+        )
+    else:
+        found = f"In {root} there is: {_listing(root)}."
+    raise BenchmarkError(f"LibriSpeech not found: looked for the folder {folder}. {found} {_HELP}")
+
+
+def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems) -> list[Utterance]:
+    """All utterances below ``<split>/<speaker>/<chapter>`` or, of Libri-light (no ``split``), below
+    ``<part>/{clean,other}/<speaker>/<chapter>``, sorted by id."""
+    utterances: list[Utterance] = []
+    folders = [str(top)] if top.is_dir() else []
+    for _ in range(2 if split else 3):
+        below = [entry for folder in folders for entry in _scan(folder)]
+        problems.misplaced += [entry.path for entry in below if entry.name.endswith(".flac")]
+        folders = [entry.path for entry in below if entry.is_dir()]
+    for folder in folders:
+        speaker, chapter = folder.split(os.sep)[-2:]
+        names = {entry.name for entry in _scan(folder)}
+        audio = {name.removesuffix(".flac") for name in names if name.endswith(".flac")}
+        transcripts = f"{speaker}-{chapter}.trans.txt"
+        texts = _transcripts(f"{folder}/{transcripts}", problems) if transcripts in names else {}
+        if split:  # Libri-light took utterances out of chapters, and need not have taken their lines out
+            problems.silent += [f"{name} in {folder}/{transcripts}" for name in texts.keys() - audio]
+        for name in audio:
+            found = _NAME.fullmatch(name)
+            if found is None or (found["speaker"], found["chapter"]) != (speaker, chapter):
+                problems.misplaced.append(f"{folder}/{name}.flac")
+            elif name not in texts:
+                problems.untranscribed.append(f"{folder}/{name}.flac")
+            else:
+                path = f"{folder}/{name}.flac"
+                utterances.append(
+                    Utterance(
+                        id=name,
+                        path=path,
+                        text=texts[name],
+                        speaker=speaker,
+                        session=chapter,
+                        split=split or None,
+                        gender=genders.get(speaker),
+                    )
+                )
+    return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+def _transcripts(path: str, problems: _Problems) -> dict[str, str]:
+    """``<utterance> <words>`` lines; a line without words is an empty transcript, the task's business."""
+    texts: dict[str, str] = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        name, _, text = line.strip().partition(" ")
+        if name in texts:
+            problems.repeated.append(f"{name} in {path}")
+        if name:
+            texts[name] = text.strip()
+    return texts
+
+
+def _speakers(path: Path) -> dict[str, dict[str, str]]:
+    """``SPEAKERS.TXT``: comments behind ``;``, then ``id | sex | subset | minutes | name``. Subset -> id -> f or m."""
+    found: dict[str, dict[str, str]] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            fields = [field.strip() for field in line.split("|")]
+            if len(fields) > 2 and fields[1] in ("F", "M") and not line.startswith(";"):
+                found.setdefault(fields[2], {})[fields[0]] = fields[1].lower()
+    return found
+
+
+def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Entries of a folder but hidden ones (``._103-1240-0000.flac`` of macOS archives among them)."""
+    with os.scandir(folder) as found:
+        yield from (entry for entry in found if not entry.name.startswith("."))
+
+
+def _some(items: Iterable[str], most: int = 3) -> str:
+    shown = list(items)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
+def _listing(folder: Path) -> str:
+    return _some(sorted(os.listdir(folder)), most=8) or "nothing"
