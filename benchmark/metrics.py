@@ -7,6 +7,7 @@ equal scores are always accepted or rejected together.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,3 +114,240 @@ def min_dcf(
     curve = det_curve(labels, scores)
     miss, false_alarm = c_miss * p_target, c_fa * (1 - p_target)
     return float(np.min(miss * curve.p_miss + false_alarm * curve.p_fa) / min(miss, false_alarm))
+
+
+# --- Classification and language identification -----------------------------------------------------------------------
+#
+# Classes are whole numbers from 0. `references` and `predictions` (utterance,) are classes; an average over classes is
+# over those that occur in `references`. A class that nobody spoke has no recall and would be given an F1 of 0 at its
+# first false alarm; its false alarms count in the recall of the class that they were taken from.
+
+
+def accuracy(references: ArrayLike, predictions: ArrayLike) -> float:
+    """Share of correct predictions in percent. Raises :class:`BenchmarkError` for sizes that differ, or nothing."""
+    reference, prediction = _classes(references, predictions)
+    return float(100 * np.mean(reference == prediction))
+
+
+def macro_accuracy(references: ArrayLike, predictions: ArrayLike) -> float:
+    """Mean over the reference classes of the share of correct predictions, in percent. Raises as :func:`accuracy`."""
+    from sklearn.metrics import recall_score
+
+    reference, prediction = _classes(references, predictions)
+    return float(100 * recall_score(reference, prediction, labels=np.unique(reference), average="macro"))
+
+
+def macro_f1(references: ArrayLike, predictions: ArrayLike) -> float:
+    """Mean over the reference classes of F1, in percent; 0 for a class never predicted. Raises as :func:`accuracy`."""
+    from sklearn.metrics import f1_score
+
+    reference, prediction = _classes(references, predictions)
+    labels = np.unique(reference)
+    return float(100 * f1_score(reference, prediction, labels=labels, average="macro", zero_division=0))
+
+
+def confusion_matrix(references: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """(class, class) counts, references in rows, predictions in columns. Raises as :func:`accuracy`."""
+    from sklearn.metrics import confusion_matrix as count
+
+    reference, prediction = _classes(references, predictions)
+    matrix: NDArray[np.int64] = count(reference, prediction, labels=np.arange(classes))
+    return matrix
+
+
+def _classes(references: ArrayLike, predictions: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    reference, prediction = np.asarray(references), np.asarray(predictions)
+    if reference.ndim != 1 or reference.shape != prediction.shape or not reference.size:
+        raise BenchmarkError(
+            "references and predictions must be one-dimensional, of one size and not empty, got "
+            f"{reference.shape} and {prediction.shape}"
+        )
+    return reference, prediction
+
+
+def detection_llrs(log_posteriors: ArrayLike) -> Floats:
+    """Log-likelihood ratio of each class against the average of the others, from the posteriors of a classifier.
+
+    Under a flat prior posteriors are proportional to likelihoods, so that the ratio is
+    ``log(p[t]) - log(mean of p[n], n != t)``. The classifier's posteriors are taken as they are: what its training
+    data's imbalance did to them is not undone.
+
+    Args:
+        log_posteriors: (utterance, class) finite, at least 2 classes. Need not be normalised.
+
+    Returns:
+        (utterance, class) natural logarithms.
+
+    Raises:
+        BenchmarkError: another shape; a value that is NaN or infinite.
+    """
+    logs = np.asarray(log_posteriors, dtype=np.float64)
+    if logs.ndim != 2 or logs.shape[1] < 2:
+        raise BenchmarkError(f"log-posteriors must be (utterance, class) of at least 2 classes, got {logs.shape}")
+    if not np.isfinite(logs).all():
+        bad = int(np.argmin(np.isfinite(logs).all(1)))
+        raise BenchmarkError(f"log-posteriors must be finite, those of utterance {bad} are not")
+    rows = np.arange(len(logs))
+    best = logs.argmax(1)
+    shifted = logs - logs[rows, best][:, None]
+    likelihoods = np.exp(shifted)
+    others = likelihoods.sum(1, keepdims=True) - likelihoods  # of each class: the sum over the others ...
+    # ... but for the best class, where the difference would cancel
+    masked = shifted.copy()
+    masked[rows, best] = -np.inf
+    second = masked.max(1)
+    others[rows, best] = 1.0
+    log_others = np.log(others)
+    log_others[rows, best] = second + np.log(np.exp(masked - second[:, None]).sum(1))
+    return np.asarray(shifted - log_others + np.log(logs.shape[1] - 1))
+
+
+def language_pairs(references: ArrayLike, llrs: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
+    """The detection trials of a language identification test: each utterance with each language of the test.
+
+    Languages that the classifier knows but no utterance of the test speaks are no detectors here: without target
+    trials they have no miss rate. They do compete in the LLRs.
+
+    Args:
+        references: (utterance,) classes.
+        llrs: (utterance, class), see :func:`detection_llrs`.
+
+    Returns:
+        labels (pair,), 1 where the utterance speaks the language, and scores (pair,): for ``eer`` and ``det_curve``.
+    """
+    reference, scores, present = _detection(references, llrs)
+    return (reference[:, None] == present).astype(np.int64).ravel(), scores.ravel()
+
+
+def cavg(references: ArrayLike, llrs: ArrayLike, p_target: float = 0.5) -> float:
+    """Average detection cost at the Bayes threshold ``log((1 - p_target) / p_target)``, in [0, 1]; both costs are 1.
+
+    ``1/N sum_t [P_target P_miss(t) + sum_{n != t} P_nontarget P_fa(t, n)]`` with ``P_nontarget = (1 - P_target) / (N -
+    1)``, the closed-set cost of NIST's language recognition evaluations and of OLR (arXiv:1706.09742). ``P_miss(t)`` is
+    the share of language t's utterances whose LLR for t is below the threshold, ``P_fa(t, n)`` the share of language
+    n's whose LLR for t is at or above it.
+
+    N counts the languages that occur in ``references``, and both sums are over them. A language without utterances has
+    neither a miss rate nor false alarms as a nontarget; OLR's ``compute_cavg.py`` counts both as 0 and all languages of
+    its trial list in N, so that every absent language looks well recognised.
+
+    Args:
+        references: (utterance,) classes.
+        llrs: (utterance, class), see :func:`detection_llrs`.
+        p_target: prior of each target, between 0 and 1.
+
+    Raises:
+        BenchmarkError: shapes that do not match; a reference that is no class; fewer than 2 languages; an LLR that is
+            not finite; a prior out of range.
+    """
+    targets, weights, scores = _weighted_pairs(references, llrs, p_target)
+    accepted = scores >= np.log((1 - p_target) / p_target)
+    return float(weights[targets != accepted].sum())
+
+
+def min_cavg(references: ArrayLike, llrs: ArrayLike, p_target: float = 0.5) -> float:
+    """The least :func:`cavg` that any one threshold, common to all languages, gives.
+
+    Exact, over all thresholds; OLR tries 21 between the lowest and the highest score, so that its cost is at least this
+    one. Arguments and errors as :func:`cavg`.
+    """
+    targets, weights, scores = _weighted_pairs(references, llrs, p_target)
+    order = np.argsort(-scores, kind="stable")
+    targets, weights, scores = targets[order], weights[order], scores[order]
+    # the cost of accepting the k best pairs, k from 0: the targets after them and the nontargets among them
+    missed = np.append(np.cumsum(np.where(targets, weights, 0)[::-1])[::-1], 0)
+    accepted = np.append(0, np.cumsum(np.where(targets, 0, weights)))
+    between_ties = np.concatenate([[True], scores[1:] != scores[:-1], [True]])
+    return float((missed + accepted)[between_ties].min())
+
+
+def _weighted_pairs(
+    references: ArrayLike, llrs: ArrayLike, p_target: float
+) -> tuple[NDArray[np.bool_], Floats, Floats]:
+    """Each pair of :func:`language_pairs`: is it a target, what does its error add to Cavg, its score; (pair,) each."""
+    if not 0 < p_target < 1:
+        raise BenchmarkError(f"Cavg needs 0 < p_target < 1, got {p_target}")
+    reference, scores, present = _detection(references, llrs)
+    count = len(present)
+    if count < 2:
+        raise BenchmarkError(f"Cavg needs utterances of at least 2 languages, got {count}")
+    spoken = np.searchsorted(present, reference)
+    share = 1 / np.bincount(spoken)[spoken]  # (utterance,) of its language
+    targets = reference[:, None] == present
+    weights = np.where(targets, p_target, (1 - p_target) / (count - 1)) * share[:, None] / count
+    return targets.ravel(), weights.ravel(), scores.ravel()
+
+
+def _detection(references: ArrayLike, llrs: ArrayLike) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """References (utterance,), LLRs (utterance, language) for the languages that occur, and these (language,)."""
+    reference, scores = np.asarray(references), np.asarray(llrs, dtype=np.float64)
+    if reference.ndim != 1 or scores.ndim != 2 or len(reference) != len(scores) or not len(scores):
+        raise BenchmarkError(
+            "references (utterance,) and LLRs (utterance, class) must be of the same utterances, at least one, got "
+            f"{reference.shape} and {scores.shape}"
+        )
+    present = np.unique(reference)
+    if present[0] < 0 or present[-1] >= scores.shape[1]:
+        raise BenchmarkError(f"references must be classes from 0 to {scores.shape[1] - 1}, got {present}")
+    if not np.isfinite(scores).all():
+        raise BenchmarkError("LLRs must be finite, some are not; look at the classifier's log-posteriors")
+    return reference, scores[:, present], present
+
+
+# --- Speech recognition -----------------------------------------------------------------------------------------------
+#
+# Texts are taken as they are: case and punctuation are the caller's business. Words are what white space separates;
+# characters are code points, a single space between words among them.
+
+
+class Edits(NamedTuple):
+    """What turns a reference into a hypothesis at the least number of edits.
+
+    Their sum is unique, the split into kinds need not be: several alignments may be as short.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    length: int
+    """Words (or characters) of the reference."""
+
+
+def word_edits(reference: str, hypothesis: str) -> Edits:
+    """Edits of words. Either text may be empty."""
+    import jiwer
+
+    found = jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
+    length = found.hits + found.substitutions + found.deletions
+    return Edits(found.substitutions, found.deletions, found.insertions, length)
+
+
+def character_edits(reference: str, hypothesis: str) -> Edits:
+    """Edits of characters. Either text may be empty."""
+    import jiwer
+
+    found = jiwer.process_characters(" ".join(reference.split()), " ".join(hypothesis.split()))
+    length = found.hits + found.substitutions + found.deletions
+    return Edits(found.substitutions, found.deletions, found.insertions, length)
+
+
+def edit_rate(edits: Iterable[Edits]) -> float:
+    """Edits of all utterances over the length of all references, in percent; may be above 100.
+
+    Raises:
+        BenchmarkError: the references are empty.
+    """
+    total = np.array(list(edits), dtype=np.int64).reshape(-1, len(Edits._fields)).sum(axis=0)
+    if total[3] == 0:
+        raise BenchmarkError("an error rate needs references that are not all empty")
+    return float(100 * total[:3].sum() / total[3])
+
+
+def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Word error rate over all utterances in percent; see :func:`edit_rate`."""
+    return edit_rate(word_edits(*pair) for pair in zip(references, hypotheses, strict=True))
+
+
+def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Character error rate over all utterances in percent; see :func:`edit_rate`."""
+    return edit_rate(character_edits(*pair) for pair in zip(references, hypotheses, strict=True))

@@ -55,7 +55,7 @@ def layer_weights(path: Path, result: Mapping[str, Any]) -> None:
         plt.close(figure)
 
 
-_TICKS = np.array([0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99, 99.9]) / 100
+_TICKS = np.array([0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99, 99.9]) / 100
 _LINES = ["-", "--", "-.", ":"]
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]
 """Four of Okabe and Ito's, told apart by colour-blind readers."""
@@ -83,10 +83,10 @@ def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> b
         raise BenchmarkError("a DET plot needs at least one curve, got none")
     marks = {name: _marks(curve, p_target) for name, curve in curves.items()}
     rates = np.concatenate([rate for curve in curves.values() for rate in (curve.p_miss, curve.p_fa)])
-    resolved = float(rates[rates > 0].min())
-    low = _TICKS[max(0, np.searchsorted(_TICKS, resolved, "right") - 1)]
+    resolved = min(0.05, float(rates[rates > 0].min()))
+    low = float(_TICKS[max(0, int(np.searchsorted(_TICKS, resolved, "right")) - 1)])
     most = max([0.3, *(rate for equal, _, *costs in marks.values() for rate in (equal, *costs) if rate < 1)])
-    high = _TICKS[min(len(_TICKS) - 1, np.searchsorted(_TICKS, most, "right"))]
+    high = float(_TICKS[min(len(_TICKS) - 1, int(np.searchsorted(_TICKS, most + 0.03, "right")))])
     zero = low if resolved >= low else 1e-9  # on the edge, unless the axes are cut off above it
 
     def deviate(rate: ArrayLike) -> NDArray[np.float64]:
@@ -104,9 +104,10 @@ def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> b
         p_miss, p_fa = _path(curve)
         axes.plot(deviate(p_fa), deviate(p_miss), style, color=colour, linewidth=1.6, label=label)
         point: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 5}
-        axes.plot(deviate([equal]), deviate([equal]), marker="o", markersize=6, **point)
+        at = np.clip(deviate([equal, alarm, miss]), *ends)
+        axes.plot(at[0], at[0], marker="o", markersize=6, **point)
         if max(miss, alarm) < 1:
-            axes.plot(deviate([alarm]), deviate([miss]), marker="D", markersize=7, fillstyle="none", **point)
+            axes.plot(at[1], at[2], marker="D", markersize=7, fillstyle="none", **point)
     ticks = _TICKS[(low <= _TICKS) & (high >= _TICKS)]
     names = [f"{100 * tick:g}" for tick in ticks]
     axes.set_xticks(deviate(ticks), names)
@@ -172,9 +173,8 @@ def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> bytes:
         raise BenchmarkError(f"a confusion matrix of {len(labels)} classes must be square, got {counts.shape}")
     if not counts.size or not np.all(counts >= 0) or not counts.any():
         raise BenchmarkError("a confusion matrix must hold counts, of at least one utterance")
-    rows = np.flatnonzero(counts.sum(1))
-    others = np.setdiff1d(np.flatnonzero(counts.sum(0)), rows)
-    columns = np.concatenate([rows, others])
+    rows = np.flatnonzero(counts.sum(1)).tolist()
+    columns = rows + np.setdiff1d(np.flatnonzero(counts.sum(0)), rows).tolist()
     percent = 100 * counts[np.ix_(rows, columns)] / counts[rows].sum(1, keepdims=True)
 
     most = max(len(rows), len(columns))

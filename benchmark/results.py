@@ -98,16 +98,20 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{upstream['name']} x {downstream['name']}, {how}, seed {result['seed']}"]
     metrics = sorted({name for values in result["metrics"].values() for name in values})
     width = max(len(name) for name in result["metrics"])
-    lines.append("  " + " " * width + "".join(f"{name:>14}" for name in metrics))
+    lines.append("  " + " " * width + "".join(f"  {name:>10}" for name in metrics))
     for name, values in result["metrics"].items():
-        row = "".join(f"{values[metric]:14.4f}" if metric in values else f"{'':14}" for metric in metrics)
-        lines.append(f"  {name:<{width}}{row}")
+        cells = [(_number(values[metric]) if metric in values else "", max(10, len(metric))) for metric in metrics]
+        lines.append(f"  {name:<{width}}" + "".join(f"  {cell:>{columns}}" for cell, columns in cells))
     lines.append(
         f"  {cost['updates']} updates, {cost['audio_seconds_seen'] / 3600:.2f} h of audio seen, "
         f"{cost['trainable_parameters'] / 1e6:.2f} M trained parameters, {cost['wall_seconds']:.0f} s, "
         f"peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB; checkpoint of update {result['selected']['step']}"
     )
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -139,5 +143,12 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+BRIEF = ("eer", "min_dcf_p01", "wer", "cer", "accuracy", "macro_accuracy", "macro_f1", "min_cavg", "error")
+"""Metrics that a line of the Markdown table has room for."""
+
+
 def _brief(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" if value <= 1 else f"{name} {value:.1f}" for name, value in metrics.items())
+    shown = {name: metrics[name] for name in BRIEF if name in metrics} or metrics
+    return ", ".join(
+        f"{name} {value:.3f}" if 0 < value <= 1 else f"{name} {value:.1f}" for name, value in shown.items()
+    )

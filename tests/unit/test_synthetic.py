@@ -85,6 +85,150 @@ def test_trials(tree: Path) -> None:
     assert 0.3 < labels.count("1") / len(labels) < 0.7
 
 
+@pytest.mark.parametrize("videos", [1, 2, 3, 4])
+def test_identification_split(videos: int) -> None:
+    size = replace(synthetic.SIZES["test"], vox_videos=videos, vox_utterances=3)
+    clips, texts = synthetic._voxceleb1(size, 0)
+    rows = [line.split(" ") for line in str(texts["iden_split.txt"]).splitlines()]
+    assert [file for _, file in rows] == [clip.path.split("/wav/")[1] for clip in clips], "dev's and test's speakers"
+    seen: dict[str, dict[str, set[str]]] = {}
+    for part, file in rows:
+        speaker, video, _ = file.split("/")
+        seen.setdefault(speaker, {}).setdefault(part, set()).add(video)
+    for parts in seen.values():
+        assert set(parts) == {"1", "2", "3"}
+        assert videos < 2 or not parts["1"] & (parts["2"] | parts["3"])
+        assert videos < 3 or not parts["2"] & parts["3"]
+
+
+def test_trials_of_all_speakers_and_hard_ones() -> None:
+    clips, texts = synthetic._voxceleb1(synthetic.SIZES["demo"], 0)
+    there = {clip.path.split("/wav/")[1] for clip in clips}
+    rows = [line.split("\t") for line in str(texts["vox1_meta.csv"]).splitlines()[1:]]
+    voice, part = {row[0]: (row[2], row[3]) for row in rows}, {row[0]: row[4] for row in rows}
+    for name in ("all", "hard"):
+        original, cleaned = (
+            [line.split(" ") for line in str(texts[f"list_test_{name}{ending}.txt"]).splitlines()]
+            for ending in ("", "2")
+        )
+        assert set(map(tuple, cleaned)) < set(map(tuple, original))
+        assert len(set(map(tuple, original))) == len(original)
+        assert {label for label, _, _ in cleaned} == {"0", "1"}
+        for label, *files in original:
+            assert set(files) <= there
+            speakers = [file.split("/")[0] for file in files]
+            assert (label == "1") == (speakers[0] == speakers[1])
+            assert files[0].split("/")[:2] != files[1].split("/")[:2]
+            assert name == "all" or voice[speakers[0]] == voice[speakers[1]]
+        heard = {part[file.split("/")[0]] for _, *files in cleaned for file in files}
+        assert heard == {"dev", "test"}
+
+
+def test_voxceleb2_layout(tree: Path) -> None:
+    root, size = tree / "VoxCeleb2", synthetic.SIZES["test"]
+    files = [str(path.relative_to(root)) for path in root.rglob("*.wav")]
+    assert all(re.fullmatch(r"dev/wav/id0\d{4}/[\w-]{11}/\d{5}\.wav", file) for file in files)
+    assert len(files) == size.vox2_speakers * size.vox2_videos * size.vox2_utterances
+    header, *lines = (root / "vox2_meta.csv").read_text().splitlines()
+    assert header == "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set"
+    rows = [[field.strip() for field in line.split(",")] for line in lines]
+    assert {row[0] for row in rows} == {path.name for path in (root / "dev" / "wav").iterdir()}
+    assert all(row[2] in "mf" and row[3] == "dev" for row in rows)
+
+
+def test_no_two_corpora_share_a_speaker() -> None:
+    voices: list[set[synthetic.Speaker]] = []
+    for corpus, plan in synthetic.PLANS.items():
+        if corpus != "librispeech_finetuning":  # a part of LibriSpeech
+            voices.append({clip.speaker for clip in plan(synthetic.SIZES["demo"], 0)[0]})
+    assert sum(map(len, voices)) == len(set().union(*voices))
+
+
+def read_transcripts(root: Path, pattern: str) -> dict[str, str]:
+    """Utterance -> text of every ``trans.txt``, whose folder must hold just those utterances."""
+    texts: dict[str, str] = {}
+    for file in root.glob(f"{pattern}/*.trans.txt"):
+        own = dict(line.split(" ", 1) for line in file.read_text().splitlines())
+        assert {path.stem for path in file.parent.glob("*.flac")} == set(own)
+        assert not set(own) & set(texts)
+        texts |= own
+    return texts
+
+
+def test_librilight_layout(tree: Path) -> None:
+    root = tree / "librispeech_finetuning"
+    folders = {str(path.relative_to(root)) for pattern in ("1h/*/*", "9h/*") for path in root.glob(pattern)}
+    assert folders == {
+        f"{part}/{kind}" for part in (*(f"1h/{k}" for k in range(6)), "9h") for kind in ("clean", "other")
+    }
+    hour = [read_transcripts(root, f"1h/{k}/*/*/*") for k in range(6)]
+    nine = read_transcripts(root, "9h/*/*/*")
+    sets = [*map(set, hour), set(nine)]
+    assert all(sets)
+    assert len(set().union(*sets)) == sum(map(len, sets)), "the sets are disjoint"
+    # The same recordings as in LibriSpeech's training sets.
+    libri = {path.name: path for path in (tree / "LibriSpeech").glob("train-*/*/*/*.flac")}
+    for path in root.rglob("*.flac"):
+        kind = path.parts[-4]
+        assert libri[path.name].read_bytes() == path.read_bytes()
+        assert kind in libri[path.name].parts[-4]
+    assert {**nine, **{name: text for of_one in hour for name, text in of_one.items()}}.items() <= (
+        read_transcripts(tree / "LibriSpeech", "train-*/*/*").items()
+    )
+
+
+def test_librilight_proportions() -> None:
+    clips, _ = synthetic._librilight(synthetic.SIZES["demo"], 0)
+    sets: dict[tuple[str, str], list[synthetic.Speaker]] = {}
+    for clip in clips:
+        name, kind = re.fullmatch(r"(1h/\d|9h)/(\w+)/.*", clip.path).groups()  # type: ignore[union-attr]
+        sets.setdefault((name, kind), []).append(clip.speaker)
+    hour = [of_one for (name, _), of_one in sets.items() if name != "9h"]
+    assert len(hour) == 12
+    for of_one in hour:
+        assert len(set(of_one)) == 2
+        assert {speaker.sex for speaker in of_one} == {"f", "m"}
+    assert len(sets["9h", "clean"]) == len(sets["9h", "other"]) == 9 * sum(map(len, hour)) / 2
+
+
+def test_commonlanguage_layout(tree: Path) -> None:
+    root, size = tree / "CommonLanguage", synthetic.SIZES["test"]
+    speakers: dict[tuple[str, str], set[str]] = {}
+    for path in root.rglob("*.wav"):
+        language, part, speaker, _ = path.relative_to(root).parts
+        speakers.setdefault((language, part), set()).add(speaker)
+    assert {language for language, _ in speakers} == set(size.common_languages)
+    counts = dict(zip(("train", "dev", "test"), size.common_speakers, strict=True))
+    assert all(len(of_one) == counts[part] for (_, part), of_one in speakers.items())
+    assert len(set().union(*speakers.values())) == sum(map(len, speakers.values())), "a speaker is in one part"
+    for language, part in speakers:
+        header, *lines = (root / language / f"{part}.csv").read_text("utf-16").splitlines()
+        assert header.split("\t") == ["", "client_id", "path", "sentence", "age", "gender"]
+        listed = {"/".join(line.split("\t")[1:3]) for line in lines}
+        folder = root / language / part
+        assert listed == {str(path.relative_to(folder)) for path in folder.rglob("*.wav")}
+
+
+def test_fleurs_layout(tree: Path) -> None:
+    root, size = tree / "fleurs", synthetic.SIZES["test"]
+    assert {path.name for path in root.iterdir() if path.is_dir()} == set(size.fleurs_configs)
+    for config in size.fleurs_configs:
+        sentences: dict[str, set[str]] = {}
+        for part in ("train", "dev", "test"):
+            rows = [line.split("\t") for line in (root / config / f"{part}.tsv").read_text().splitlines()]
+            folder = root / config / "audio" / part
+            assert {row[1] for row in rows} == {path.name for path in folder.iterdir()}
+            assert len({row[1] for row in rows}) == len(rows)
+            for number, file, written, text, characters, samples, gender in rows:
+                sentences.setdefault(part, set()).add(number)
+                assert written.lower().replace(",", "").rstrip(".") == text
+                assert characters.replace(" ", "").replace("|", " ").strip() == text
+                assert soundfile.info(folder / file).frames == int(samples)
+                assert gender in ("MALE", "FEMALE")
+            assert len(rows) == len(sentences[part]) * size.fleurs_readings
+        assert len(set().union(*sentences.values())) == sum(map(len, sentences.values()))
+
+
 def test_librispeech_layout(tree: Path) -> None:
     root = tree / "LibriSpeech"
     speakers: dict[str, str] = {}
@@ -99,7 +243,9 @@ def test_librispeech_layout(tree: Path) -> None:
             assert re.fullmatch(r"[A-Z']+( [A-Z']+)+", text)
             transcribed.add(file.with_name(f"{name}.flac"))
     assert transcribed == set(root.rglob("*.flac"))
-    assert set(speakers.values()) == {"train-clean-100", "dev-clean", "test-clean", "test-other"}
+    assert set(speakers.values()) == {
+        "train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other"
+    }  # fmt: skip
     listed = [line for line in (root / "SPEAKERS.TXT").read_text().splitlines() if not line.startswith(";")]
     assert {tuple(field.strip() for field in line.split("|"))[::2][:2] for line in listed} == set(speakers.items())
 
@@ -176,9 +322,34 @@ def test_other_parameters_are_refused(tree: Path) -> None:
     before = digests(tree)
     with pytest.raises(BenchmarkError, match="seed"):
         synthesise(tree, ["VoxCeleb1"], size="test", seed=1)
-    with pytest.raises(BenchmarkError, match="size"):
+    with pytest.raises(BenchmarkError, match=r"another size or seed .*vox_dev"):
         synthesise(tree, ["VoxCeleb1"], size="demo")
     assert digests(tree) == before
+
+
+def test_adds_to_a_tree_of_an_earlier_version(tree: Path, tmp_path: Path) -> None:
+    """Made before there were ``libri_more`` and ``iden_split.txt``; the marker then named all fields of the size."""
+    size = synthetic.SIZES["test"]
+    early = {key: value for key, value in vars(size).items() if key.startswith(("vox_", "libri", "lang_"))}
+    early = early | {"lang_dev": 99}  # another corpus's business
+    del early["libri_more"]
+    synthesise(tmp_path, ["LibriSpeech"], size="test", workers=1)
+    root = tmp_path / "LibriSpeech"
+    kept = {name: digest for name, digest in digests(root).items() if "-clean" in name and name.endswith(".flac")}
+    for path in root.glob("dev-other/**/*.flac"):
+        path.unlink()
+    full = (root / "SPEAKERS.TXT").read_text()
+    (root / "SPEAKERS.TXT").write_text("".join(line for line in full.splitlines(True) if "dev-other" not in line))
+    marker = {"version": synthetic.VERSION, "corpus": "LibriSpeech", "seed": 0, "size": early}
+    (root / synthetic.MARKER).write_text(json.dumps(marker))
+    synthesise(tmp_path, ["LibriSpeech"], size="test", workers=1)
+    assert kept.items() <= digests(root).items()
+    assert digests(root) == digests(tree / "LibriSpeech")
+
+    marker["size"] = early | {"libri_words": [1, 2]}
+    (root / synthetic.MARKER).write_text(json.dumps(marker))
+    with pytest.raises(BenchmarkError, match="libri_words"):
+        synthesise(tmp_path, ["LibriSpeech"], size="test", workers=1)
 
 
 def test_a_real_corpus_is_never_added_to(tmp_path: Path) -> None:
@@ -190,9 +361,7 @@ def test_a_real_corpus_is_never_added_to(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [precious]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"), [({"size": "huge"}, "huge"), ({"corpora": ["VoxCeleb2"]}, "VoxCeleb2")]
-)
+@pytest.mark.parametrize(("arguments", "match"), [({"size": "huge"}, "huge"), ({"corpora": ["TIMIT"]}, "TIMIT")])
 def test_unknown_names(tmp_path: Path, arguments: dict[str, object], match: str) -> None:
     with pytest.raises(BenchmarkError, match=match):
         synthesise(tmp_path, **arguments)  # type: ignore[arg-type]
@@ -226,8 +395,7 @@ def test_pretraining_set(tmp_path: Path) -> None:
 def test_pretraining_shares_no_speaker_and_no_words(tmp_path: Path) -> None:
     size = replace(synthetic.SIZES["demo"], lang_languages=("en", *WORDS))
     pretraining, _ = synthetic._pretraining(tmp_path, 2.0, 0)
-    demo = [clip for plan in (synthetic._voxceleb1, synthetic._librispeech, synthetic._voxlingua107)
-            for clip in plan(size, 0)[0]]  # fmt: skip
+    demo = [clip for plan in synthetic.PLANS.values() for clip in plan(size, 0)[0]]
     assert not {clip.speaker for clip in pretraining} & {clip.speaker for clip in demo}
     assert not {clip.session for clip in pretraining} & {clip.session for clip in demo}
     assert not {clip.text for clip in pretraining} & {clip.text for clip in demo}
@@ -255,4 +423,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--size", "test", "--corpus", "VoxLingua107", "--workers", "1"]) == 0
     assert json.loads((tmp_path / "VoxLingua107" / synthetic.MARKER).read_text())["seed"] == 0
     assert main([str(tmp_path), "--size", "demo", "--corpus", "VoxLingua107"]) == 1
-    assert "other parameters" in capsys.readouterr().err
+    assert "another size or seed" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -75,6 +76,13 @@ class Wav2Vec2Model(Upstream):
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks."""
         return list(self.encoder.layers)
+
+    @property
+    def exports(self) -> Mapping[str, Callable[[Path], str]]:
+        """fairseq's checkpoints, and Hugging Face's folders; see ``upstream/wav2vec2/export.py``."""
+        from upstream.wav2vec2.export import export_fairseq, export_huggingface
+
+        return {"fairseq": partial(export_fairseq, self), "huggingface": partial(export_huggingface, self)}
 
     @property
     def min_samples(self) -> int:

@@ -1,0 +1,405 @@
+"""Speech recognition on corpora made of text only: splits, checks before training, labels, scores, files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_asr_decoding import ARPA, LETTERS, MEANT, SPOKEN, acoustics
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Corpus, Utterance
+from benchmark.metrics import cer, wer
+from benchmark.registry import downstreams
+from downstream.asr.heads import BiLSTM, Linear
+from downstream.asr.task import ASRConfig, SpeechRecognition
+from downstream.asr.text import TextConfig
+
+OFFICIAL: dict[str, Any] = {"text": {"alphabet": "librispeech", "case": "upper"}}
+OWN: dict[str, Any] = {"train_splits": ["train"], "dev_splits": ["dev"], "test_splits": ["test"]}
+
+
+def said(speaker: int, *texts: str | None) -> list[Utterance]:
+    return [
+        Utterance(f"{speaker}-1-{i:04}", f"/{speaker}-1-{i:04}.flac", text=text, speaker=str(speaker))
+        for i, text in enumerate(texts)
+    ]
+
+
+def librispeech(**more: list[Utterance]) -> Corpus:
+    splits = {
+        "train-clean-100": said(1, "THE CAT", "IT'S FULL"),
+        "dev-clean": said(2, "A CAT SAT"),
+        "test-clean": said(3, "THE CUT SAT", "THE CAT SAT"),
+        "test-other": said(4, "THE MAT"),
+    }
+    return Corpus("librispeech", splits | {name.replace("_", "-"): split for name, split in more.items()})
+
+
+def own(train: list[Utterance], dev: list[Utterance], test: list[Utterance]) -> Corpus:
+    return Corpus("manifests", {"train": train, "dev": dev, "test": test})
+
+
+def make(corpus: Corpus | None = None, **options: Any) -> SpeechRecognition:
+    return SpeechRecognition(ASRConfig(**OFFICIAL | options), corpus or librispeech())
+
+
+def says(text: str, alphabet: Any = LETTERS) -> Tensor:
+    """Log posteriors whose best path is a text."""
+    return acoustics("-".join(text.replace(" ", "|")) + "-|", alphabet)
+
+
+# --- Splits and checks ------------------------------------------------------------------------------------------------
+
+
+def test_the_first_test_split_is_test() -> None:
+    task = make()
+    assert {name: [u.id for u in us] for name, us in task.sets.items()} == {
+        "dev": ["2-1-0000"], "test": ["3-1-0000", "3-1-0001"], "test-other": ["4-1-0000"],
+    }  # fmt: skip
+    assert [u.id for u in task.splits["test"]] == ["3-1-0000", "3-1-0001", "4-1-0000"]
+    both = make(librispeech(dev_other=said(5, "A")), dev_splits=["dev-other", "dev-clean"], test_splits=["test-other"])
+    assert [u.id for u in both.splits["dev"]] == ["2-1-0000", "5-1-0000"]
+    assert list(both.sets) == ["dev", "test"]
+
+
+def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> None:
+    corpus = librispeech()
+    del corpus.splits["test-other"]
+    assert list(make(corpus).sets) == ["dev", "test"]
+    assert "has no split 'test-other' (task.test_splits); it is not scored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"train_splits": ["train-clean-10"]},
+            r"no split 'train-clean-10' \(task.train_splits\).*mean 'train-clean-100'",
+        ),
+        ({"test_splits": ["test"]}, "has no split 'test'"),
+        ({"dev_splits": []}, "task.dev_splits is empty"),
+        ({"test_splits": []}, "task.test_splits is empty"),
+        ({"test_splits": ["test-clean", "test-other", "test-other"]}, "'test-other' is named twice"),
+        ({"train_splits": ["train-clean-100"] * 2}, r"2 utterances are in two of train-clean-100.*1-1-0000, 1-1-0001"),
+        ({"head": {"nam": "linear"}}, r"unknown option 'task.head.nam'. Did you mean 'name'"),
+        ({"head": {"name": "lstm"}}, "unknown head 'lstm'"),
+        ({"text": {"case": "title"}}, "task.text.case is 'title'"),
+        ({"specaugment": {"time_masks": -1}}, "task.specaugment.time_masks is -1"),
+        ({"lm": {"path": "nowhere.arpa"}}, "task.lm.path: there is no file"),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchmarkError, match=message):
+        make(**options)
+
+
+def test_own_data_names_the_flag() -> None:
+    corpus = own(said(1, "a"), said(2, "a"), said(3, "a"))
+    for name in ("train", "dev", "test"):
+        splits = {key: value for key, value in corpus.splits.items() if key != name}
+        with pytest.raises(BenchmarkError, match=f"needs a manifest of {name} utterances; give --{name} FILE"):
+            SpeechRecognition(ASRConfig(**OWN), Corpus("manifests", splits))
+    with pytest.raises(BenchmarkError, match=r"no utterance in dev of 'manifests'"):
+        SpeechRecognition(ASRConfig(**OWN), own(said(1, "a"), [], said(3, "a")))
+
+
+def test_all_bad_transcripts_are_named_at_once() -> None:
+    corpus = librispeech(
+        train_clean_100=said(1, "CAT", None, "", " ", "3 CATS", "CAFÉ"),
+        dev_clean=said(2, "", "É É 3"),
+        test_clean=said(3, None, "OK"),
+    )
+    with pytest.raises(BenchmarkError) as caught:
+        make(corpus)
+    for part in (
+        "1 utterances of train have no transcript: 1-1-0001",
+        "2 utterances of train have an empty transcript: 1-1-0002, 1-1-0003",
+        "1 utterances of dev have an empty transcript: 2-1-0000",
+        "1 utterances of test have no transcript: 3-1-0000",
+        "2 characters are not in the alphabet (<s><pad>",
+        "'É' 3 times, first in 1-1-0005 of train; '3' 2 times, first in 1-1-0004 of train",
+        "task.text.alphabet",
+    ):
+        assert part in str(caught.value)
+
+
+def test_the_alphabet_of_own_data_is_that_of_training() -> None:
+    task = SpeechRecognition(ASRConfig(**OWN), own(said(1, "b a", "ça"), said(2, "ab"), said(3, "b")))
+    assert task.inventory() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
+    task.splits["train"] = task.splits["train"][:1]  # a label budget
+    assert task.inventory() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
+    with pytest.raises(
+        BenchmarkError, match=r"1 characters are not in the alphabet .*'x' 1 times, first in 3-1-0000 of test"
+    ):
+        SpeechRecognition(ASRConfig(**OWN), own(said(1, "ab"), said(2, "ab"), said(3, "ax")))
+    with pytest.raises(BenchmarkError, match=r"'\|' 1 times"):
+        SpeechRecognition(ASRConfig(**OWN), own(said(1, "a|b"), said(2, "ab"), said(3, "a")))
+    given = SpeechRecognition(
+        ASRConfig(**OWN, text={"alphabet": "abx", "case": "lower", "strip_punctuation": True}),
+        own(said(1, "A, b!"), said(2, "ab"), said(3, "ax")),
+    )
+    assert given.inventory() == {"alphabet": ["<s>", "|", "a", "b", "x"]}
+    assert given.targets(given.splits["train"])[0].tolist() == [[2, 1, 3, 1]]
+
+
+def test_shared_speakers(caplog: pytest.LogCaptureFixture) -> None:
+    shared = own(said(1, "ab"), said(2, "ab"), [replace(u, id="t" + u.id) for u in said(1, "ab") + said(9, "b")])
+    with pytest.raises(
+        BenchmarkError, match=r"1 speakers are in both the training data and test: 1\. .*shared_speakers"
+    ):
+        SpeechRecognition(ASRConfig(**OWN), shared)
+    SpeechRecognition(ASRConfig(**OWN, shared_speakers=True), shared)
+    assert "1 speakers are in both the training data and test: 1;" in caplog.text
+    caplog.clear()
+    make(librispeech(test_clean=said(1, "OK")))  # an official corpus: its publisher's business
+    assert "1 speakers are in both the training data and test: 1;" in caplog.text
+    nobody = [replace(u, speaker=None) for u in said(1, "ab")]
+    SpeechRecognition(ASRConfig(**OWN), own(nobody, [replace(u, id="d") for u in nobody], [replace(nobody[0], id="t")]))
+
+
+# --- Labels and heads -------------------------------------------------------------------------------------------------
+
+
+def test_targets() -> None:
+    task = make()
+    labels, counts = task.targets(task.splits["train"])
+    assert counts.tolist() == [8, 10]
+    written = ["".join(LETTERS.symbols[i] for i in row[:n]) for row, n in zip(labels, counts, strict=True)]
+    assert written == ["THE|CAT|", "IT'S|FULL|"]
+    assert labels[0, 8:].eq(0).all()
+    assert labels.dtype == counts.dtype == torch.int64
+
+
+@given(st.lists(st.text("AB", min_size=1, max_size=3), min_size=1, max_size=3).map(" ".join))
+@settings(max_examples=60, deadline=None)
+def test_frames_needed_is_where_ctc_becomes_possible(text: str) -> None:
+    task = make(librispeech(train_clean_100=said(1, text)))
+    (utterance,) = task.splits["train"]
+    labels, counts = task.targets([utterance])
+    needed = task.frames_needed(utterance)
+
+    def loss(frames: int) -> float:
+        uniform = torch.zeros(frames, 1, 32).log_softmax(2)
+        return float(F.ctc_loss(uniform, labels, torch.tensor([frames]), counts, reduction="sum"))
+
+    assert loss(needed) < float("inf")
+    assert loss(needed - 1) == float("inf")
+
+
+def test_heads_are_made_of_options_and_inventory() -> None:
+    task = make()
+    head = SpeechRecognition.make_head(task.config, task.inventory(), 1024)
+    assert isinstance(head, BiLSTM)
+    assert sum(p.numel() for p in head.parameters()) == 43_090_976
+    assert head.specaugment.feature_masks == 4
+    linear = SpeechRecognition.make_head(ASRConfig(head={"name": "linear"}), {"alphabet": ["<s>", "|", "a"]}, 10)
+    assert isinstance(linear, Linear)
+    assert linear.proj.weight.shape == (3, 10)
+    assert not SpeechRecognition.croppable
+
+
+# --- Scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_and_files() -> None:
+    task = make(librispeech(test_clean=said(3, "the cut sat", "IT'S", "A CAT")))
+    predictions = {"3-1-0000": says("THE CAT SAT"), "3-1-0001": acoustics("----"), "3-1-0002": says("A CAT ON"),
+                   "4-1-0000": says("THE MAT")}  # fmt: skip
+    result = task.evaluate("test", predictions)
+    assert set(result.metrics) == {"test", "test-other"}
+    references, hypotheses = ["THE CUT SAT", "IT'S", "A CAT"], ["THE CAT SAT", "", "A CAT ON"]
+    test = result.metrics["test"]
+    assert test["wer"] == pytest.approx(wer(references, hypotheses)) == pytest.approx(50)
+    assert test["cer"] == pytest.approx(cer(references, hypotheses))
+    assert [test[kind] for kind in ("substitutions", "deletions", "insertions")] == pytest.approx([100 / 6] * 3)
+    assert test["blank_share"] == pytest.approx(100 * (11 + 4 + 8) / (23 + 4 + 17))
+    assert result.metrics["test-other"]["wer"] == 0
+    assert set(result.files) == {
+        "predictions.jsonl", "predictions_test-other.jsonl",
+        "ref_test.trn", "hyp_test.trn", "ref_test-other.trn", "hyp_test-other.trn",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in str(result.files["predictions.jsonl"]).splitlines()]
+    assert lines[0] == {
+        "id": "3-1-0000", "reference": "THE CUT SAT", "prediction": "THE CAT SAT",
+        "substitutions": 1, "deletions": 0, "insertions": 0,
+    }  # fmt: skip
+    assert result.files["ref_test.trn"] == "THE CUT SAT (3-1-0000)\nIT'S (3-1-0001)\nA CAT (3-1-0002)\n"
+    assert result.files["hyp_test.trn"] == "THE CAT SAT (3-1-0000)\n (3-1-0001)\nA CAT ON (3-1-0002)\n"
+
+
+def test_dev_has_its_own_set() -> None:
+    task = make()
+    result = task.evaluate("dev", {"2-1-0000": says("A CAT SIT")})
+    assert result.metrics["dev"]["wer"] == pytest.approx(100 / 3)
+    assert set(result.metrics) == {"dev"}
+    assert set(result.files) == {"predictions_dev.jsonl"}
+
+
+def test_files_name_other_corpora_s_utterances() -> None:
+    utterances = [
+        Utterance("a b(1).wav", "/a", text="ab", speaker="s 1"),
+        Utterance("clips/x.wav", "/b", text="ab"),
+    ]
+    task = SpeechRecognition(ASRConfig(**OWN), own(said(1, "ab"), said(2, "ab"), utterances))
+    result = task.evaluate("test", {u.id: says("ab", task.alphabet) for u in utterances})
+    assert result.files["hyp_test.trn"] == "ab (s_1-a_b_1_.wav)\nab (clips/x.wav)\n"
+
+
+def test_alarm_when_dev_is_all_blank(caplog: pytest.LogCaptureFixture) -> None:
+    task = make(librispeech(dev_clean=said(2, "A", "B")))
+    blank = acoustics("-" * 100)
+    result = task.evaluate("dev", {"2-1-0000": blank, "2-1-0001": blank})
+    assert (result.metrics["dev"]["blank_share"], result.metrics["dev"]["wer"]) == (100, 100)
+    assert "dev: 100.0 % of all frames are blank, 2 of 2 hypotheses are empty" in caplog.text
+    for advice in ("optim.lr", "optim.upstream_lr", "optim.warmup_steps", "tune.freeze_updates"):
+        assert advice in caplog.text
+    caplog.clear()
+    task.evaluate("dev", {"2-1-0000": acoustics("A" + "-" * 99), "2-1-0001": blank})  # 99.5 %
+    assert "99.5 % of all frames are blank, 1 of 2" in caplog.text
+    caplog.clear()
+    task.evaluate("dev", {"2-1-0000": acoustics("|" * 9 + "-"), "2-1-0001": acoustics("|" * 9 + "-")})
+    assert "10.0 % of all frames are blank, 2 of 2 hypotheses are empty" in caplog.text
+    caplog.clear()
+    task.evaluate("dev", {"2-1-0000": acoustics("AAA" + "-" * 97), "2-1-0001": blank})  # 98.5 %
+    task.evaluate("test", {u.id: blank for u in task.splits["test"]})
+    assert not caplog.text
+
+
+# --- Language model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def arpa(tmp_path: Path) -> str:
+    (tmp_path / "lm.arpa").write_text(ARPA, encoding="utf-8")
+    return str(tmp_path / "lm.arpa")
+
+
+def ambiguous(task: SpeechRecognition) -> dict[str, Tensor]:
+    return {u.id: acoustics(SPOKEN, second=MEANT) for u in task.splits["test"]}
+
+
+def test_a_language_model_changes_wer(arpa: str) -> None:
+    """The acoustics are nearly tied between CUT and CAT: the best path says CUT, the model knows what cats do."""
+    task = make(librispeech(test_other=said(4, "THE CAT SAT")), lm={"path": arpa})
+    result = task.evaluate("test", ambiguous(task))
+    assert list(result.metrics) == ["test", "test-other", "test_lm", "test-other_lm"]  # without first
+    assert result.metrics["test"]["wer"] == pytest.approx(100 / 6)  # THE CUT SAT, THE CAT SAT
+    assert result.metrics["test_lm"]["wer"] == pytest.approx(100 / 6)
+    assert result.metrics["test-other"]["wer"] == pytest.approx(100 / 3)
+    assert result.metrics["test-other_lm"]["wer"] == 0
+    assert "blank_share" not in result.metrics["test_lm"]
+    assert "THE CAT SAT" in str(result.files["hyp_test-other_lm.trn"])
+    assert result.files["ref_test-other_lm.trn"] == result.files["ref_test-other.trn"]
+    assert json.loads(str(result.files["predictions_test-other_lm.jsonl"]))["prediction"] == "THE CAT SAT"
+    dev = task.evaluate("dev", {u.id: says("A CAT SAT") for u in task.splits["dev"]})
+    assert list(dev.metrics) == ["dev"]
+
+
+def test_without_the_extra_it_is_skipped_and_said(
+    arpa: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder.kenlm", None)
+    task = make(lm={"path": arpa})
+    assert "beam search with a language model is not installed here (ModuleNotFoundError:" in caplog.text
+    assert "pip install -e '.[lm]'" in caplog.text
+    result = task.evaluate("test", ambiguous(task))
+    assert list(result.metrics) == ["test", "test-other"]
+    assert SpeechRecognition.present(task.config, task.inventory(), says("A CAT")) == {"text": "A CAT"}
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        make()
+    assert not caplog.text  # nobody asked for one
+
+
+# --- Other data -------------------------------------------------------------------------------------------------------
+
+
+def test_retarget() -> None:
+    task = make()
+    corpus = librispeech(dev_other=said(7, "IT'S A CAT"))
+    task.retarget("dev-other", corpus)
+    assert [u.id for u in task.splits["test"]] == ["7-1-0000"]
+    assert set(task.evaluate("test", {"7-1-0000": says("IT'S A HAT")}).metrics) == {"test"}
+    assert [u.id for u in task.splits["dev"]] == ["2-1-0000"]
+    with pytest.raises(BenchmarkError, match=r"no split 'dev-others'.*Did you mean 'dev-other'"):
+        task.retarget("dev-others", corpus)
+
+
+def test_retarget_to_own_data(caplog: pytest.LogCaptureFixture) -> None:
+    task = make()
+    task.retarget("test", Corpus("manifests", {"test": said(1, "lower case is fine")}))
+    assert [u.id for u in task.splits["test"]] == ["1-1-0000"]
+    assert "1 speakers are in both the training data and test: 1;" in caplog.text
+    assert task.evaluate("test", {"1-1-0000": says("LOWER CASE IS FINE")}).metrics["test"]["wer"] == 0
+    for text, message in (
+        ("№ 5", "2 characters are not in the alphabet"),
+        ("", "empty transcript"),
+        (None, "no transcr"),
+    ):
+        with pytest.raises(BenchmarkError, match=message):
+            task.retarget("test", Corpus("manifests", {"test": said(8, text)}))
+    assert [u.id for u in task.splits["test"]] == ["1-1-0000"]
+
+
+def test_present(arpa: str) -> None:
+    task = make(lm={"path": arpa})
+    shown = SpeechRecognition.present(task.config, task.inventory(), acoustics(SPOKEN, second=MEANT))
+    assert shown == {"text": "THE CUT SAT", "text_lm": "THE CAT SAT"}
+    assert SpeechRecognition.present(ASRConfig(), task.inventory(), says("IT'S").numpy()) == {"text": "IT'S"}
+
+
+# --- Cards ------------------------------------------------------------------------------------------------------------
+
+
+def test_librispeech_asr_has_superbs_values() -> None:
+    """s3prl ec8064b5, downstream/asr/config.yaml; batch: problem/asr/superb_asr.py."""
+    config: Any = downstreams.get("librispeech_asr").load()()["config"]
+    task = ASRConfig(**config["task"])
+    assert task == ASRConfig(text=TextConfig("librispeech", "upper"))  # the defaults are SUPERB's too
+    assert (task.train_splits, task.dev_splits) == (["train-clean-100"], ["dev-clean"])
+    head = task.head
+    assert (head.name, head.size, head.hidden, head.layers, head.dropout) == ("bilstm", 1024, 1024, 2, 0.2)
+    augment = task.specaugment
+    assert (augment.enabled, augment.time_warp, augment.time_masks, augment.time_width) == (True, 5, 2, 40)
+    assert (augment.feature_masks, augment.feature_width) == (4, 50)
+    lm = task.lm
+    assert (lm.path, lm.beam, lm.threshold, lm.weight, lm.word_score) == (None, 5, 25, 2, -1)
+    optim = config["optim"]
+    assert (optim["name"], optim["lr"], optim["weight_decay"], optim["clip"]) == ("adam", 1e-4, 0, 1)
+    trainer = config["trainer"]
+    assert (trainer["max_steps"], trainer["batch_size"], trainer["accumulate"]) == (200000, 16, 1)
+    assert (trainer["eval_every"], trainer["eval_batch_size"]) == (2000, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "dev", "steps"),
+    [
+        ("librispeech960_asr", ["train-clean-100", "train-clean-360", "train-other-500"], ["dev-clean"], 200000),
+        ("librilight_10min_asr", ["librilight-10min"], ["dev-other"], 13000),
+        ("librilight_1h_asr", ["librilight-1h"], ["dev-other"], 13000),
+        ("librilight_10h_asr", ["librilight-10h"], ["dev-other"], 20000),
+        ("asr", ["train"], ["dev"], 20000),
+    ],
+)
+def test_other_cards_differ_in_data_and_length(name: str, train: list[str], dev: list[str], steps: int) -> None:
+    card: Any = downstreams.get(name).load()()
+    superb: Any = downstreams.get("librispeech_asr").load()()["config"]
+    task = ASRConfig(**card["config"]["task"])
+    assert (task.train_splits, task.dev_splits) == (train, dev)
+    assert (task.head, task.specaugment) == (ASRConfig().head, ASRConfig().specaugment)
+    assert card["config"]["trainer"]["max_steps"] == steps
+    assert card["config"]["optim"] == superb["optim"]
+    own_data = name == "asr"
+    assert task.text == (TextConfig() if own_data else TextConfig("librispeech", "upper"))
+    assert card["corpus"] == ("manifests" if own_data else "librispeech" if "960" in name else "librilight")

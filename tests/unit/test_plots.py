@@ -1,0 +1,187 @@
+"""DET curves and confusion matrices: what is drawn where, and that a PNG file comes out whatever the data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from benchmark import plots
+from benchmark.errors import BenchmarkError
+from benchmark.metrics import DetCurve, det_curve, eer, min_dcf
+
+deviate = NormalDist().inv_cdf
+
+
+def trials(number: int, separation: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.RandomState(seed)
+    labels = np.r_[1, 0, random.randint(0, 2, number - 2)]
+    return labels, random.normal(size=number) + separation * labels
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
+    """The figures that are drawn, laid out and kept open."""
+    figures: list[Figure] = []
+
+    def keep(figure: Figure) -> bytes:
+        figure.canvas.draw()
+        figures.append(figure)
+        return b""
+
+    monkeypatch.setattr(plots, "_png", keep)
+    yield figures
+    plt.close("all")
+
+
+def pixels(png: bytes) -> tuple[int, ...]:
+    return tuple(imread(io.BytesIO(png), format="png").shape[:2])
+
+
+def test_det_marks_the_numbers_of_the_metrics(drawn: list[Figure]) -> None:
+    labels, scores = trials(2000, 2.0)
+    plots.det({"test": det_curve(labels, scores)}, "a title", p_target=0.05)
+    (axes,) = drawn[0].axes
+    _, curve, equal, cost = axes.lines
+    rate = eer(labels, scores) / 100
+    assert equal.get_xdata()[0] == equal.get_ydata()[0] == pytest.approx(deviate(rate))
+    p_miss, p_fa = (NormalDist().cdf(float(data[0])) for data in (cost.get_ydata(), cost.get_xdata()))
+    assert (0.05 * p_miss + 0.95 * p_fa) / 0.05 == pytest.approx(min_dcf(labels, scores, 0.05))
+    assert curve.get_label() == f"test: EER {100 * rate:.3g} %, minDCF {min_dcf(labels, scores, 0.05):.3g}"
+    assert axes.get_title() == "a title"
+    for tick in axes.get_xticklabels():
+        assert tick.get_position()[0] == pytest.approx(deviate(float(tick.get_text()) / 100))
+    assert [t.get_text() for t in axes.get_xticklabels()] == [t.get_text() for t in axes.get_yticklabels()]
+    assert axes.get_xlim() == axes.get_ylim()
+    # every threshold's rates lie on the line, zeros apart
+    whole = det_curve(labels, scores)
+    inside = (whole.p_miss > 0) & (whole.p_fa > 0) & (whole.p_miss < 1) & (whole.p_fa < 1)
+    x, y = np.asarray(curve.get_xdata()), np.asarray(curve.get_ydata())
+    for miss, alarm in zip(whole.p_miss[inside], whole.p_fa[inside], strict=True):
+        on = (np.minimum(x[1:], x[:-1]) - 1e-9 <= deviate(alarm)) & (deviate(alarm) <= np.maximum(x[1:], x[:-1]) + 1e-9)
+        on &= (np.minimum(y[1:], y[:-1]) - 1e-9 <= deviate(miss)) & (deviate(miss) <= np.maximum(y[1:], y[:-1]) + 1e-9)
+        assert on.any()
+
+
+def test_ties_are_straight_between_rates_not_deviates(drawn: list[Figure]) -> None:
+    """After one of three targets, all others at once: p_miss = 2/3 (1 - p_fa)."""
+    plots.det({"tie": det_curve([1, 1, 1, 0, 0], [2, 1, 1, 1, 1])}, "")
+    curve = drawn[0].axes[0].lines[1]
+    x, y = (
+        np.array([NormalDist().cdf(v) for v in np.asarray(data)]) for data in (curve.get_xdata(), curve.get_ydata())
+    )
+    between = (x > 0.06) & (y > 0.06)  # zeros lie on the edge
+    assert between.sum() > 20
+    np.testing.assert_allclose(y[between], 2 / 3 * (1 - x[between]), atol=1e-9)
+
+
+CURVES = {
+    "many": det_curve(*trials(20_000, 3.0)),
+    "few": det_curve(*trials(12, 1.0)),
+    "two": det_curve([1, 0], [1, 0]),
+    "perfect": det_curve(*trials(100, 50.0)),
+    "reversed": det_curve(*trials(100, -50.0)),
+    "chance": det_curve(*trials(300, 0.0)),
+    "tied": det_curve([1, 0, 1], [0, 0, 0]),
+    "three scores": det_curve([1, 1, 1, 0, 0, 0, 0], [2, 1, 0, 0, 0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_what_is_marked_can_be_seen(name: str, drawn: list[Figure]) -> None:
+    plots.det({name: CURVES[name]}, name)
+    (axes,) = drawn[0].axes
+    low, high = axes.get_xlim()
+    assert low < high
+    marks = axes.lines[2:]
+    assert 1 <= len(marks) <= 2  # no minDCF where rejecting all is best
+    for mark in marks:
+        shown = [*np.asarray(mark.get_xdata()), *np.asarray(mark.get_ydata())]
+        assert np.isfinite(shown).all()
+        assert all(low - 1e-6 <= value <= high + 1e-6 for value in shown)
+    box = drawn[0].get_window_extent()
+    for artist in (axes.title, *drawn[0].legends, axes.yaxis.label, axes.xaxis.label):
+        extent = artist.get_window_extent()
+        assert box.x0 <= extent.x0 < extent.x1 <= box.x1
+        assert box.y0 <= extent.y0 < extent.y1 <= box.y1
+
+
+def test_det_is_a_png_and_reproducible() -> None:
+    four = {name: CURVES[name] for name in ("many", "few", "chance", "tied")}
+    png = plots.det(four, "four")
+    assert png.startswith(b"\x89PNG")
+    height, width = pixels(png)
+    assert 600 < width < 1500
+    assert 600 < height < 1800
+    assert plots.det(four, "four") == png
+    assert not plt.get_fignums()
+
+
+def test_det_of_580000_trials_is_thinned() -> None:
+    curve = det_curve(*trials(580_000, 3.0))
+    p_miss, p_fa = plots._path(curve)
+    assert len(p_miss) < len(curve.p_miss) / 4
+    assert (p_miss[0], p_fa[0], p_miss[-1], p_fa[-1]) == (1, 0, 0, 1)
+
+
+def test_confusion_is_normalised_by_row(drawn: list[Figure]) -> None:
+    matrix = np.array([[3, 1, 0, 0], [0, 0, 0, 0], [2, 0, 2, 4], [0, 0, 0, 0]])
+    plots.confusion(matrix, ["de", "en", "fi", "tr"], "languages")
+    axes = drawn[0].axes[0]
+    # no utterance of en or tr, which come last as they were predicted
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["de", "fi"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["de", "fi", "en", "tr"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[75, 0, 25, 0], [25, 25, 0, 50]])
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "75", (2, 0): "25", (0, 1): "25", (1, 1): "25", (3, 1): "50"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"), [(2, "l{}"), (12, "l{}"), (13, "Language_{}"), (45, "Lang_{}"), (107, "{}")]
+)
+def test_confusion_is_readable(classes: int, name: str, drawn: list[Figure]) -> None:
+    matrix = np.ones((classes, classes)) + 30 * np.eye(classes)
+    plots.confusion(matrix, [name.format(k) for k in range(classes)], "title")
+    axes = drawn[0].axes[0]
+    assert bool(axes.texts) == (classes <= 12)
+    assert all(6 <= tick.get_fontsize() <= 10 for tick in axes.get_xticklabels())
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        boxes = [tick.get_window_extent() for tick in ticks]
+        assert len(boxes) == classes
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes)), "labels overlap"
+    assert max(drawn[0].get_size_inches()) < 22
+
+
+def test_confusion_is_a_png() -> None:
+    png = plots.confusion(np.eye(5, dtype=int), list("abcde"), "")
+    assert png.startswith(b"\x89PNG")
+    assert min(pixels(png)) > 400
+    assert plots.confusion(np.eye(5, dtype=int), list("abcde"), "") == png
+    assert not plt.get_fignums()
+
+
+def test_refusals() -> None:
+    with pytest.raises(BenchmarkError, match="at least one curve"):
+        plots.det({}, "")
+    with pytest.raises(BenchmarkError, match=r"2 classes must be square, got \(2, 3\)"):
+        plots.confusion(np.ones((2, 3)), ["a", "b"], "")
+    for matrix in (np.zeros((2, 2)), -np.ones((2, 2)), np.full((2, 2), np.nan)):
+        with pytest.raises(BenchmarkError, match="must hold counts"):
+            plots.confusion(matrix, ["a", "b"], "")
+
+
+def test_a_figure_is_closed_when_saving_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plots.det({"a": DetCurve(*(np.array(x) for x in ([np.inf, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0])))}, "")
+    assert not plt.get_fignums()

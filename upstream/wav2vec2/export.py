@@ -1,0 +1,168 @@
+"""Writing a model for other libraries: a fairseq checkpoint, or the folder that transformers loads.
+
+The names, values and files of the latter are those of Hugging Face's ``Wav2Vec2Model`` (transformers,
+``models/wav2vec2`` and ``convert_wav2vec2_original_pytorch_checkpoint_to_pytorch.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError
+from upstream.wav2vec2.checkpoint import save_checkpoint
+from upstream.wav2vec2.config import Wav2Vec2Config
+from upstream.wav2vec2.model import Wav2Vec2Model
+
+#: fairseq's activation functions -> transformers' (``transformers.activations.ACT2FN``). Both approximate GELUs of
+#: fairseq are the one by tanh, which transformers has always had as ``gelu_new``.
+HUGGINGFACE_ACTIVATIONS = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu_squared": "relu2",
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "tanh": "tanh",
+    "linear": "linear",
+    "swish": "swish",
+}
+
+#: fairseq's parameter names -> transformers'. ``weight_g`` and ``weight_v`` are what published checkpoints have: every
+#: transformers reads them, also those whose models call them ``parametrizations.weight.original0`` and ``1``.
+HUGGINGFACE_NAMES = (
+    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.2(\.1)?\.", r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"^layer_norm\.", "feature_projection.layer_norm."),
+    (r"^post_extract_proj\.", "feature_projection.projection."),
+    (r"^mask_emb$", "masked_spec_embed"),
+    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
+    (r"\.self_attn_layer_norm\.", ".layer_norm."),
+    (r"\.self_attn\.", ".attention."),
+    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
+    (r"\.fc2\.", ".feed_forward.output_dense."),
+)
+
+
+def export_fairseq(model: Wav2Vec2Model, path: Path) -> str:
+    """Write a fairseq checkpoint; returns how it is loaded."""
+    save_checkpoint(model, path)
+    return (
+        f"-u wav2vec2_local -k {path}, or in fairseq fairseq.checkpoint_utils.load_model_ensemble_and_task(['{path}'])"
+    )
+
+
+def export_huggingface(model: Wav2Vec2Model, folder: Path) -> str:
+    """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors``; returns how they are loaded.
+
+    The folder is there whole or not at all. The model computes the same states from the same input. Where the waveform
+    is normalised, transformers' preprocessor adds 1e-7 to its variance, fairseq and this project 1e-5: that shows in
+    the states of quiet audio (0.5 % of the input's scale at -30 dB of full scale, 5 % at -40 dB).
+
+    Raises:
+        BenchmarkError: transformers has no such architecture.
+    """
+    from safetensors.torch import save
+
+    files = {
+        "config.json": _json(huggingface_config(model.config)),
+        "preprocessor_config.json": _json(huggingface_preprocessor(model.config)),
+        "model.safetensors": save(huggingface_weights(model), metadata={"format": "pt"}),
+    }
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        unfinished.mkdir(parents=True)
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
+        os.rename(unfinished, folder)
+    except OSError as error:
+        raise BenchmarkError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return f"transformers.Wav2Vec2Model.from_pretrained('{folder}')"
+
+
+def huggingface_config(config: Wav2Vec2Config) -> dict[str, Any]:
+    """``config.json``: the architecture, and the dropouts and masks that the model was trained with.
+
+    Raises:
+        BenchmarkError: transformers has no such architecture; names the field.
+    """
+    if config.pos_conv_depth != 1:
+        raise BenchmarkError(
+            f"pos_conv_depth = {config.pos_conv_depth}: transformers' Wav2Vec2Model has one positional convolution "
+            "(pos_conv_depth = 1). Export it in fairseq's format"
+        )
+    dims, kernels, strides = (list(values) for values in zip(*config.conv_layers, strict=True))
+    return {
+        "architectures": ["Wav2Vec2Model"],
+        "model_type": "wav2vec2",
+        "dtype": "float32",
+        "feat_extract_norm": "layer" if config.extractor_mode == "layer_norm" else "group",
+        "feat_extract_activation": "gelu",  # of the positional convolution too
+        "conv_dim": dims,
+        "conv_kernel": kernels,
+        "conv_stride": strides,
+        "conv_bias": config.conv_bias,
+        "num_feat_extract_layers": len(dims),
+        "hidden_size": config.encoder_embed_dim,
+        "num_hidden_layers": config.encoder_layers,
+        "num_attention_heads": config.encoder_attention_heads,
+        "intermediate_size": config.encoder_ffn_embed_dim,
+        "hidden_act": HUGGINGFACE_ACTIVATIONS[config.activation_fn],
+        "do_stable_layer_norm": config.layer_norm_first,
+        "layer_norm_eps": 1e-5,
+        "num_conv_pos_embeddings": config.conv_pos,
+        "num_conv_pos_embedding_groups": config.conv_pos_groups,
+        "hidden_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": config.activation_dropout,
+        "feat_proj_dropout": config.dropout_input,
+        "layerdrop": config.encoder_layerdrop,
+        "apply_spec_augment": config.apply_mask,
+        "mask_time_prob": config.mask_prob,
+        "mask_time_length": config.mask_length,
+        "mask_time_min_masks": 2,
+        "mask_feature_prob": config.mask_channel_prob,
+        "mask_feature_length": config.mask_channel_length,
+        "mask_feature_min_masks": 0,
+    }
+
+
+def huggingface_preprocessor(config: Wav2Vec2Config) -> dict[str, Any]:
+    """``preprocessor_config.json``. As for the published models, only those without GroupNorm are told the padding."""
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": config.sample_rate,
+        "do_normalize": config.normalize,
+        "return_attention_mask": config.extractor_mode == "layer_norm",
+        "padding_side": "right",
+        "padding_value": 0.0,
+    }
+
+
+def huggingface_weights(model: Wav2Vec2Model) -> dict[str, Tensor]:
+    """The parameters under transformers' names, on the CPU."""
+    weights: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        for pattern, replacement in HUGGINGFACE_NAMES:
+            name = re.sub(pattern, replacement, name)
+        weights[name] = tensor.detach().cpu().contiguous()
+    if model.post_extract_proj is None:  # transformers always projects
+        dim = model.hidden_size
+        weights["feature_projection.projection.weight"] = torch.eye(dim)
+        weights["feature_projection.projection.bias"] = torch.zeros(dim)
+    if not (model.config.mask_prob > 0 or model.config.mask_channel_prob > 0):  # transformers leaves it out then
+        del weights["masked_spec_embed"]
+    return weights
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
