@@ -319,7 +319,7 @@ def _run_in(
 ) -> int:
     import logging
 
-    from benchmark import experiment, results
+    from benchmark import config, experiment, results
     from benchmark.trainer import Interrupted
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -327,13 +327,16 @@ def _run_in(
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     if mode == "evaluate" and not (folder / "config.yaml").exists():
         raise BenchmarkError(f"{folder} holds no run to evaluate; name its folder with -p, -n or -e")
+    scoring = [f"task.{name}" for name in experiment.task_class(card).scoring] if mode == "evaluate" else []
     if not overwrite:  # before the work of preparing, and again under the lock
-        experiment.occupy(folder, run, resume=resume)
+        experiment.occupy(folder, run, resume=resume, but=scoring)
     prepared = experiment.prepare(run, card, None if target is None else experiment.Target(**target))
     output = folder if target is None else folder / "evaluations" / target["name"]
+    if target is None and scoring and config.differences(config.read_yaml(folder / "config.yaml"), run):
+        output = folder / "evaluations" / "rescored"  # the run's own result stays what its configuration says
     with experiment.exclusive(folder):
         if not overwrite:
-            experiment.occupy(folder, run, resume=resume)
+            experiment.occupy(folder, run, resume=resume, but=scoring)
             done = experiment.finished(folder, prepared) if mode == "train" else None
             if done is not None:
                 print(f"{folder} is complete:\n{results.table(done)}")

@@ -364,10 +364,11 @@ def digest(run: RunConfig) -> str:
     return hashlib.sha256(repr(items).encode()).hexdigest()[:8]
 
 
-def differences(saved: Mapping[str, Any], run: RunConfig) -> list[str]:
-    """``key: saved -> now`` for what differs and changes what a run computes."""
+def differences(saved: Mapping[str, Any], run: RunConfig, *, but: Sequence[str] = ()) -> list[str]:
+    """``key: saved -> now`` for what differs and changes what a run computes; keys that start like one of ``but``
+    may differ."""
     old, new = flatten(saved), flatten(run)
-    elsewhere = (*_LOCATION, "upstream.checkpoint", *(f"data.{name}" for name in MANIFESTS))
+    elsewhere = (*_LOCATION, *but, "upstream.checkpoint", *(f"data.{name}" for name in MANIFESTS))
     return [
         f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in sorted(old.keys() | new.keys())

@@ -210,8 +210,8 @@ def _refuse_too_short(split: str, prepared: Prepared) -> None:
         )
 
 
-def occupy(folder: Path, run: RunConfig, *, resume: bool) -> None:
-    """Make sure that a run may write into ``folder``.
+def occupy(folder: Path, run: RunConfig, *, resume: bool, but: Sequence[str] = ()) -> None:
+    """Make sure that a run may write into ``folder``; options that start like one of ``but`` may have changed.
 
     Raises:
         BenchmarkError: it holds a run and ``resume`` was not said, or a run of another configuration.
@@ -224,7 +224,7 @@ def occupy(folder: Path, run: RunConfig, *, resume: bool) -> None:
             f"{folder} already holds a run. Add -a to go on with it, --overwrite to start it again, or -p / -n for "
             "another folder"
         )
-    changed = config.differences(config.read_yaml(saved), run)
+    changed = config.differences(config.read_yaml(saved), run, but=but)
     if changed:
         raise BenchmarkError(
             f"{folder} holds a run with another configuration (saved -> now):\n  "

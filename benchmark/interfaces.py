@@ -189,6 +189,8 @@ class Task(ABC):
     """Fields of :class:`Utterance` that must be known of every utterance: ``speaker``, ``language``, ``text``."""
     strata: ClassVar[tuple[str, ...]] = ("speaker",)
     """Fields of :class:`Utterance` between whose values a label budget balances the audio, outermost first."""
+    scoring: ClassVar[tuple[str, ...]] = ()
+    """Options that change how predictions are scored and nothing else; ``-m evaluate`` may change them."""
     croppable: ClassVar[bool] = True
     """Whether a stretch of a training utterance has the labels of the whole."""
 

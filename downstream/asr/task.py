@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Head, Task, Utterance
+from benchmark.manifest import some
 from benchmark.metrics import character_edits, edit_rate, word_edits
 from benchmark.registry import suggest
 from downstream.asr.decoding import LMConfig, beam_decoder, greedy, unavailable
@@ -68,6 +69,9 @@ class SpeechRecognition(Task):
     """
 
     Config = ASRConfig
+    requires = ("text",)
+    strata = ("gender", "speaker")
+    scoring = ("lm",)
     selection = "wer"
     higher_is_better = False
     croppable = False
@@ -127,9 +131,7 @@ class SpeechRecognition(Task):
         joined = sorted((u for name in names for u in corpus.splits[name]), key=lambda utterance: utterance.id)
         twice = [a.id for a, b in pairwise(joined) if a.id == b.id]
         if twice:
-            raise BenchmarkError(
-                f"task.{key}: {len(twice)} utterances are in two of {', '.join(names)}: {_some(twice)}"
-            )
+            raise BenchmarkError(f"task.{key}: {len(twice)} utterances are in two of {', '.join(names)}: {some(twice)}")
         if not joined:
             raise BenchmarkError(f"task.{key}: there is no utterance in {', '.join(names)} of '{corpus.name}'")
         return joined
@@ -147,17 +149,17 @@ class SpeechRecognition(Task):
             empty = [u.id for u in utterances if u.text is not None and not self._text(u)]
             for found, what in ((missing, "have no transcript"), (empty, "have an empty transcript")):
                 if found:
-                    problems.append(f"{len(found)} utterances of {name} {what}: {_some(found)}")
+                    problems.append(f"{len(found)} utterances of {name} {what}: {some(found)}")
             for utterance in utterances:
                 unknown = self.alphabet.unknown(self._text(utterance))
                 counts.update(unknown)
                 for character in unknown:
                     first.setdefault(character, f"{utterance.id} of {name}")
         if counts:
-            shown = [f"{c!r} {n} times, first in {first[c]}" for c, n in counts.most_common()]
+            shown = [f"{c!r} ({n} times, first in {first[c]})" for c, n in counts.most_common()]
             problems.append(
                 f"{len(counts)} characters are not in the alphabet ({''.join(self.alphabet.symbols)}): "
-                f"{_some(shown, most=10, separator='; ')}"
+                f"{some(shown, most=10)}"
             )
         if problems:
             raise BenchmarkError(
@@ -172,7 +174,7 @@ class SpeechRecognition(Task):
             shared = sorted({str(u.speaker) for u in utterances if u.speaker} & trained)
             if not shared:
                 continue
-            found = f"{len(shared)} speakers are in both the training data and {name}: {_some(shared)}"
+            found = f"{len(shared)} speakers are in both the training data and {name}: {some(shared)}"
             if strict and not self.config.shared_speakers:
                 raise BenchmarkError(
                     f"{found}. Error rates of known speakers are lower than those of others; move them to one side, or "
@@ -306,7 +308,3 @@ def _nested(kind: type[Any], key: str, value: Any) -> Any:
         if name not in known:
             raise BenchmarkError(f"unknown option 'task.{key}.{name}'. " + suggest(str(name), known))
     return kind(**value)
-
-
-def _some(items: Sequence[str], most: int = 3, separator: str = ", ") -> str:
-    return separator.join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -91,7 +91,8 @@ class Alphabet:
     def unknown(self, text: str) -> list[str]:
         """Characters of a normalised transcript that cannot be written, in order."""
         # '|' would be read back as a space
-        return [c for c in text if c != " " and (c not in self.index or c == SPACE)]
+        unknown = set(text) - (self.index.keys() - {SPACE}) - {" "}
+        return [c for c in text if c in unknown] if unknown else []
 
     def encode(self, text: str) -> list[int]:
         """Labels of a normalised transcript without :meth:`unknown` characters."""

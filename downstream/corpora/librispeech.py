@@ -21,12 +21,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Utterance
+from benchmark.manifest import some
+from downstream.corpora.tree import find_folder, listing, scan
 
 log = logging.getLogger("wavbench")
 
@@ -65,7 +67,7 @@ class _Problems:
 
     def raise_any(self) -> None:
         lines = [
-            f"{len(found)} {what}: {_some(sorted(found))}"
+            f"{len(found)} {what}: {some(sorted(found))}"
             for what, found in (
                 ("audio files have no transcript in the .trans.txt beside them", self.untranscribed),
                 ("transcripts have no audio file beside them", self.silent),
@@ -98,11 +100,11 @@ def prepare(root: Path) -> Corpus:
         BenchmarkError: there is no split at all; audio without transcript or the reverse, all of them named at once.
     """
     root = Path(root)
-    folder = _find_folder(root)
+    folder = find_folder(root, "LibriSpeech", [FOLDER], _HELP, inside=SPLITS)
     problems = _Problems()
     there = [split for split in SPLITS if (folder / split).is_dir()]
     if not there:
-        raise BenchmarkError(f"no split of LibriSpeech in {folder}. There is: {_listing(folder)}. {_HELP}")
+        raise BenchmarkError(f"no split of LibriSpeech in {folder}. There is: {listing(folder)}. {_HELP}")
     listed = _speakers(folder / "SPEAKERS.TXT")
     genders = {speaker: gender for speakers in listed.values() for speaker, gender in speakers.items()}
     splits = {split: _read(folder / split, split, genders, problems) for split in there}
@@ -114,7 +116,7 @@ def prepare(root: Path) -> Corpus:
                 folder / "SPEAKERS.TXT",
                 len(absent),
                 split,
-                _some(absent),
+                some(absent),
             )
     limited = root / LIMITED_FOLDER
     if limited.is_dir():
@@ -122,7 +124,7 @@ def prepare(root: Path) -> Corpus:
         absent = [part for part, utterances in parts.items() if not utterances]
         if absent:
             raise BenchmarkError(
-                f"{limited} is incomplete: no .flac file in {_some(absent)}. Unpack {LIMITED_ARCHIVE} there again, or "
+                f"{limited} is incomplete: no .flac file in {some(absent)}. Unpack {LIMITED_ARCHIVE} there again, or "
                 "take the folder away"
             )
         for split, names in LIMITED.items():
@@ -142,33 +144,12 @@ def prepare_limited(root: Path) -> Corpus:
         BenchmarkError: as :func:`prepare`; ``librispeech_finetuning`` is not there.
     """
     root = Path(root)
-    if not (root / LIMITED_FOLDER).is_dir():
-        if not root.is_dir():
-            found = f"The data root {root} does not exist."
-        else:
-            found = f"In {root} there is: {_listing(root)}."
-        raise BenchmarkError(
-            f"Libri-light's labels for limited supervision not found: looked for the folder {root / LIMITED_FOLDER}. "
-            f"{found} Download {LIMITED_ARCHIVE} and unpack it in the data root, beside {FOLDER}; point to the data "
-            "root with --data-root DIR or $BENCHMARK_DATA"
-        )
+    how = (
+        f"Download {LIMITED_ARCHIVE} and unpack it in the data root, beside {FOLDER}; point to the data root with "
+        "--data-root DIR or $BENCHMARK_DATA."
+    )
+    find_folder(root, "Libri-light's labels for limited supervision", [LIMITED_FOLDER], how)
     return prepare(root)
-
-
-def _find_folder(root: Path) -> Path:
-    folder = root / FOLDER
-    if folder.is_dir():
-        return folder
-    if not root.is_dir():
-        found = f"The data root {root} does not exist."
-    elif any((root / split).is_dir() for split in SPLITS):
-        found = (
-            f"{root} looks like the corpus itself, but the data root is the folder above it: name this folder {FOLDER} "
-            "(a symbolic link does) and give its parent."
-        )
-    else:
-        found = f"In {root} there is: {_listing(root)}."
-    raise BenchmarkError(f"LibriSpeech not found: looked for the folder {folder}. {found} {_HELP}")
 
 
 def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems) -> list[Utterance]:
@@ -177,12 +158,12 @@ def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems
     utterances: list[Utterance] = []
     folders = [str(top)] if top.is_dir() else []
     for _ in range(2 if split else 3):
-        below = [entry for folder in folders for entry in _scan(folder)]
+        below = [entry for folder in folders for entry in scan(folder)]
         problems.misplaced += [entry.path for entry in below if entry.name.endswith(".flac")]
         folders = [entry.path for entry in below if entry.is_dir()]
     for folder in folders:
         speaker, chapter = folder.split(os.sep)[-2:]
-        names = {entry.name for entry in _scan(folder)}
+        names = {entry.name for entry in scan(folder)}
         audio = {name.removesuffix(".flac") for name in names if name.endswith(".flac")}
         transcripts = f"{speaker}-{chapter}.trans.txt"
         texts = _transcripts(f"{folder}/{transcripts}", problems) if transcripts in names else {}
@@ -231,18 +212,3 @@ def _speakers(path: Path) -> dict[str, dict[str, str]]:
             if len(fields) > 2 and fields[1] in ("F", "M") and not line.startswith(";"):
                 found.setdefault(fields[2], {})[fields[0]] = fields[1].lower()
     return found
-
-
-def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Entries of a folder but hidden ones (``._103-1240-0000.flac`` of macOS archives among them)."""
-    with os.scandir(folder) as found:
-        yield from (entry for entry in found if not entry.name.startswith("."))
-
-
-def _some(items: Iterable[str], most: int = 3) -> str:
-    shown = list(items)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
-
-
-def _listing(folder: Path) -> str:
-    return _some(sorted(os.listdir(folder)), most=8) or "nothing"

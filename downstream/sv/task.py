@@ -75,6 +75,7 @@ class SpeakerVerification(Task):
 
     Config = SVConfig
     requires = ("speaker",)
+    scoring = ("norm",)
     selection = "eer"
     higher_is_better = False
 

@@ -81,6 +81,7 @@ def test_labels_are_words_each_followed_by_a_bar() -> None:
 
 
 @given(st.lists(st.text("ABC'", min_size=1), max_size=5).map(" ".join))
+@settings(deadline=None)
 def test_decoding_undoes_encoding(text: str) -> None:
     assert LETTERS.decode(LETTERS.encode(text)) == text
 
@@ -138,7 +139,7 @@ def naive(frames: list[int]) -> list[int]:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_collapse_is_ctcs_mapping(frames: list[int]) -> None:
     assert collapse(torch.tensor(frames)) == naive(frames)
 

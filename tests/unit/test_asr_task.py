@@ -128,7 +128,7 @@ def test_all_bad_transcripts_are_named_at_once() -> None:
         "1 utterances of dev have an empty transcript: 2-1-0000",
         "1 utterances of test have no transcript: 3-1-0000",
         "2 characters are not in the alphabet (<s><pad>",
-        "'É' 3 times, first in 1-1-0005 of train; '3' 2 times, first in 1-1-0004 of train",
+        "'É' (3 times, first in 1-1-0005 of train), '3' (2 times, first in 1-1-0004 of train)",
         "task.text.alphabet",
     ):
         assert part in str(caught.value)
@@ -140,10 +140,10 @@ def test_the_alphabet_of_own_data_is_that_of_training() -> None:
     task.splits["train"] = task.splits["train"][:1]  # a label budget
     assert task.inventory() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
     with pytest.raises(
-        BenchmarkError, match=r"1 characters are not in the alphabet .*'x' 1 times, first in 3-1-0000 of test"
+        BenchmarkError, match=r"1 characters are not in the alphabet .*'x' .1 times, first in 3-1-0000 of test"
     ):
         SpeechRecognition(ASRConfig(**OWN), own(said(1, "ab"), said(2, "ab"), said(3, "ax")))
-    with pytest.raises(BenchmarkError, match=r"'\|' 1 times"):
+    with pytest.raises(BenchmarkError, match=r"'\|' .1 times"):
         SpeechRecognition(ASRConfig(**OWN), own(said(1, "a|b"), said(2, "ab"), said(3, "a")))
     given = SpeechRecognition(
         ASRConfig(**OWN, text={"alphabet": "abx", "case": "lower", "strip_punctuation": True}),

@@ -131,6 +131,7 @@ def test_draws_do_not_depend_on_the_blocks() -> None:
     many = np.concatenate(list(stats._all_but_some(1203, 64)))
     assert many.shape == (500, 1203)
     assert ((1 - many).sum(axis=0) == 1).all()  # each is left out once
+    assert set((1 - many).sum(axis=1)) == {2, 3}
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
@@ -177,6 +178,15 @@ def test_interval_is_scipys_and_the_drawn_clusters_with_draws_of_our_own() -> No
     assert ours.value == pytest.approx(metrics.edit_rate([metrics.Edits(int(edits.sum()), 0, 0, int(words.sum()))]))
 
 
+def test_few_clusters_widen_the_level() -> None:
+    """Hesterberg's expansion: 5 clusters, no skew and no bias; quantiles of 0, 1, … 1000 are per mille."""
+    found = stats._interval(500.0, np.arange(1001.0), np.zeros(5), 5, 0.95)
+    reach = 2.776445 * np.sqrt(5 / 4)  # t(4) at 0.975
+    assert (found.low, found.high) == pytest.approx(1000 * scipy.stats.norm.cdf([-reach, reach]), abs=1e-3)
+    assert not found.biased
+    assert stats._interval(100.0, np.arange(1001.0), np.zeros(5), 5, 0.95).biased
+
+
 def test_a_perfect_test_set_has_no_width() -> None:
     found = summarise([error_rates({"wer": ([0, 0, 0], [1, 2, 3])}, ["a", "b", "c"])])["wer"].test_set
     assert (found.value, found.low, found.high, found.se) == (0, 0, 0, 0)
@@ -205,7 +215,10 @@ def naive(made: tuple[NDArray[np.int64], Floats, NDArray[np.int64], NDArray[np.i
 
 
 def test_coverage_of_trials_that_share_speakers() -> None:
-    """95 % intervals of an EER and of a difference of EERs; drawing trials fails more than twice as often."""
+    """95 % intervals of an EER and of a difference of EERs hold, those that draw trials do not (measured: 64 %).
+
+    More settings, with more simulations, in the module's description.
+    """
     random = np.random.default_rng(11)
     truth = [100 * scipy.stats.norm.cdf(-distance / 2) for distance in (3.3, 3.6)]
     covered, of_difference, of_naive = [], [], []
@@ -213,20 +226,20 @@ def test_coverage_of_trials_that_share_speakers() -> None:
         labels, scores, first, second = made = trials(random, 40, 60)
         better = scores + 0.3 * labels
         systems = [of_trials(made), of_trials((labels, better, first, second))]
-        if simulation < 150:
+        if simulation < 120:
             result = compare(systems[:1], systems[1:], replicates=200, seed=simulation)["eer"].test_set
             of_difference.append(result.low <= truth[1] - truth[0] <= result.high)
             low, high = naive(made, simulation)[:, 0]
             of_naive.append(low <= truth[0] <= high)
         result = summarise(systems[:1], replicates=200, seed=simulation)["eer"].test_set
         covered.append(result.low <= truth[0] <= result.high)
-    print(np.mean(covered), np.mean(of_difference), np.mean(of_naive))
     assert 0.93 <= np.mean(covered) <= 0.97
     assert 0.93 <= np.mean(of_difference) <= 0.97
-    assert np.mean(of_naive) < 0.87
+    assert np.mean(of_naive) < 0.8
 
 
 def test_coverage_of_word_error_rates_and_of_languages() -> None:
+    """Clustered by speaker; the WER's interval that draws utterances does not hold (measured: 75 %)."""
     random = np.random.default_rng(5)
     speaker = np.repeat(np.arange(100), 6)
     language = speaker % 4
@@ -248,7 +261,6 @@ def test_coverage_of_word_error_rates_and_of_languages() -> None:
         for kind, value in truth.items():
             covered[kind].append(results[kind].test_set.low <= value <= results[kind].test_set.high)
     shares = {kind: float(np.mean(some)) for kind, some in covered.items()}
-    print(shares)
     assert shares.pop("naive") < 0.8
     assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
 
@@ -268,6 +280,10 @@ def test_seed_spread_is_students() -> None:
 
 def rates_of(edits: list[list[int]]) -> list[Statistic]:
     return [error_rates({"wer": (of, [10] * len(of))}, names(np.arange(len(of)))) for of in edits]
+
+
+def of_two_trials(second: list[str]) -> Statistic:
+    return verification([1, 0, 0], [2, 1, 0], ["a", "a", "a"], [*second, "d"])
 
 
 def test_seeds_and_test_set_are_kept_apart() -> None:
@@ -326,6 +342,7 @@ def test_comparison_over_seeds_pairs_the_seeds() -> None:
         (lambda: summarise([]), "needs runs"),
         (lambda: summarise(rates_of([[1, 2]]), replicates=5), "100 replicates"),
         (lambda: summarise(rates_of([[1, 2], [1, 2, 3]])), "different test sets"),
+        (lambda: summarise([of_two_trials(["a", "b"]), of_two_trials(["a", "d"])]), "different test sets"),
         (lambda: compare(rates_of([[1, 2]]), rates_of([[1, 2], [1, 2]])), "paired by seed"),
         (lambda: error_rates({"wer": ([1], [1])}, ["a"]), "at least 2 clusters"),
         (lambda: error_rates({"wer": ([1, 2], [0, 0])}, ["a", "b"]), "all empty"),
