@@ -1,26 +1,31 @@
 """Ten updates of CTC fine-tuning follow fairseq's own training, loss by loss, parameter by parameter.
 
-On our side ``Trainer`` and ``Pairing`` as a run has them, with the upstream read by ``-u wav2vec2_local`` and the ``linear``
-head of speech recognition; on fairseq's side its ``Trainer``, ``Wav2VecCtc``, ``CtcCriterion``, ``FairseqAdam`` and
+On our side ``Trainer`` and ``Pairing`` as a run has them, with the upstream read by ``-u wav2vec2_local`` and the
+``linear`` head of speech recognition; on fairseq's side its ``Trainer``, ``Wav2VecCtc``, ``CtcCriterion``, ``FairseqAdam`` and
 ``tri_stage``. Both start from one checkpoint that fairseq made and one head, and see the same utterances in the same
 batches, without dropouts, LayerDrop and masks.
 
-What is said differently in the two:
+In float64 the two stay together to the last digits. What is said differently in them:
 
 - The loss. fairseq sums the negative log likelihoods nll_i of a batch and divides by the number of utterances
   (``sentence_avg``, as its recipes do) or of labels; ours is torch's mean of nll_i / n_i, n_i being the labels of an
-  utterance. Where all utterances have n labels, as here, fairseq's is n times ours, or the same.
+  utterance. Where all utterances have n labels, as here, fairseq's is n times ours, or the same. Otherwise they differ:
+  fairseq weighs an utterance by its labels, ours all alike.
 - Adam. fairseq has sqrt(v) + eps where torch, after Kingma & Ba, has sqrt(v / (1 - beta2^t)) + eps: its eps is larger
-  by 1 / sqrt(1 - beta2^t), 7 times at the first update. It shows where gradients are about as small as eps.
+  by 1 / sqrt(1 - beta2^t), 7 times at the first update; and a loss n times as large makes it n times smaller. It shows
+  where gradients are about as small as eps. In float64, where this is all that is left, our eps is set to what
+  fairseq's amounts to (:func:`set_epsilon`); in float32 our optimizer is as runs have it.
 - Padding. fairseq's GroupNorm sees it, ours does not: models that have one are compared on batches of equal lengths.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fairseq.dataclass.configs
@@ -32,6 +37,7 @@ import pytest
 import soundfile
 import torch
 from fairseq.criterions.ctc import CtcCriterion, CtcCriterionConfig
+from fairseq.data import Dictionary
 from fairseq.logging import metrics
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from fairseq.optim.adam import FairseqAdamConfig
@@ -43,11 +49,12 @@ from test_wav2vec2_parity import BASE, LL60K, make_fairseq, prepared, save_fairs
 from torch import Tensor
 
 from benchmark.config import RunConfig
-from benchmark.interfaces import Batch, Corpus, Evaluation, Head, Task, Utterance
+from benchmark.interfaces import Batch, Evaluation, Head, Task, Utterance
 from benchmark.trainer import StopRequest, Trainer
 from downstream.asr.heads import HeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from upstream import load_upstream
+from upstream.wav2vec2.cards import FOLDER
 
 UPDATES, LABELS, LR = 10, 6, 1e-3
 LETTERS = "ABCDEFGH"
@@ -59,7 +66,8 @@ SPECIAL = 4
 class Case:
     """A model and what is set on both sides."""
 
-    model: Mapping[str, Any]
+    model: Mapping[str, Any] | None
+    """Of :func:`make_fairseq`; None: wav2vec2_tiny, which is pre-trained."""
     normalize: bool = False
     ragged: bool = False
     sentence_avg: bool = True
@@ -76,6 +84,7 @@ CASES = {
     "base, extractor at a tenth": Case(BASE, feature_grad_mult=0.1),
     "ll60k, padded": Case(LL60K, normalize=True, ragged=True),
 }
+TINY = Case(None, normalize=True, ragged=True)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +154,7 @@ def changed(model: torch.nn.Module, initial: Mapping[str, Tensor]) -> dict[str, 
 
 # -- ours -----------------------------------------------------------------------------------------------------------
 
-OPTIONS = {name: 0.0 for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input")}
+OPTIONS = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "dropout_input"), 0.0)
 
 
 def make_trainer(case: Case, checkpoint: Path, utterances: Sequence[Utterance], folder: Path) -> Trainer:
@@ -193,6 +202,9 @@ def train_ours(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Course:
 
 def write_checkpoint(case: Case, path: Path) -> None:
     """As fairseq's trainer writes it after pre-training."""
+    if case.model is None:
+        shutil.copy(FOLDER / "wav2vec2_tiny.pt", path)
+        return
     save_fairseq(make_fairseq(case.model), case.normalize, path)
     state = torch.load(path)
     state["optimizer_history"] = [{"optimizer_name": "FairseqAdam", "lr_scheduler_state": {}, "num_updates": 0}]
@@ -209,7 +221,10 @@ def fairseq_config(case: Case, checkpoint: Path) -> Any:
     config.optimization.sentence_avg = case.sentence_avg
     config.optimization.clip_norm = case.clip or 0.0
     parts = {
-        "task": ("audio_finetuning", AudioFinetuningConfig(data=str(checkpoint.parent), labels="ltr", normalize=case.normalize)),
+        "task": (
+            "audio_finetuning",
+            AudioFinetuningConfig(data=str(checkpoint.parent), labels="ltr", normalize=case.normalize),
+        ),
         "model": (
             "wav2vec_ctc",
             Wav2Vec2CtcConfig(
@@ -236,8 +251,9 @@ def fairseq_config(case: Case, checkpoint: Path) -> Any:
 
 def as_sample(batch: Batch, normalize: bool) -> dict[str, Any]:
     """A batch as fairseq's data set collates it."""
-    wavs = [prepared(wav[:n], normalize)[0] for wav, n in zip(batch.wavs, batch.wav_lens.tolist(), strict=True)]
-    source = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True).to(torch.get_default_dtype())
+    wavs = batch.wavs.to(torch.get_default_dtype())
+    rows = [prepared(wav[:n], normalize)[0] for wav, n in zip(wavs, batch.wav_lens.tolist(), strict=True)]
+    source = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     padding = torch.arange(source.size(1)) >= batch.wav_lens.unsqueeze(1)
     labels, counts = batch.targets
     return {
@@ -284,3 +300,130 @@ def train_fairseq(case: Case, checkpoint: Path, ours: Course, monkeypatch: pytes
         course.changes.append(changed(trainer.model, course.initial))
         sums.clear()
     return course
+
+
+# -- side by side ---------------------------------------------------------------------------------------------------
+
+
+def set_epsilon(trainer: Trainer, factor: float) -> None:
+    """Let our optimizer's eps be what fairseq's comes to in torch's formula, for a loss ``factor`` times ours."""
+    eps = trainer.run.optim.eps
+
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            done = max((int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]), default=0)
+            group["eps"] = eps / factor / (1 - group["betas"][1] ** (done + 1)) ** 0.5
+
+    trainer.optimizer.optimizer.register_step_pre_hook(before_step)
+
+
+def both(
+    case: Case, utterances: Mapping[bool, list[Utterance]], folder: Path, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> tuple[Course, Course]:
+    """Our course and fairseq's, the losses in fairseq's normalisation. ``exact``: with fairseq's eps."""
+    with precision(torch.float32):
+        write_checkpoint(case, folder / "pretrained.pt")
+    factor = LABELS if case.sentence_avg else 1
+    trainer = make_trainer(case, folder / "pretrained.pt", utterances[case.ragged], folder / "run")
+    if exact:
+        set_epsilon(trainer, factor)
+    ours = train_ours(trainer, monkeypatch)
+    theirs = train_fairseq(case, folder / "pretrained.pt", ours, monkeypatch)
+    assert len(ours.losses) == len(theirs.losses) == UPDATES
+    assert ours.initial.keys() == theirs.initial.keys()
+    assert all(torch.equal(ours.initial[name], theirs.initial[name]) for name in ours.initial)
+    ours.losses = [factor * loss for loss in ours.losses]
+    return ours, theirs
+
+
+def invariant(name: str) -> bool:
+    """Whether the loss does not depend on a parameter: softmax takes away what all keys share. Its gradient is
+    rounding, which Adam makes as large as any other in float32."""
+    return name.endswith("k_proj.bias")
+
+
+def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], names: Sequence[str]) -> float:
+    """L2 norm of the difference between the changes of these parameters, relative to fairseq's."""
+
+    def norm(changes: Mapping[str, Tensor]) -> float:
+        return sum(float(changes[name].square().sum()) for name in names) ** 0.5
+
+    return norm({name: ours[name] - theirs[name] for name in names}) / (norm(theirs) or 1.0)
+
+
+def moving(case: Case, update: int, names: Sequence[str]) -> set[str]:
+    """Parameters that the update and those before it must have changed."""
+    still = [name for name in names if name.endswith("mask_emb") or invariant(name)]
+    if not case.feature_grad_mult:
+        still += [name for name in names if name.startswith("upstream.feature_extractor.")]
+    if update < case.freeze_updates:
+        still += [name for name in names if name.startswith("upstream.")]
+    return set(names) - set(still)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_is_fairseqs(
+    name: str, utterances: dict[bool, list[Utterance]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each loss, and each parameter after each update."""
+    case = CASES[name]
+    with precision(torch.float64):
+        ours, theirs = both(case, utterances, tmp_path, monkeypatch, exact=True)
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-10)
+    assert theirs.losses[-1] < 0.8 * theirs.losses[0]  # much has happened
+    for update, (found, expected) in enumerate(zip(ours.changes, theirs.changes, strict=True)):
+        names = moving(case, update, list(found))
+        for parameter in found:
+            if parameter in names:
+                assert expected[parameter].any(), parameter
+                assert difference(found, expected, [parameter]) < 1e-9, (update, parameter)
+            elif invariant(parameter):
+                assert max(found[parameter].abs().max(), expected[parameter].abs().max()) < 1e-5 * LR
+            else:
+                assert not found[parameter].any(), parameter
+                assert not expected[parameter].any(), parameter
+
+
+@pytest.mark.parametrize("name", ["base", "base, head first", "ll60k, padded", "tiny, padded"])
+def test_a_run_as_it_is_follows_fairseqs(
+    name: str, utterances: dict[bool, list[Utterance]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 and with torch's eps."""
+    ours, theirs = both(CASES.get(name, TINY), utterances, tmp_path, monkeypatch, exact=False)
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
+    names = [parameter for parameter in ours.initial if not invariant(parameter)]
+    assert difference(ours.changes[-1], theirs.changes[-1], names) < 1e-3
+
+
+def test_fairseqs_loss_is_the_sum_of_ours_times_their_labels() -> None:
+    """Whatever the numbers of labels: fairseq's sum before it divides, from our losses of single utterances."""
+    torch.manual_seed(0)
+    head = Letters.make_head(None, {}, 16).requires_grad_(False)
+    features, lengths = torch.randn(3, 40, 16), torch.tensor([40, 31, 25])
+    counts = torch.tensor([9, 3, 5])
+    labels = torch.randint(SPECIAL, SPECIAL + len(LETTERS), (3, 9))
+    labels[torch.arange(9) >= counts.unsqueeze(1)] = 1  # fairseq's padding
+
+    alone = [
+        float(head.loss(features[i : i + 1], lengths[i : i + 1], (labels[i : i + 1], counts[i : i + 1])))
+        for i in range(3)
+    ]
+    assert float(head.loss(features, lengths, (labels, counts))) == pytest.approx(sum(alone) / 3, rel=1e-6)
+
+    class Model(torch.nn.Module):
+        def forward(self, **_: Any) -> dict[str, Any]:
+            padding = torch.arange(40) >= lengths.unsqueeze(1)
+            return {"encoder_out": head.logits(features, lengths).transpose(0, 1), "padding_mask": padding}
+
+        def get_normalized_probs(self, output: Any, log_probs: bool) -> Tensor:
+            return output["encoder_out"].log_softmax(2)
+
+    task = SimpleNamespace(target_dictionary=Dictionary())
+    sample = {"id": torch.arange(3), "net_input": {}, "target": labels, "target_lengths": counts, "ntokens": 17}
+    for sentence_avg, size in ((True, 3), (False, 17)):
+        criterion = CtcCriterion(CtcCriterionConfig(zero_infinity=True, sentence_avg=sentence_avg), task)
+        loss, divisor, _ = criterion(Model(), sample)
+        assert divisor == size
+        assert loss.item() == pytest.approx(
+            sum(n * one for n, one in zip(counts.tolist(), alone, strict=True)), rel=1e-6
+        )

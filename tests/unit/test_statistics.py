@@ -226,15 +226,15 @@ def test_coverage_of_trials_that_share_speakers() -> None:
         labels, scores, first, second = made = trials(random, 40, 60)
         better = scores + 0.3 * labels
         systems = [of_trials(made), of_trials((labels, better, first, second))]
-        if simulation < 120:
-            result = compare(systems[:1], systems[1:], replicates=200, seed=simulation)["eer"].test_set
-            of_difference.append(result.low <= truth[1] - truth[0] <= result.high)
-            low, high = naive(made, simulation)[:, 0]
-            of_naive.append(low <= truth[0] <= high)
         result = summarise(systems[:1], replicates=200, seed=simulation)["eer"].test_set
         covered.append(result.low <= truth[0] <= result.high)
+        result = compare(systems[:1], systems[1:], replicates=200, seed=simulation)["eer"].test_set
+        of_difference.append(result.low <= truth[1] - truth[0] <= result.high)
+        if simulation < 80:
+            low, high = naive(made, simulation)[:, 0]
+            of_naive.append(low <= truth[0] <= high)
     assert 0.93 <= np.mean(covered) <= 0.97
-    assert 0.93 <= np.mean(of_difference) <= 0.97
+    assert 0.92 <= np.mean(of_difference) <= 0.98  # a wider band: 300 simulations tell it to 1.3 %
     assert np.mean(of_naive) < 0.8
 
 
