@@ -1,0 +1,34 @@
+"""Every recipe that is shipped says something that can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY
+
+from benchmark import study
+
+RECIPES = sorted((REPOSITORY / "recipes" / "studies").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY / "recipes" / "studies")))
+def test_a_recipe_makes_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "_num_states", lambda upstream: 13)  # the checkpoints are not here
+    read = study.read(path)
+    cells = study.cells(read)
+    assert cells
+    assert read.question
+    seen = set()
+    for cell in cells:
+        if (cell.task, cell.regime, cell.budget) in seen:
+            continue
+        seen.add((cell.task, cell.regime, cell.budget))
+        for candidate in study.candidates(read.regimes[cell.regime]):
+            run = study.run_config(read, cell, candidate, None)
+            assert run.budget == cell.budget
+            assert run.regime == read.regimes[cell.regime].regime
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 5
