@@ -37,12 +37,12 @@ vectors   100       50                  94.6    58         94           98
 vectors   40        470                 90.3    40         95           95
 ========  ========  ==================  ======  =========  ===========  ===========
 
-The last line is covered least: its EER is that of a few difficult speakers, and 40 speakers hold too few of them to tell
-how many there are. The minimum in minDCF is taken on the sample, so that the value itself is too low where only a few
-nontargets score above the best threshold (at a prior of 0.01, with fewer than about 5000 nontargets), and no resampling
-mends that; ``Interval.biased`` marks most such intervals: do not read them as 95 %. Cavg of rare errors (2 %) was
-covered 91 % with 10 speakers a language, 92 % with 25; WER and accuracy 93-96 %. A metric that no draw changes (no
-error at all) gets an interval without width.
+The last line is covered least: its EER is that of a few difficult speakers, and among 40 there are too few of them. The
+difference of two EERs (effects, 40 x 60) was covered 97.5 %. The minimum in minDCF is taken on the sample, so that the
+value itself is too low where only a few nontargets score above the best threshold (at a prior of 0.01, with fewer than
+about 5000 nontargets), and no resampling mends that; ``Interval.biased`` marks most such intervals: do not read them as
+95 %. Cavg of rare errors (2 %) was covered 91 % with 10 speakers a language, 92 % with 25; WER and accuracy 93-96 %. A
+metric that no draw changes (no error at all) gets an interval without width.
 
 **Curves.** Errors (lower is better) over budgets (seconds, utterances, speakers: any unit, the same for all curves that
 are compared), straight lines between the points in ``log(budget)``, never continued beyond them.
