@@ -39,7 +39,7 @@ demo-all: DEMO_PROTOCOLS := $(ALL_PROTOCOLS)
 demo-all: demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -32,6 +32,10 @@ COMMANDS = {
                 "benchmark.data_commands:prepare_main"),
     "validate": ("read the audio of manifests and list what is wrong", "benchmark.data_commands:validate_main"),
     "predict": ("embeddings, languages or transcripts of audio files, by a trained run", "benchmark.predict:main"),
+    "export": (
+        "the upstream of a fine-tuned run, for fairseq, for transformers, or as an upstream again",
+        "benchmark.export:main",
+    ),
     "recipe": ("run a study: upstreams x tasks x regimes x budgets x seeds", "benchmark.study:main"),
     "table": ("results as a Markdown table", "benchmark.cli:print_table"),
 }  # fmt: skip

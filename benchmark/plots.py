@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -215,3 +216,229 @@ def _png(figure: Figure) -> bytes:
     finally:
         plt.close(figure)
     return buffer.getvalue()
+
+
+# --- Figures of a report: several runs in one -------------------------------------------------------------------------
+
+
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+_MORE_COLOURS = [*_COLOURS, "#56b4e9", "#e69f00", "#000000"]
+
+
+@dataclass(frozen=True)
+class Points:
+    """A line of a figure: means over seeds, with what is known of their uncertainty."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    sd: Sequence[float | None] = ()
+    """(point,) standard deviation over seeds: half the band; ``None``: one seed."""
+    bars: Sequence[tuple[float, float] | None] = ()
+    """(point,) ends of the test set's interval."""
+    runs: Sequence[Sequence[float]] = ()
+    """(point,) the seeds' own values."""
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Colour, marker and line style of a line; no two of the first 28 share colour and line style."""
+    return {
+        "color": _MORE_COLOURS[index % len(_MORE_COLOURS)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": _LINES[index % len(_LINES)],
+        "linewidth": 1.6,
+        "markersize": 6,
+    }
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _legend(figure: Figure, number: int) -> None:
+    if number:
+        figure.legend(frameon=False, fontsize=10, ncols=min(number, 2), loc="outside lower center")
+
+
+def _band(axes: Any, of: Points, style: Mapping[str, Any], x: Sequence[float]) -> None:
+    """The band over seeds, single runs as small dots, and the test set's interval as bars with caps."""
+    known = [(at, y, sd) for at, y, sd in zip(x, of.y, of.sd, strict=False) if sd is not None]
+    if len(known) > 1:
+        at, middle, half = map(np.array, zip(*known, strict=True))
+        axes.fill_between(at, middle - half, middle + half, color=style["color"], alpha=0.18, linewidth=0)
+    for where, values in zip(x, of.runs, strict=False):
+        if len(values) > 1:
+            axes.plot([where] * len(values), values, ".", color=style["color"], markersize=3.5, alpha=0.8)
+    for where, y, bar in zip(x, of.y, of.bars, strict=False):
+        if bar is not None:
+            ends = [[max(0.0, y - bar[0])], [max(0.0, bar[1] - y)]]
+            axes.errorbar([where], [y], yerr=ends, fmt="none", ecolor=style["color"], elinewidth=1, capsize=4)
+
+
+def learning_curves(
+    curves: Mapping[str, Points],
+    ticks: Mapping[float, str],
+    ylabel: str,
+    title: str,
+    levels: Mapping[str, float] | None = None,
+) -> bytes:
+    """A metric over label budgets, on a logarithmic axis; nothing is drawn beyond the budgets that were run.
+
+    Lines lie a little beside each other (by up to 3 % of the axis), so that their bars can be told apart.
+
+    Args:
+        curves: by name; ``x`` in the unit of ``ticks``.
+        ticks: budget -> what stands at it.
+        ylabel: metric, unit and direction.
+        title: above the axes.
+        levels: name -> value of horizontal lines (published results).
+
+    Returns:
+        a PNG file.
+
+    Raises:
+        BenchmarkError: no curve, or a budget that is not positive.
+    """
+    if not curves or not ticks or min(ticks) <= 0:
+        raise BenchmarkError("learning curves need at least one curve and budgets above 0")
+    figure, axes = plt.subplots(figsize=(6, 4.6), layout="constrained")
+    span = max(ticks) / min(ticks) if len(ticks) > 1 else 10.0
+    step = span ** (0.03 / max(1, len(curves) - 1))
+    for index, (name, curve) in enumerate(curves.items()):
+        style = _style(index)
+        x = [at * step ** (index - (len(curves) - 1) / 2) for at in curve.x]
+        _band(axes, curve, style, x)
+        axes.plot(x, curve.y, label=name, **style)
+    for index, (name, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, color="grey", linewidth=1, linestyle=_LINES[(index + 1) % len(_LINES)], label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.tick_params(axis="x", rotation=30 if len(ticks) > 5 else 0)
+    axes.xaxis.minorticks_off()
+    axes.set_xlim(min(ticks) / span**0.06, max(ticks) * span**0.06)
+    axes.set_xlabel("labels to train on (audio, log scale)")
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, fontsize=11)
+    _plain(axes)
+    _legend(figure, len(curves) + len(levels or {}))
+    return _png(figure)
+
+
+def layer_curves(
+    curves: Mapping[str, Points], ylabel: str, title: str, levels: Mapping[str, float] | None = None
+) -> bytes:
+    """A metric over the states of an upstream, each probed alone.
+
+    Args:
+        curves: by name; ``x`` are states.
+        ylabel: metric, unit and direction.
+        title: above the axes.
+        levels: name -> value of horizontal lines (the weighted sum of all states, fine-tuning).
+
+    Returns:
+        a PNG file.
+
+    Raises:
+        BenchmarkError: no curve.
+    """
+    if not curves:
+        raise BenchmarkError("layer curves need at least one curve")
+    figure, axes = plt.subplots(figsize=(6, 4.6), layout="constrained")
+    for index, (name, curve) in enumerate(curves.items()):
+        style = _style(index)
+        _band(axes, curve, style, curve.x)
+        axes.plot(curve.x, curve.y, label=name, **style)
+    for index, (name, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, color="dimgrey", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=name)
+    states = sorted({int(state) for curve in curves.values() for state in curve.x})
+    axes.set_xticks(states[:: max(1, -(-len(states) // 13))])
+    axes.set_xlabel("state (0: input of the first block; last: output of the encoder)")
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, fontsize=11)
+    _plain(axes)
+    _legend(figure, len(curves) + len(levels or {}))
+    return _png(figure)
+
+
+def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> bytes:
+    """Shares of the states, a row a run: each adds up to 1. Cells hold numbers (percent) up to 14 states.
+
+    Args:
+        rows: name -> (state,) shares; all of one length.
+        title: above the axes.
+        unit: what is shared, beside the colour bar.
+
+    Returns:
+        a PNG file.
+
+    Raises:
+        BenchmarkError: no row, or rows of different lengths.
+    """
+    if not rows or len({len(row) for row in rows.values()}) != 1:
+        raise BenchmarkError(f"a heat map needs rows of one length, got {sorted({len(r) for r in rows.values()})}")
+    shares = np.array(list(rows.values()), dtype=np.float64)
+    states = shares.shape[1]
+    longest = max(map(len, rows))
+    width = max(5.0, min(0.5 * states, 8) + 0.085 * longest + 1.2)
+    figure, axes = plt.subplots(figsize=(width, 1.5 + 0.34 * len(rows)), layout="constrained")
+    top = max(float(shares.max()), 2 / states)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=10)
+    axes.set_xticks(range(0, states, max(1, -(-states // 13))))
+    if states <= 14:
+        for (row, state), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.6 * top else "black"
+            axes.text(state, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    axes.set_xlabel("state (0: input of the first block)")
+    axes.set_title(title, fontsize=11)
+    figure.colorbar(image, ax=axes, pad=0.02).set_label(unit)
+    return _png(figure)
+
+
+def costs(points: Mapping[str, Mapping[str, Points]], ylabel: str, title: str) -> bytes:
+    """A metric against several kinds of cost, each on a logarithmic axis of its own; costs of 0 are left out.
+
+    Args:
+        points: kind of cost, with its unit -> line -> points.
+        ylabel: metric, unit and direction.
+        title: above the axes.
+
+    Returns:
+        a PNG file.
+
+    Raises:
+        BenchmarkError: no kind of cost.
+    """
+    if not points:
+        raise BenchmarkError("a figure of costs needs at least one kind of cost")
+    rows = -(-len(points) // 2)
+    size = (7, 3.1 * rows + 0.9)
+    figure, grid = plt.subplots(
+        rows, min(2, len(points)), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    for index, (axes, (cost, lines)) in enumerate(zip(grid.flat, points.items(), strict=False)):
+        for line, (name, of) in enumerate(lines.items()):
+            drawn = [(x, y) for x, y in zip(of.x, of.y, strict=True) if x > 0]
+            if drawn:
+                x, y = zip(*drawn, strict=True)
+                axes.plot(x, y, label=None if index else name, **_style(line))
+        axes.set_xscale("log")
+        _few_ticks(axes, [x for of in lines.values() for x in of.x if x > 0])
+        axes.set_xlabel(f"{cost}, log scale")
+        _plain(axes)
+    for axes in grid.flat[len(points) :]:
+        axes.set_visible(False)
+    figure.supylabel(ylabel, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    _legend(figure, len(next(iter(points.values()))))
+    return _png(figure)
+
+
+def _few_ticks(axes: Any, values: Sequence[float]) -> None:
+    """Up to three ticks in plain numbers: over less than a decade a logarithmic axis has none of its own or too many."""
+    axes.xaxis.minorticks_off()
+    if values:
+        ticks = sorted({float(f"{tick:.2g}") for tick in np.geomspace(min(values), max(values), 3)})
+        axes.set_xticks(ticks, [f"{tick:,g}" if tick < 1e6 else f"{tick:.2g}" for tick in ticks])
+        axes.set_xlim(min(values) / 1.3, max(values) * 1.3)

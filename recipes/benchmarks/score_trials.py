@@ -82,7 +82,7 @@ def main() -> None:
             ids = {utterance.id for utterance in test}
             corpus = Corpus("random", {"dev": train, "test": test}, {"list": read_trials(path, ids)})
             task = SpeakerVerification(config, corpus)
-            corpus.trials.clear()
+            corpus.trials = {}
     generator = torch.Generator().manual_seed(0)
     cohort = task.support("test")
     with timed("(embeddings made up; not counted)"):

@@ -1,9 +1,9 @@
 """Ten updates of CTC fine-tuning follow fairseq's own training, loss by loss, parameter by parameter.
 
 On our side ``Trainer`` and ``Pairing`` as a run has them, with the upstream read by ``-u wav2vec2_local`` and the
-``linear`` head of speech recognition; on fairseq's side its ``Trainer``, ``Wav2VecCtc``, ``CtcCriterion``, ``FairseqAdam`` and
-``tri_stage``. Both start from one checkpoint that fairseq made and one head, and see the same utterances in the same
-batches, without dropouts, LayerDrop and masks.
+``linear`` head of speech recognition; on fairseq's side its ``Trainer``, ``Wav2VecCtc``, ``CtcCriterion``,
+``FairseqAdam`` and ``tri_stage``. Both start from one checkpoint that fairseq made and one head, and see the same
+utterances in the same batches, without dropouts, LayerDrop and masks.
 
 In float64 the two stay together to the last digits. What is said differently in them:
 
@@ -165,7 +165,9 @@ def make_trainer(case: Case, checkpoint: Path, utterances: Sequence[Utterance], 
     run.optim.schedule, run.optim.phases, run.optim.final_scale = "tri_stage", [0.2, 0.4, 0.4], 0.05
     run.tune.freeze_updates, run.tune.extractor = case.freeze_updates, case.feature_grad_mult > 0
     run.trainer.max_steps, run.trainer.batch_size, run.trainer.accumulate = UPDATES, 3, case.accumulate
-    options = {**OPTIONS, "encoder_layerdrop": 0.0, "feature_grad_mult": case.feature_grad_mult, "apply_mask": False}
+    options: dict[str, Any] = {**OPTIONS, "encoder_layerdrop": 0.0, "apply_mask": False}
+    if case.feature_grad_mult:  # else it is tune.extractor alone that freezes the extractor
+        options["feature_grad_mult"] = case.feature_grad_mult
     upstream = load_upstream("wav2vec2_local", checkpoint=checkpoint, **options).to(torch.get_default_dtype())
     return Trainer(run, Letters(utterances), upstream, folder)
 

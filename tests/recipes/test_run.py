@@ -227,7 +227,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data_root: Path, tmp_path: Path) -> 
         (["-u", "fbank", "-d", "voxceleb_sv"], ["unknown downstream 'voxceleb_sv'", "'voxceleb1_sv'"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "optim.lrr=1"], ["optim.lrr", "optim.lr"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "--max-step", "1"], ["--max-step", "--max-steps"]),
-        (["-u", "fbank", "-d", "voxceleb1_sv", "-f", "-l", "1"], ["finetune", "probe"]),
+        (["-u", "fbank", "-d", "voxceleb1_sv", "-f", "--top-blocks", "1"], ["finetune", "partial"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "--seed", "-1"], ["seed", "-1"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "optim.betas=[2,0.9]"], ["optim.betas"]),
         (["-u", "fbank", "-d", "voxceleb1_sv", "-o", "optim.clip=0"], ["optim.clip"]),
