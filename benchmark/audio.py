@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,23 @@ def load(utterance: Utterance, sample_rate: int, *, crop: tuple[Seconds, float] 
     wav = torch.from_numpy(samples.mean(axis=1))  # (sample, channel) -> (sample,)
     if not torch.isfinite(wav).all():
         raise AudioError(f"utterance {utterance.id}: {utterance.path} has NaN or infinite samples; mend or remove it")
-    return wav if rate == sample_rate else torchaudio.functional.resample(wav, rate, sample_rate)
+    return wav if rate == sample_rate else resample(wav, rate, sample_rate)
+
+
+def resample(wav: torch.Tensor, rate: int, sample_rate: int) -> torch.Tensor:
+    """(sample,) at ``rate`` Hz -> (sample,) at ``sample_rate`` Hz.
+
+    By torchaudio, except for rates without a large common divisor (44,101 Hz), for which its table of kernels would
+    take gigabytes: these go through ``scipy.signal.resample_poly``.
+    """
+    common = math.gcd(rate, sample_rate)
+    up, down = sample_rate // common, rate // common
+    if up * down < 1_000_000:
+        resampled: torch.Tensor = torchaudio.functional.resample(wav, rate, sample_rate)
+        return resampled
+    from scipy.signal import resample_poly
+
+    return torch.from_numpy(resample_poly(wav.numpy(), up, down).astype(np.float32))
 
 
 def durations(utterances: Sequence[Utterance], *, description: str = "reading headers") -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib
 import os
 import sys
@@ -37,6 +38,7 @@ COMMANDS = {
         "benchmark.export:main",
     ),
     "recipe": ("run a study: upstreams x tasks x regimes x budgets x seeds", "benchmark.study:main"),
+    "report": ("one HTML page on studies, with tables and figures beside it", "benchmark.report:main"),
     "table": ("results as a Markdown table", "benchmark.cli:print_table"),
 }  # fmt: skip
 """``wavbench COMMAND``: summary, and ``module:function`` that takes the arguments and returns the exit status."""
@@ -308,7 +310,11 @@ def _target(options: argparse.Namespace) -> dict[str, Any] | None:
             raise BenchmarkError("--trials needs the manifest of its utterances: add --test FILE")
         return None
     name = "-".join(Path(path).stem for path in (options.test, options.trials) if path)
-    return {"name": name, "manifest": options.test, "trials": options.trials}
+    paths = {
+        key: path and str(Path(path).absolute())
+        for key, path in (("manifest", options.test), ("trials", options.trials))
+    }
+    return {"name": name, **paths}
 
 
 def _run_in(
@@ -335,9 +341,14 @@ def _run_in(
     if not overwrite:  # before the work of preparing, and again under the lock
         experiment.occupy(folder, run, resume=resume, but=scoring)
     prepared = experiment.prepare(run, card, None if target is None else experiment.Target(**target))
-    output = folder if target is None else folder / "evaluations" / target["name"]
-    if target is None and scoring and config.differences(config.read_yaml(folder / "config.yaml"), run):
-        output = folder / "evaluations" / "rescored"  # the run's own result stays what its configuration says
+    output = folder
+    if mode == "evaluate":
+        changed = config.differences(config.read_yaml(folder / "config.yaml"), run)  # scoring options, no others
+        if target is not None or changed:  # the run's own result stays what its configuration says
+            own = [*changed, *((target or {}).get(key) for key in ("manifest", "trials"))]
+            told_apart = hashlib.sha256(repr(own).encode()).hexdigest()[:6] if any(own) else ""
+            named = "rescored" if target is None else target["name"]
+            output = folder / "evaluations" / "-".join(part for part in (named, told_apart) if part)
     with experiment.exclusive(folder):
         if not overwrite:
             experiment.occupy(folder, run, resume=resume, but=scoring)

@@ -327,6 +327,17 @@ def _validate(run: RunConfig) -> None:
         )
     if run.tune.top_blocks is not None:
         at_least("tune.top_blocks", run.tune.top_blocks, 1)
+    steps = run.trainer.max_steps
+    if run.regime in TRAINING_REGIMES and run.tune.freeze_updates >= steps:
+        raise BenchmarkError(
+            f"tune.freeze_updates={run.tune.freeze_updates} of trainer.max_steps={steps} updates train the head alone: "
+            "the upstream would never be trained. Set -o tune.freeze_updates lower, too"
+        )
+    if run.optim.schedule in ("constant", "linear") and 0 < steps <= run.optim.warmup_steps:
+        raise BenchmarkError(
+            f"optim.warmup_steps={run.optim.warmup_steps} of trainer.max_steps={steps} updates warm up: the rates "
+            "would never reach their values. Set -o optim.warmup_steps lower, too"
+        )
     if run.features.keep and run.regime in TRAINING_REGIMES:
         raise BenchmarkError(f"features.keep is for frozen upstreams; in regime '{run.regime}' the states change")
     if run.regime == "frozen" and run.featurizer.state is not None:

@@ -108,6 +108,11 @@ def prepare(run: RunConfig, card: Mapping[str, Any], target: Target | None = Non
             task.retarget(target.name, corpus)
     except BenchmarkError as error:
         missing = entry.missing(run.upstream.checkpoint)
+        if target is not None and card["corpus"] == OWN_DATA:
+            error = BenchmarkError(
+                f"{error}\nThe run's own manifests are needed too; where they lie elsewhere now, say so: "
+                "-o data.train=FILE data.dev=FILE data.test=FILE"
+            )
         raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
     if target is None:
         manifest.check_disjoint({name: task.splits[name] for name in ("train", "dev", "test")})
@@ -235,8 +240,12 @@ def occupy(folder: Path, run: RunConfig, *, resume: bool, but: Sequence[str] = (
 
 def _clear(folder: Path) -> None:
     """Remove the run that a folder holds, its configuration last, and nothing else."""
-    for name in ("checkpoints", "tensorboard"):
+    for name in ("checkpoints", "tensorboard", "evaluations"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    _clear_artefacts(folder)
+
+
+def _clear_artefacts(folder: Path) -> None:
     for pattern in ARTEFACTS:
         for path in folder.glob(pattern):
             path.unlink()
@@ -294,6 +303,9 @@ def evaluate(prepared: Prepared, folder: Path, output: Path) -> dict[str, Any]:
             f"the run in {folder} is at update {trainer.step} of {prepared.run.trainer.max_steps}; test is scored when "
             f"training has ended. Go on with -e {folder}"
         )
+    if output != folder:  # what was scored here before may have been scored otherwise
+        _clear_artefacts(output)
+        write_text(output / "config.yaml", config.to_yaml(prepared.run))
     with StopRequest() as stop:
         return _finish(prepared, trainer, output, stop)
 

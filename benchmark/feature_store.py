@@ -32,6 +32,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir, write_bytes
 from benchmark.interfaces import HiddenStates, Upstream, Utterance
 
+VERSION = 1
+"""Of what is kept: raise it when the states of an upstream, or their form, change."""
 LARGEST_HALF = torch.finfo(torch.float16).max
 
 
@@ -73,7 +75,7 @@ class FeatureStore:
         self.upstream, self.means, self.normalize, self.limit = upstream, means, normalize and means, limit
         kind = ("means-normalized" if self.normalize else "means") if means else "frames"
         self.root = (folder or cache_dir() / "features").absolute()
-        self.folder = self.root / hashlib.sha256(identity.encode()).hexdigest()[:16] / kind
+        self.folder = self.root / hashlib.sha256(f"{VERSION} {identity}".encode()).hexdigest()[:16] / kind
 
     def path(self, utterance: Utterance) -> Path:
         """Where the states of an utterance are or would be."""
@@ -189,6 +191,6 @@ class FeatureStore:
         if used + wanted > self.limit:
             raise BenchmarkError(
                 f"keeping the features of {len(seconds)} utterances ({sum(seconds) / 3600:.1f} h) would take "
-                f"{wanted / 1e9:.1f} GB beside the {used / 1e9:.1f} GB that lie in {self.root}, more than "
+                f"{wanted / 1e9:.3g} GB beside the {used / 1e9:.3g} GB that lie in {self.root}, more than "
                 f"features.limit_gb={self.limit / 1e9:g}. Raise it, empty that folder, or set features.keep=false"
             )

@@ -436,7 +436,7 @@ def costs(points: Mapping[str, Mapping[str, Points]], ylabel: str, title: str) -
 
 
 def _few_ticks(axes: Any, values: Sequence[float]) -> None:
-    """Up to three ticks in plain numbers: over less than a decade a logarithmic axis has none of its own or too many."""
+    """Up to three ticks in plain numbers: within a decade a logarithmic axis has none of its own, or too many."""
     axes.xaxis.minorticks_off()
     if values:
         ticks = sorted({float(f"{tick:.2g}") for tick in np.geomspace(min(values), max(values), 3)})

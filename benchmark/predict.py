@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -104,6 +106,14 @@ class Predictor:
         return self.task.present(self.run.task, self.inventory, prediction)
 
 
+def _write_npz(arrays: Mapping[str, Any], file: BinaryIO) -> None:
+    """As ``numpy.savez``, which has arguments of its own that an utterance may be called like."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
 def read_inputs(paths: Sequence[str]) -> list[Utterance]:
     """Audio files, and the utterances of manifests (``.jsonl``, ``.csv``, ``.tsv``); ids are unique.
 
@@ -158,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
             if "embedding" not in shown:
                 raise BenchmarkError(f"-o {options.output}: .npz is for embeddings, this run gives {', '.join(shown)}")
             arrays[name] = np.asarray(shown["embedding"], dtype=np.float32)
-        write_atomically(Path(options.output), lambda file: np.savez(file, **arrays))
+        write_atomically(Path(options.output), partial(_write_npz, arrays))
         return 0
     lines = "".join(json.dumps({"id": name, **shown}, ensure_ascii=False) + "\n" for name, shown in ordered.items())
     if options.output:

@@ -84,7 +84,9 @@ METRICS = {
 
 def _number(value: float) -> str:
     """Three significant digits, or as many as stand before the point; with a true minus sign."""
-    if abs(value) >= 100:
+    if abs(value) < 1e-9:  # a difference of what is equal but for rounding
+        text = "0"
+    elif abs(value) >= 100:
         text = f"{value:,.0f}"
     elif abs(value) >= 1:
         text = f"{value:#.3g}"
@@ -144,6 +146,8 @@ class Gathered:
     studies: dict[str, Study] = field(default_factory=dict)
     """By the folder they were read from."""
     notices: list[str] = field(default_factory=list)
+    repeated: int = 0
+    """Cells that were there again, with the same result."""
     synthetic: bool = False
     """A recipe says ``synthetic: true``, or a folder of the data holds the marker."""
 
@@ -181,6 +185,8 @@ def gather(folders: Sequence[Path]) -> Gathered:
         )
     for cell in [cell for cell in found.absent if cell in found.runs]:
         del found.absent[cell]
+    if found.repeated:
+        found.notices.append(f"{_plural(found.repeated, 'cell')} found twice, with the same result; shown once.")
     _check_comparable(list(found.runs.values()), found.notices)
     return found
 
@@ -205,7 +211,7 @@ def _add_study(root: Path, found: Gathered) -> None:
             found.absent.setdefault(cell, "failed: " + (folder / "error.txt").read_text(encoding="utf-8").strip())
         else:
             found.absent.setdefault(cell, "not finished" if folder.exists() else "not run")
-    others = [path for path in root.rglob("result.json") if path.parent not in chosen]
+    others = [path for path in sorted(root.rglob("result.json")) if not chosen & set(path.parents)]
     if others:
         found.notices.append(
             f"{root} has {_plural(len(others), 'result')} that no cell of its recipe chose (such as "
@@ -243,9 +249,11 @@ def _states(folder: Path, regime: str) -> int:
 
 def _add_single(path: Path, found: Gathered) -> None:
     """A run outside of a study; evaluations of other sets are left out."""
-    result = results.read(path)
-    if result["downstream"]["evaluated"] != "test":
-        found.notices.append(f"{path.parent} scores '{result['downstream']['evaluated']}', not test; left out.")
+    result = _result(path)
+    if result["downstream"]["evaluated"] != "test" or path.parent.parent.name == "evaluations":
+        found.notices.append(
+            f"{path.parent} is an evaluation of '{result['downstream']['evaluated']}' beside the run's own; left out."
+        )
         return
     cell = Cell(
         result["upstream"]["name"], result["downstream"]["name"], result["regime"], result["state"],
@@ -254,8 +262,17 @@ def _add_single(path: Path, found: Gathered) -> None:
     _add(_read(cell, path.parent, {}), found)
 
 
+def _result(path: Path) -> dict[str, Any]:
+    result = results.read(path)
+    if result.keys() != results.FIELDS.keys() or "evaluated" not in result["downstream"]:
+        raise BenchmarkError(
+            f"{path} lacks fields of result schema {results.SCHEMA}; run wavbench -m evaluate -e again"
+        )
+    return result
+
+
 def _read(cell: Cell, folder: Path, outcome: dict[str, Any]) -> Run:
-    result = results.read(folder / "result.json")
+    result = _result(folder / "result.json")
     return Run(cell, folder, result, config.flatten(config.read_yaml(folder / "config.yaml")), outcome)
 
 
@@ -272,8 +289,13 @@ def _add(run: Run, found: Gathered) -> None:
             f"{known.folder} and {run.folder} are both {_name(run.cell)}, of different configurations or data "
             f"(first -> second):\n  " + "\n  ".join(changed) + "\nMake a report of each, or leave one out"
         )
-    same = "the same result" if known.value == run.value else f"{known.value:.6g} there, {run.value:.6g} here"
-    found.notices.append(f"{run.folder} repeats {known.folder} ({run.metric}: {same}); the first is shown.")
+    if known.value == run.value:
+        found.repeated += 1
+    else:
+        found.notices.append(
+            f"{run.folder} repeats {known.folder}, with another result ({run.metric} {run.value:.6g} instead of "
+            f"{known.value:.6g}); the first is shown."
+        )
 
 
 def _differences(first: Run, second: Run, *, but: Sequence[str] = ()) -> list[str]:
@@ -363,7 +385,7 @@ def statistic(run: Run) -> tuple[stats.Statistic | None, str]:
             made = _of_predictions(run.folder)
         else:
             return None, "the run kept neither scores.txt nor predictions.jsonl"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         return None, f"a file of the run is not as expected ({type(error).__name__}: {error})"
     except BenchmarkError as error:
         return None, str(error)
@@ -447,6 +469,8 @@ class Series:
 
     upstream: str
     regime: str
+    kind: str
+    """Of its budgets; '' where all are all of the data."""
     name: str
     """In legends and tables."""
     points: dict[str, dict[int, Run]]
@@ -577,7 +601,8 @@ def _kind(budget: str) -> str:
 
 
 def tasks(found: Gathered, bootstrap: Bootstrap) -> list[TaskView]:
-    """The runs by task, with comparisons of each regime with the first frozen one (else the first) of its upstream."""
+    """The runs by task, with comparisons of each regime with its upstream's frozen one, and with the same regime of the
+    first upstream."""
     views = []
     for task in dict.fromkeys(cell.task for cell in found.runs):
         runs = [run for run in found.runs.values() if run.cell.task == task]
@@ -595,18 +620,26 @@ def tasks(found: Gathered, bootstrap: Bootstrap) -> list[TaskView]:
                 states.setdefault(cell.state, {})[cell.seed] = run
         series = _series([run for run in runs if run.cell.state is None], seconds)
         view = TaskView(task, METRICS.get(key, Metric(key.replace("_", " "))), key, seconds, series, probes)
-        for upstream in dict.fromkeys(one.upstream for one in series):
-            of = [one for one in series if one.upstream == upstream]
-            frozen = [one for one in of if _regime(one) == "frozen"]
-            base = (frozen or of)[0].regime
-            firsts = [one for one in of if one.regime == base]
-            for second in of:
-                shared = [first for first in firsts if first.points.keys() & second.points.keys()]
-                if second.regime != base and shared:
-                    first = max(shared, key=lambda one: len(one.points.keys() & second.points.keys()))
-                    view.contrasts.append(_contrast(view, first, second, bootstrap))
+        for second in series:
+            first = _baseline(second, series)
+            if first is not None:
+                view.contrasts.append(_contrast(view, first, second, bootstrap))
+        for second in series:
+            others = [one for one in series if (one.regime, one.kind) == (second.regime, second.kind)]
+            if others[0].upstream != second.upstream:
+                view.contrasts.append(_contrast(view, others[0], second, bootstrap))
         views.append(view)
     return views
+
+
+def _baseline(second: Series, series: Sequence[Series]) -> Series | None:
+    """The first frozen regime of the same upstream (else its first), of the same kind of budgets where there is one."""
+    of = [one for one in series if one.upstream == second.upstream]
+    base = next((one for one in of if _regime(one) == "frozen"), of[0]).regime
+    found = [one for one in of if one.regime == base and one.points.keys() & second.points.keys()]
+    if second.regime == base or not found:
+        return None
+    return max(found, key=lambda one: len(one.points.keys() & second.points.keys()))
 
 
 def _regime(series: Series) -> str:
@@ -630,7 +663,7 @@ def _series(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[Series]:
     made = []
     for (upstream, regime, kind), points in found.items():
         name = f"{upstream}, {regime}" if several else regime
-        made.append(Series(upstream, regime, f"{name}, {kind}" if len(kinds) > 1 and kind else name, points))
+        made.append(Series(upstream, regime, kind, f"{name}, {kind}" if len(kinds) > 1 and kind else name, points))
     return made
 
 
@@ -770,6 +803,9 @@ def sentences(view: TaskView, contrast: Contrast) -> list[str]:
     else:
         said.append(f"{second.name} reaches {goal}, with about {_duration(target.budget or 0)}.")
     said.append(_crossing(view, contrast))
+    uneven = [name for name in contrast.differences if first.points[name].keys() != second.points[name].keys()]
+    if uneven:
+        said.append(f"At {', '.join(uneven)} the two have different seeds, of which the mean curves use all.")
     return said
 
 
@@ -807,7 +843,7 @@ class Table:
     def html(self) -> str:
         """In a box that scrolls by itself."""
         head = "".join(
-            f'<th scope="col"{" class=number" if numeric else ""}>{_escape(column)}</th>'
+            f'<th scope="col" class="{"number" if numeric else "text"}">{_escape(column)}</th>'
             for column, numeric in zip(self.columns, self._numeric(), strict=True)
         )
         body = "".join(f"<tr>{''.join(map(self._cell, row))}</tr>" for row in self.rows)
@@ -822,8 +858,8 @@ class Table:
 
     @staticmethod
     def _cell(value: Value) -> str:
-        kind = "" if isinstance(value, str) else ' class="number"'
-        return f"<td{kind}>{_escape(_shown(value))}</td>"
+        kind = "number" if not isinstance(value, str) else "long" if len(value) > 30 else "text"
+        return f'<td class="{kind}">{_escape(_shown(value))}</td>'
 
     def csv(self) -> str:
         """Comma-separated, with a header; nothing for what is not known."""
@@ -994,7 +1030,8 @@ def _results_table(view: TaskView, slug: str, bootstrap: Bootstrap) -> Table:
 
 def _efficiency_table(view: TaskView, slug: str) -> Table:
     areas = _areas(view)
-    contrasts = {contrast.second.name: contrast for contrast in view.contrasts}
+    own = [contrast for contrast in view.contrasts if contrast.first.upstream == contrast.second.upstream]
+    contrasts = {contrast.second.name: contrast for contrast in own}
     rows: list[list[Value]] = []
     for series in view.series:
         mean, seeds, _ = areas.get(series.name, (None, [], (0.0, 0.0)))
@@ -1030,7 +1067,7 @@ def _efficiency_table(view: TaskView, slug: str) -> Table:
     caption = "ALC: normalised area under the error curve"
     if span is not None:
         caption += f" ({what}) over log labels from {_duration(span[2][0])} to {_duration(span[2][1])}, lower is better"
-    base = ", ".join(dict.fromkeys(contrast.first.name for contrast in view.contrasts))
+    base = ", ".join(dict.fromkeys(contrast.first.name for contrast in own))
     caption += (
         f". Baseline: {base or 'none'}. Multiplier: labels that the baseline needs over those that the regime needs, "
         "for the same error. Nothing is extrapolated. Costs are of the chosen runs alone; a search costs about as many "
@@ -1127,7 +1164,7 @@ def _detection(view: TaskView, slug: str, notices: list[str]) -> list[Picture]:
         run = of[common[0]]
         try:
             curve = _det_curve(run.folder)
-        except (OSError, ValueError, KeyError, TypeError, BenchmarkError) as error:
+        except (OSError, ValueError, LookupError, TypeError, BenchmarkError) as error:
             notices.append(f"{run.folder}: no DET curve ({error}).")
             continue
         if curve is not None:
@@ -1261,16 +1298,15 @@ def glance(views: Sequence[TaskView]) -> Table | None:
             rows.append(
                 [
                     view.name, view.metric.axis.partition(",")[0], budget, contrast.first.name, one,
-                    contrast.second.name, other, of.seeds.mean,
-                    "none" if interval is None else _interval(interval), of.seeds.sd, of.seeds.n, contrast.multiplier,
-                    verdict(of, view.metric),
+                    contrast.second.name, other, of.seeds.mean, "none" if interval is None else _interval(interval),
+                    verdict(of, view.metric), of.seeds.sd, of.seeds.n, contrast.multiplier,
                 ]
             )  # fmt: skip
     if not rows:
         return None
     columns = [
         "task", "metric", "budget", "baseline", "its value", "regime", "its value", "difference", "95 % over test set",
-        "SD over seeds", "seeds", "label multiplier", "verdict",
+        "verdict", "SD over seeds", "seeds", "label multiplier",
     ]  # fmt: skip
     runs = [run for view in views for run in view.runs]
     return Table("glance", "At a glance: each regime against the baseline.", columns, rows, made_of(runs))
@@ -1346,10 +1382,11 @@ figure { margin: 1.4rem 0; } figcaption { font-size: .85rem; color: #444; margin
 img { display: block; max-width: min(100%, 36rem); height: auto; } p, li { max-width: 50rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; min-width: 4rem; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top;
+  min-width: 3.2rem; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; } td.number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-th.number { text-align: right; } td:last-child:not(.number) { min-width: 11rem; }
+th.number { text-align: right; } td:last-child:not(.number), td.long { min-width: 11rem; }
 .note { border-left: 4px solid #d55e00; background: #fff6ef; padding: .5rem .9rem; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .6rem; font-size: .8rem; }
 nav a { margin-right: .8rem; white-space: nowrap; display: inline-block; } a { color: #00558c; }
@@ -1359,7 +1396,7 @@ nav a { margin-right: .8rem; white-space: nowrap; display: inline-block; } a { c
   figure, li { break-inside: avoid; } h2, h3 { break-after: avoid; } figure.table { break-inside: auto; }
   tr { break-inside: avoid; } .scroll { overflow: visible; } img { max-height: 11cm; max-width: 65%; }
   table { font-size: 7pt; width: 100%; } th, td { padding: .1rem .25rem; min-width: 0; }
-  td:last-child:not(.number) { min-width: 0; } td.number { white-space: normal; } .screen { display: none; }
+  td:last-child:not(.number), td.long { min-width: 0; } td.number { white-space: normal; } .screen { display: none; }
 }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -1454,8 +1491,8 @@ def _answer(found: Gathered, views: Sequence[TaskView]) -> str:
         )
     if found.absent:
         parts.append(
-            f'<p class="note"><b>Incomplete.</b> {_plural(len(found.absent), "cell")} of '
-            f'{len(found.absent) + len(found.runs)} have no result; see <a href="#cells">what was run</a>.</p>'
+            f'<p class="note"><b>Incomplete.</b> Of {len(found.absent) + len(found.runs)} cells, {len(found.absent)} '
+            'without a result: see <a href="#cells">what was run</a>.</p>'
         )
     for view in views:
         for contrast in view.contrasts:
@@ -1506,7 +1543,10 @@ def _said(view: TaskView) -> str:
 
 
 def _completeness(found: Gathered, show: Callable[[Iterable[Table | Picture | None]], str]) -> str:
-    parts = [f"<p>{_plural(len(found.runs), 'cell')} with a result, {len(found.absent)} without.</p>"]
+    parts = [
+        f"<p>{_plural(len(found.runs), 'cell')} with a result, {len(found.absent)} without. Every run with all its "
+        "metrics and costs, and all tables of this page, are CSV and LaTeX files in the folder of tables beside it.</p>"
+    ]
     if found.absent:
         rows = [
             [cell.upstream, cell.task, cell.regime, None if cell.state is None else str(cell.state), cell.budget,

@@ -115,8 +115,10 @@ def _number(value: float) -> str:
 
 
 def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The results at and below some folders, in the order of their paths; :class:`BenchmarkError` where none is."""
-    paths = [path for folder in folders for path in sorted(folder.rglob("result.json"))]
+    """The results of the runs at and below some folders, in the order of their paths; what ``-m evaluate`` scored
+    elsewhere is not among them. :class:`BenchmarkError` where none is."""
+    found = [path for folder in folders for path in sorted(folder.rglob("result.json"))]
+    paths = [path for path in found if path.parent.parent.name != "evaluations"]
     if not paths:
         raise BenchmarkError(f"no result.json at or below {', '.join(map(str, folders))}")
     return [read(path) for path in paths]

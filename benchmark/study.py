@@ -88,6 +88,8 @@ class Study:
     name: str = "???"
     question: str = ""
     """What the study answers, in a sentence, for the report."""
+    synthetic: bool = False
+    """The data are made by a program; the report says so."""
     upstreams: dict[str, StudyUpstream] = field(default_factory=dict)
     tasks: dict[str, StudyTask] = field(default_factory=dict)
     regimes: dict[str, StudyRegime] = field(default_factory=dict)

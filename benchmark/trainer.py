@@ -232,7 +232,7 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        data = self._load(utterances, batches)
+        data = self._load(utterances, batches, scoring=split)
         self.pairing.eval()
         statistics = StateStatistics(self.pairing.upstream.num_states)
         found: list[tuple[str, Any]] = []
@@ -382,10 +382,11 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        return self._load(self.task.splits["train"], batches, training=True)
+        return self._load(self.task.splits["train"], batches)
 
-    def _load(self, utterances: Sequence[Utterance], batches: Any, *, training: bool = False) -> Iterator[Batch]:
+    def _load(self, utterances: Sequence[Utterance], batches: Any, *, scoring: str | None = None) -> Iterator[Batch]:
         """Batches of audio or, with a feature store, of states, for which the upstream runs where it has not yet."""
+        training = scoring is None
         targets = self.task.targets if training else None
         workers = self.run.data.workers
         if self.store is None:
@@ -404,7 +405,8 @@ class Trainer:
         filled = self.store.fill(utterances, seconds, quiet=self._quiet, should_stop=lambda: stop.requested)
         self.spent["samples_upstream"] += round(filled * self.sample_rate)
         if stop.requested:
-            self.save()
+            if scoring != "test":  # then the chosen parameters are in place, and the last ones are saved
+                self.save()
             raise Interrupted(f"stopped at update {self.step} while extracting features; those so far are kept")
         keep = self.pairing.featurizer.keep
         return batching.stored(

@@ -119,7 +119,7 @@ class BeamDecoder:
                 )
             except Exception as error:  # KenLM's exceptions, whatever they are in Python
                 raise BenchmarkError(
-                    f"task.lm.path: {config.path} cannot be read by KenLM ({' '.join(str(error).split())[:300]}). "
+                    f"task.lm.path: {config.path} cannot be read by KenLM (…{' '.join(str(error).split())[-300:]}). "
                     "Build it again, or take its ARPA text"
                 ) from error
 

@@ -283,6 +283,7 @@ class LanguageIdentification(Task):
             json.dumps(
                 {
                     "id": utterance.id,
+                    "speaker": utterance.speaker or utterance.session,
                     "reference": utterance.language,
                     "prediction": names[choice],
                     "seconds": round(self.seconds[utterance.id], 3),

@@ -137,6 +137,7 @@ class SpeakerIdentification(Task):
             json.dumps(
                 {
                     "id": utterance.id,
+                    "speaker": utterance.speaker,
                     "reference": utterance.speaker,
                     "prediction": names[choice],
                     "posterior": round(float(np.exp(row[choice])), 6),

@@ -134,7 +134,8 @@ def test_own_data_runs(task: str, manifests: dict[str, Path], capsys: pytest.Cap
     assert result["downstream"]["corpus"] == OWN_DATA
     assert result["data"]["train"]["utterances"] == len(read(manifests["train"]))
     assert run("-m", "evaluate", "-e", "run", "--test", manifests["dev"]) == 0
-    other = results.read(Path("run/evaluations/dev/result.json"))
+    (folder,) = Path("run/evaluations").glob("dev-*")
+    other = results.read(folder / "result.json")
     if task != "sv":
         assert other["metrics"]["test"][SELECTION[task]] == result["metrics"]["dev"][SELECTION[task]]
     lines = predicted("run", [str(manifests["test"])], capsys)
@@ -221,7 +222,16 @@ def test_scoring_options_may_change_after_training(root: Path, tmp_path: Path) -
     assert run("-u", "wav2vec2_tiny", "-d", "librispeech_asr", "--data-root", root, "-p", "run", "-o", *small) == 0
     before = Path("run/result.json").read_text()
     assert run("-m", "evaluate", "-p", "run", "-o", f"task.lm.path={tmp_path}/lm.arpa") == 0
-    rescored = results.read(Path("run/evaluations/rescored/result.json"))
-    assert {"test", "test_lm", "test-other_lm"} <= set(rescored["metrics"])
+    (folder,) = Path("run/evaluations").glob("rescored-*")
+    assert {"test", "test_lm", "test-other_lm"} <= set(results.read(folder / "result.json")["metrics"])
+    assert f"path: {tmp_path}/lm.arpa" in (folder / "config.yaml").read_text()
+    # a model that KenLM refuses costs the run nothing but the sets with it; another setting, another folder
+    Path("bad.arpa").write_text(Path("lm.arpa").read_text().replace("ngram 2=1", "ngram 2=7"))
+    assert run("-m", "evaluate", "-p", "run", "-o", f"task.lm.path={tmp_path}/bad.arpa") == 0
+    (other,) = set(Path("run/evaluations").glob("rescored-*")) - {folder}
+    assert "test_lm" not in results.read(other / "result.json")["metrics"]
     assert Path("run/result.json").read_text() == before
     assert run("-m", "evaluate", "-p", "run", "-o", "task.head.hidden=8") == 1
+    arguments = ["-u", "wav2vec2_tiny", "-d", "librispeech_asr", "--data-root", root, "-p", "run", "-o", *small]
+    assert run(*arguments, "--overwrite") == 0
+    assert not Path("run/evaluations").exists()  # they were of the run that is gone

@@ -231,7 +231,7 @@ def test_scores_and_files() -> None:
     }  # fmt: skip
     lines = [json.loads(line) for line in str(result.files["predictions.jsonl"]).splitlines()]
     assert lines[0] == {
-        "id": "3-1-0000", "reference": "THE CUT SAT", "prediction": "THE CAT SAT",
+        "id": "3-1-0000", "speaker": "3", "reference": "THE CUT SAT", "prediction": "THE CAT SAT",
         "substitutions": 1, "deletions": 0, "insertions": 0,
     }  # fmt: skip
     assert result.files["ref_test.trn"] == "THE CUT SAT (3-1-0000)\nIT'S (3-1-0001)\nA CAT (3-1-0002)\n"

@@ -112,3 +112,11 @@ def test_a_card_has_values_of_its_own_for_fine_tuning() -> None:
     assert lr("regime=finetune") == (2.0, 0.5)
     assert lr(layers=(("flags", {"regime": "lora"}),)) == (2.0, 0.5)
     assert lr("regime=partial", "tune.top_blocks=1", "optim.lr=3") == (3.0, 0.5)  # what the user says comes last
+
+
+def test_phases_that_outlast_the_run_are_refused() -> None:
+    for option in ("tune.freeze_updates=10", "optim.warmup_steps=10"):
+        with pytest.raises(BenchmarkError, match=rf"{option.replace('.', r'[.]')} of trainer\.max_steps=10"):
+            compose("regime=finetune", "trainer.max_steps=10", option)
+    compose("regime=finetune", "trainer.max_steps=11", "tune.freeze_updates=10", "optim.warmup_steps=10")
+    compose("trainer.max_steps=10", "tune.freeze_updates=10")  # frozen: there is nothing to wait for

@@ -147,6 +147,15 @@ def test_the_predict_command(trained: Path, tmp_path: Path, capsys: pytest.Captu
             predict.main(arguments)
 
 
+def test_an_npz_may_hold_any_id(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {"embedding": [1.0, 2.0]}
+    monkeypatch.setattr(predict.Predictor, "present", lambda self, prediction: shown)
+    audio_file = CORPUS["toy"].splits["test"][0].path
+    (tmp_path / "one.jsonl").write_text(json.dumps({"id": "file", "path": audio_file}) + "\n")
+    assert predict.main([str(trained), str(tmp_path / "one.jsonl"), "-o", str(tmp_path / "e.npz")]) == 0
+    assert np.load(tmp_path / "e.npz")["file"].tolist() == [1.0, 2.0]
+
+
 def test_predictions_by_other_weights_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(ToyUpstream):
         def __init__(self) -> None:

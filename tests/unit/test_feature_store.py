@@ -132,6 +132,18 @@ def test_stopping_while_extracting_keeps_what_there_is(corpus: Corpus, tmp_path:
     assert again.pairing.upstream.utterances == 19
 
 
+def test_stopping_at_test_leaves_the_last_checkpoint_alone(corpus: Corpus, tmp_path: Path) -> None:
+    trainer = build(corpus, tmp_path / "a", LinearTask, keep=True)
+    trainer.train(StopRequest())
+    last = (tmp_path / "a" / "checkpoints" / "last.pt").read_bytes()
+    trainer.load_best()
+    stop = StopRequest()
+    stop.requested = True
+    with pytest.raises(Interrupted, match="while extracting features"):
+        trainer.evaluate("test", stop)
+    assert (tmp_path / "a" / "checkpoints" / "last.pt").read_bytes() == last
+
+
 def test_crops_that_would_cut_are_refused(corpus: Corpus, tmp_path: Path) -> None:
     build(corpus, tmp_path, LinearTask, keep=True, crop=0.5)  # nothing is longer
     with pytest.raises(BenchmarkError, match=r"training utterances are longer than data\.crop_seconds=0\.2"):
