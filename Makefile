@@ -28,7 +28,7 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 demo: $(VENV)/.demo
 	$(BIN)/python -m downstream.corpora.synthetic $(DEMO_DATA) --size demo $(DEMO_CORPORA)
 	for name in $(DEMO_PROTOCOLS); do \
-		$(BIN)/python run_downstream.py -u wav2vec2_tiny -d $$name --data-root $(DEMO_DATA) \
+		BENCHMARK_CACHE=$(DEMO_DATA)/cache $(BIN)/python run_downstream.py -u wav2vec2_tiny -d $$name --data-root $(DEMO_DATA) \
 			-c recipes/demo/$$name.yaml -p $(DEMO_RUN)/$$name --overwrite || exit 1; \
 	done
 	$(BIN)/python -m benchmark table $(DEMO_RUN)
