@@ -125,6 +125,9 @@ def reported() -> Iterator[_Status]:
     status = _Status()
     try:
         yield status
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         status.code = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import zipfile
@@ -174,6 +173,5 @@ def main(argv: Sequence[str]) -> int:
     if options.output:
         write_atomically(Path(options.output), lambda file: file.write(lines.encode()))
     else:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(lines)
+        sys.stdout.write(lines)
     return 0

@@ -448,3 +448,16 @@ def test_the_data_root_of_the_environment(cli: Cli, data_root: Path, tmp_path: P
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["root"] == str(data_root)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["provenance"]["command"]
     assert os.environ.get("BENCHMARK_DATA") is None
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """``wavbench list | head``: quiet, whatever was not read."""
+    command = [sys.executable, "-m", "benchmark", "list"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(60) == 0
+    assert errors == b""
