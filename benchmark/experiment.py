@@ -30,9 +30,6 @@ log = logging.getLogger("wavbench")
 ARTEFACTS = ("result.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "budget.txt", "config.yaml")
 """What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``tensorboard/`` and ``evaluations/``."""
 
-OWN_DATA = "manifests"
-"""What the card of a downstream for own data says as its corpus."""
-
 
 @dataclass
 class Prepared:
@@ -108,7 +105,7 @@ def prepare(run: RunConfig, card: Mapping[str, Any], target: Target | None = Non
             task.retarget(target.name, corpus)
     except BenchmarkError as error:
         missing = entry.missing(run.upstream.checkpoint)
-        if target is not None and card["corpus"] == OWN_DATA:
+        if target is not None and card["corpus"] == manifest.OWN_DATA:
             error = BenchmarkError(
                 f"{error}\nThe run's own manifests are needed too; where they lie elsewhere now, say so: "
                 "-o data.train=FILE data.dev=FILE data.test=FILE"
@@ -159,7 +156,7 @@ def find_corpus(run: RunConfig, card: Mapping[str, Any]) -> Corpus:
             takes them.
     """
     given = {name: getattr(run.data, name) for name in config.MANIFESTS if getattr(run.data, name) is not None}
-    if card["corpus"] != OWN_DATA:
+    if card["corpus"] != manifest.OWN_DATA:
         if given:
             flags = ", ".join(f"--{name}" for name in given)
             raise BenchmarkError(
@@ -177,6 +174,13 @@ def find_corpus(run: RunConfig, card: Mapping[str, Any]) -> Corpus:
     return manifest.corpus(**given)
 
 
+def frame_counts(upstream: Upstream, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Frames that the upstream gives of utterances of these durations."""
+    samples = torch.from_numpy(np.floor(seconds * upstream.sample_rate).astype(np.int64))
+    frames: NDArray[np.int64] = upstream.output_lengths(samples).numpy()
+    return frames
+
+
 def _drop_unusable(run: RunConfig, task: Task, upstream: Upstream) -> dict[str, int]:
     """Take the training utterances that cannot be used out of the split; why -> how many."""
     if run.data.crop_seconds is not None and not task.croppable:
@@ -186,8 +190,7 @@ def _drop_unusable(run: RunConfig, task: Task, upstream: Upstream) -> dict[str, 
         )
     train = task.splits["train"]
     seconds = np.array([task.seconds[utterance.id] for utterance in train])
-    samples = torch.from_numpy(np.floor(seconds * upstream.sample_rate).astype(np.int64))
-    frames = upstream.output_lengths(samples).numpy()
+    frames = frame_counts(upstream, seconds)
     needed = np.array([task.frames_needed(utterance) for utterance in train])
     short = seconds <= run.data.min_seconds
     unlearnable = ~short & (needed > 1) & (frames < needed)
@@ -204,8 +207,7 @@ def _drop_unusable(run: RunConfig, task: Task, upstream: Upstream) -> dict[str, 
 
 def _refuse_too_short(split: str, prepared: Prepared) -> None:
     upstream, utterances, seconds = prepared.upstream, prepared.task.splits[split], prepared.seconds(split)
-    samples = torch.from_numpy(np.floor(seconds * upstream.sample_rate).astype(np.int64))
-    bad = (upstream.output_lengths(samples) < 1).nonzero().flatten().tolist()
+    bad = np.flatnonzero(frame_counts(upstream, seconds) < 1).tolist()
     if bad:
         shown = ", ".join(f"{utterances[i].id} ({seconds[i] * 1000:.0f} ms)" for i in bad[:5])
         raise BenchmarkError(

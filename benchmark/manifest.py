@@ -32,6 +32,9 @@ from benchmark.files import write_atomically
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.registry import suggest
 
+OWN_DATA = "manifests"
+"""Name of the corpus that :func:`corpus` makes of own manifests, and what the cards that take them say as theirs."""
+
 FIELDS = tuple(f.name for f in dataclasses.fields(Utterance))
 _FIELDS = frozenset(FIELDS)
 _NUMBERS = ("start", "duration")
@@ -487,7 +490,7 @@ def corpus(
             errors.append(f"--trials: {error}")
     if errors:
         raise BenchmarkError("\n".join(errors))
-    return Corpus("manifests", splits, lists)
+    return Corpus(OWN_DATA, splits, lists)
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:

@@ -281,7 +281,6 @@ def learning_curves(
     ticks: Mapping[float, str],
     ylabel: str,
     title: str,
-    levels: Mapping[str, float] | None = None,
 ) -> bytes:
     """A metric over label budgets, on a logarithmic axis; nothing is drawn beyond the budgets that were run.
 
@@ -292,7 +291,6 @@ def learning_curves(
         ticks: budget -> what stands at it.
         ylabel: metric, unit and direction.
         title: above the axes.
-        levels: name -> value of horizontal lines (published results).
 
     Returns:
         a PNG file.
@@ -310,8 +308,6 @@ def learning_curves(
         x = [at * step ** (index - (len(curves) - 1) / 2) for at in curve.x]
         _band(axes, curve, style, x)
         axes.plot(x, curve.y, label=name, **style)
-    for index, (name, level) in enumerate((levels or {}).items()):
-        axes.axhline(level, color="grey", linewidth=1, linestyle=_LINES[(index + 1) % len(_LINES)], label=name)
     axes.set_xscale("log")
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="x", rotation=30 if len(ticks) > 5 else 0)
@@ -321,7 +317,7 @@ def learning_curves(
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=11)
     _plain(axes)
-    _legend(figure, len(curves) + len(levels or {}))
+    _legend(figure, len(curves))
     return _png(figure)
 
 

@@ -90,8 +90,8 @@ class Predictor:
             BenchmarkError: audio that cannot be used: all of it is named before the first prediction.
         """
         seconds = audio.durations(utterances)
-        samples = torch.from_numpy(np.floor(seconds * self.sample_rate).astype(np.int64))
-        short = [u.id for u, n in zip(utterances, self.pairing.upstream.output_lengths(samples), strict=True) if n < 1]
+        frames = experiment.frame_counts(self.pairing.upstream, seconds)
+        short = [u.id for u, n in zip(utterances, frames, strict=True) if n < 1]
         if short:
             raise BenchmarkError(f"too short for a single frame: {', '.join(short[:5])} ({len(short)} in all)")
         batches = batching.EvaluationBatches(seconds, batch_size)

@@ -316,14 +316,13 @@ class _Worker:
     cell: Cell | None = None
 
 
-def run(study: Study, output: Path, *, data_root: str | None, jobs: int) -> dict[Cell, str]:
-    """Run what is not done yet; returns why cells failed.
+def run(study: Study, every: Sequence[Cell], output: Path, *, data_root: str | None, jobs: int) -> dict[Cell, str]:
+    """Run those of the study's cells that are not done yet; returns why cells failed.
 
     Raises:
         BenchmarkError: a cell that is done was run with other values than the recipe has now.
         KeyboardInterrupt: Ctrl-C or SIGTERM; running cells have saved what they had.
     """
-    every = cells(study)
     waiting = []
     for cell in every:
         done = finished(output / cell.folder)
@@ -492,8 +491,9 @@ def main(argv: Sequence[str]) -> int:
     output = Path(options.output or f"results/{study.name}")
     with experiment.exclusive(output):
         write_text(output / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(study)))
-        failed = run(study, output, data_root=data_root, jobs=options.jobs or default_jobs())
-    if len(failed) < len(cells(study)):
+        every = cells(study)
+        failed = run(study, every, output, data_root=data_root, jobs=options.jobs or default_jobs())
+    if len(failed) < len(every):
         print(results.markdown(results.collect([output])))
     if failed:
         print(f"{len(failed)} cells failed:", file=sys.stderr)

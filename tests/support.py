@@ -6,6 +6,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 SMALL = [
@@ -20,3 +23,11 @@ SMALL = [
 """Overrides that bring voxceleb1_sv down to the size of a test."""
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def add_wavs(folder: Path, *names: str) -> None:
+    """Write 10 ms of silence to each file."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(160, dtype=np.float32), 16000)

@@ -15,20 +15,19 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Head, Task, Utterance
-from benchmark.manifest import some
+from benchmark.manifest import OWN_DATA, some
 from benchmark.metrics import character_edits, edit_rate, word_edits
 from benchmark.registry import suggest
 from downstream.asr.decoding import LMConfig, beam_decoder, greedy, unavailable
 from downstream.asr.heads import HeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from downstream.asr.text import BLANK, Alphabet, TextConfig, normalise
+from downstream.heads import nested
 
 log = logging.getLogger("wavbench")
 
 STUCK = 99.0
 """Percent of blank frames from which on dev evaluation warns."""
-OWN_DATA = "manifests"
-"""Name of the corpus that the engine makes of own manifests."""
 
 
 @dataclass
@@ -53,10 +52,10 @@ class ASRConfig:
     """See :class:`downstream.asr.decoding.LMConfig`."""
 
     def __post_init__(self) -> None:
-        self.text = _nested(TextConfig, "text", self.text)
-        self.head = _nested(HeadConfig, "head", self.head)
-        self.specaugment = _nested(SpecAugmentConfig, "specaugment", self.specaugment)
-        self.lm = _nested(LMConfig, "lm", self.lm)
+        self.text = nested(TextConfig, "text", self.text)
+        self.head = nested(HeadConfig, "head", self.head)
+        self.specaugment = nested(SpecAugmentConfig, "specaugment", self.specaugment)
+        self.lm = nested(LMConfig, "lm", self.lm)
 
 
 class SpeechRecognition(Task):
@@ -301,14 +300,3 @@ def _trn_id(utterance: Utterance) -> str:
     known = utterance.speaker is None or utterance.id.startswith(f"{utterance.speaker}-")
     name = utterance.id if known else f"{utterance.speaker}-{utterance.id}"
     return "".join("_" if c.isspace() or c in "()" else c for c in name)
-
-
-def _nested(kind: type[Any], key: str, value: Any) -> Any:
-    """A nested option group that a card gave as a mapping."""
-    if not isinstance(value, Mapping):
-        return value
-    known = list(kind.__dataclass_fields__)
-    for name in value:
-        if name not in known:
-            raise BenchmarkError(f"unknown option 'task.{key}.{name}'. " + suggest(str(name), known))
-    return kind(**value)

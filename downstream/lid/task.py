@@ -20,15 +20,13 @@ from torch import Tensor
 from benchmark import metrics, plots
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Task, Utterance
-from benchmark.manifest import some
+from benchmark.manifest import OWN_DATA, some
 from benchmark.registry import suggest
 from downstream.heads import Classifier, HeadConfig, LossConfig, check_names, nested
 from downstream.lid.splits import hold_out
 
 log = logging.getLogger(__name__)
 
-OWN_DATA = "manifests"
-"""Name of the corpus that ``--train``, ``--dev`` and ``--test`` make."""
 P_TARGET = 0.5
 """Prior of a language in Cavg and on the DET plot (NIST LRE, OLR)."""
 

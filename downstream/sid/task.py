@@ -6,20 +6,17 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Corpus, Evaluation, Head, Task, Utterance
+from benchmark.interfaces import Corpus, Evaluation, Utterance
 from benchmark.manifest import some
 from benchmark.metrics import accuracy, macro_accuracy
-from benchmark.registry import suggest
 from downstream.heads import Classifier, HeadConfig, LossConfig, check_names, nested
+from downstream.speakers import SpeakerTask, need_speakers, split_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +44,7 @@ class SIDConfig:
         self.loss = nested(LossConfig, "loss", self.loss)
 
 
-class SpeakerIdentification(Task):
+class SpeakerIdentification(SpeakerTask):
     """Classify utterances by the training speakers.
 
     Raises:
@@ -56,7 +53,7 @@ class SpeakerIdentification(Task):
     """
 
     Config = SIDConfig
-    requires = ("speaker",)
+    head = Classifier
     selection = "accuracy"
     higher_is_better = True
 
@@ -79,31 +76,6 @@ class SpeakerIdentification(Task):
                 f"split '{name}' has {len(unknown)} speakers that training does not have: {some(unknown)}. Nobody "
                 "unknown can be identified: take them out, or verify speakers instead (-d sv)"
             )
-
-    @cached_property
-    def speakers(self) -> dict[str, int]:
-        """Training speaker -> class. Read off ``splits["train"]`` at first use, so after a label budget cut it."""
-        names = sorted({str(utterance.speaker) for utterance in self.splits["train"]})
-        return {name: index for index, name in enumerate(names)}
-
-    def targets(self, utterances: Sequence[Utterance]) -> Tensor:
-        """(batch,) int64: the class of each utterance's speaker."""
-        return torch.tensor([self.speakers[str(utterance.speaker)] for utterance in utterances])
-
-    def inventory(self) -> dict[str, Any]:
-        """``speakers``: the training speakers by class."""
-        return {"speakers": list(self.speakers)}
-
-    @classmethod
-    def make_head(cls, config: SIDConfig, inventory: Mapping[str, Any], feature_size: int) -> Head:
-        """A fresh head with a class a training speaker; raises when fewer than 2 are left."""
-        classes = len(inventory["speakers"])
-        if classes < 2:
-            raise BenchmarkError(
-                f"{classes} speakers are left to train on, at least 2 are needed; take a larger --budget or a smaller "
-                "data.min_seconds"
-            )
-        return Classifier(feature_size, classes, config.head, config.loss)
 
     def retarget(self, name: str, corpus: Corpus) -> None:
         """Score the split ``name`` as ``test``; its speakers must be those of training."""
@@ -187,18 +159,8 @@ def stack(utterances: Sequence[Utterance], predictions: Mapping[str, Any], class
 
 def _split(corpus: Corpus, name: str, option: str) -> list[Utterance]:
     """A split, sorted by id."""
-    if name not in corpus.splits:
-        own = f" With own data, give it as --{name} FILE." if corpus.name == "manifests" else ""
-        raise BenchmarkError(
-            f"corpus '{corpus.name}' has no split '{name}' (task.{option}).{own} "
-            + suggest(name, sorted(corpus.splits))
-        )
-    utterances = sorted(corpus.splits[name], key=lambda utterance: utterance.id)
+    utterances = sorted(split_of(corpus, name, option), key=lambda utterance: utterance.id)
     if not utterances:
         raise BenchmarkError(f"split '{name}' of '{corpus.name}' is empty")
-    unknown = [utterance.id for utterance in utterances if utterance.speaker is None]
-    if unknown:
-        raise BenchmarkError(
-            f"{len(unknown)} utterances of '{corpus.name}' have no speaker, which identification needs: {some(unknown)}"
-        )
+    need_speakers(corpus, utterances, "identification")
     return utterances

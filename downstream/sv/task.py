@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from benchmark import metrics, plots
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Corpus, Evaluation, Head, Task, Utterance
+from benchmark.interfaces import Corpus, Evaluation, Utterance
 from benchmark.manifest import some
 from benchmark.registry import suggest
 from downstream.heads import HeadConfig, LossConfig, SpeakerEncoder, check_names, nested
+from downstream.speakers import SpeakerTask, need_speakers, split_of
 from downstream.sv.norm import AdaptiveSNorm, NormConfig, check_norm, cohort_utterances
 from downstream.sv.scoring import Floats, cosines, stack
 from downstream.sv.trials import MOST_UTTERANCES, Trials, check, hold_out_speakers, make_trials
@@ -62,7 +60,7 @@ class SVConfig:
         self.norm = nested(NormConfig, "norm", self.norm)
 
 
-class SpeakerVerification(Task):
+class SpeakerVerification(SpeakerTask):
     """Train a speaker classifier, verify by the cosine of embeddings.
 
     ``train`` is the corpus' training split without the dev speakers; ``dev`` and ``test`` are the utterances that occur
@@ -74,7 +72,7 @@ class SpeakerVerification(Task):
     """
 
     Config = SVConfig
-    requires = ("speaker",)
+    head = SpeakerEncoder
     scoring = ("norm",)
     selection = "eer"
     higher_is_better = False
@@ -84,13 +82,13 @@ class SpeakerVerification(Task):
         check_names(config.head, config.loss)
         check_norm(config.norm)
         _check_options(config)
-        pool = _split(corpus, config.train_split, "train_split")
-        _need_speakers(corpus, pool)
+        pool = split_of(corpus, config.train_split, "train_split")
+        need_speakers(corpus, pool, "verification")
         utterances = {utterance.id: utterance for split in corpus.splits.values() for utterance in split}
 
         if config.dev_split is not None and config.dev_split in corpus.splits:
             dev = corpus.splits[config.dev_split]
-            _need_speakers(corpus, dev)
+            need_speakers(corpus, dev, "verification")
             train = list(pool)
             both = sorted({str(u.speaker) for u in train} & {str(u.speaker) for u in dev})
             if both:
@@ -130,7 +128,7 @@ class SpeakerVerification(Task):
             trials, name = Trials(corpus.trials[config.trials]), config.trials
         elif config.test_split is not None:
             name = config.test_split
-            split = _split(corpus, name, "test_split")
+            split = split_of(corpus, name, "test_split")
             trials = Trials(self._made_of(name, split, corpus))
         else:
             raise BenchmarkError(
@@ -141,7 +139,7 @@ class SpeakerVerification(Task):
         return trials
 
     def _made_of(self, name: str, split: list[Utterance], corpus: Corpus) -> Trials:
-        _need_speakers(corpus, split)
+        need_speakers(corpus, split, "verification")
         advice = "it needs at least two speakers, one of them with two utterances; or give a list (--trials FILE)"
         return Trials(_made(name, split, self.config, advice))
 
@@ -149,31 +147,6 @@ class SpeakerVerification(Task):
         """The utterances of all lists but dev's, sorted by id."""
         ids = {name for key, trials in self.trials.items() if key != "dev" for name in trials.ids}
         return [utterances[name] for name in sorted(ids)]
-
-    @cached_property
-    def speakers(self) -> dict[str, int]:
-        """Training speaker -> class. Read off ``splits["train"]`` at first use, so after a label budget cut it."""
-        names = sorted({str(utterance.speaker) for utterance in self.splits["train"]})
-        return {name: index for index, name in enumerate(names)}
-
-    def targets(self, utterances: Sequence[Utterance]) -> Tensor:
-        """(batch,) int64: the class of each utterance's speaker."""
-        return torch.tensor([self.speakers[str(utterance.speaker)] for utterance in utterances])
-
-    def inventory(self) -> dict[str, Any]:
-        """``speakers``: the training speakers by class."""
-        return {"speakers": list(self.speakers)}
-
-    @classmethod
-    def make_head(cls, config: SVConfig, inventory: Mapping[str, Any], feature_size: int) -> Head:
-        """A fresh head with a class a training speaker; raises when fewer than 2 are left."""
-        classes = len(inventory["speakers"])
-        if classes < 2:
-            raise BenchmarkError(
-                f"{classes} speakers are left to train on, at least 2 are needed; take a larger --budget or a smaller "
-                "data.min_seconds"
-            )
-        return SpeakerEncoder(feature_size, classes, config.head, config.loss)
 
     def support(self, split: str) -> Sequence[Utterance]:
         """The cohort of score normalisation, at test: ``norm.utterances`` of each training speaker."""
@@ -252,24 +225,6 @@ def _check_options(config: SVConfig) -> None:
         raise BenchmarkError(
             f"task.dev_speakers * task.dev_utterances must be at most {MOST_UTTERANCES}, got "
             f"{config.dev_speakers} * {config.dev_utterances}; take fewer utterances of each speaker"
-        )
-
-
-def _split(corpus: Corpus, name: str, option: str) -> list[Utterance]:
-    if name not in corpus.splits:
-        own = f" With own data, give it as --{name} FILE." if corpus.name == "manifests" else ""
-        raise BenchmarkError(
-            f"corpus '{corpus.name}' has no split '{name}' (task.{option}).{own} "
-            + suggest(name, sorted(corpus.splits))
-        )
-    return corpus.splits[name]
-
-
-def _need_speakers(corpus: Corpus, utterances: Sequence[Utterance]) -> None:
-    unknown = [utterance.id for utterance in utterances if utterance.speaker is None]
-    if unknown:
-        raise BenchmarkError(
-            f"{len(unknown)} utterances of '{corpus.name}' have no speaker, which verification needs: {some(unknown)}"
         )
 
 

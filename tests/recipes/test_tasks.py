@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from benchmark import cli, results
-from benchmark.experiment import OWN_DATA
 from benchmark.interfaces import Utterance
-from benchmark.manifest import read, write
+from benchmark.manifest import OWN_DATA, read, write
 from benchmark.registry import downstreams
 from downstream.corpora.synthetic import CORPORA, synthesise
 

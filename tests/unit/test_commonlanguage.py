@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
+from support import add_wavs
 
 from benchmark.errors import BenchmarkError
 from downstream.corpora.commonlanguage import prepare
@@ -23,17 +23,10 @@ FILES = [
 ]
 
 
-def add(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.zeros(160, dtype=np.float32), 16000)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "CommonLanguage"
-    add(folder, *FILES)
+    add_wavs(folder, *FILES)
     for language in ("Italian", "Mangolian"):
         for split in ("train", "dev", "test"):
             (folder / language / f"{split}.csv").write_text("\tclient_id\tpath\n", encoding="utf-16")
@@ -86,7 +79,10 @@ def remove(*names: str) -> Callable[[Path], None]:
             ["2 folders are missing", "{root}/CommonLanguage/Italian/dev", "{root}/CommonLanguage/Mangolian/test"],
         ),
         (remove("Italian/dev/itln_dev_sp_1", "Italian/dev/itln_dev_sp_2"), ["1 folders are missing or hold no <sp"]),
-        (lambda folder: add(folder, "Italian/train/x.wav"), ["1 .wav files do not lie", "Italian/train/x.wav", "move"]),
+        (
+            lambda folder: add_wavs(folder, "Italian/train/x.wav"),
+            ["1 .wav files do not lie", "Italian/train/x.wav", "move"],
+        ),
     ],
 )  # fmt: skip
 def test_errors_name_the_item(root: Path, change: Callable[[Path], None], parts: list[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from toys import ToyTask, ToyUpstream, toy_corpus
 
-from benchmark import config, experiment, predict, registry
+from benchmark import config, experiment, manifest, predict, registry
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Utterance
@@ -87,7 +87,7 @@ def test_an_utterance_in_two_splits_is_found() -> None:
 def test_own_data_belongs_to_its_own_downstreams() -> None:
     with pytest.raises(BenchmarkError, match=r"--train, --trials: 'toy' is a protocol"):
         experiment.prepare(configure("data.train=a.jsonl", "data.trials=b.txt"), CARD)
-    card = CARD | {"corpus": experiment.OWN_DATA}
+    card = CARD | {"corpus": manifest.OWN_DATA}
     with pytest.raises(BenchmarkError, match=r"--test missing\. Give manifests"):
         experiment.prepare(configure("data.train=a.jsonl", card=card), card)
 

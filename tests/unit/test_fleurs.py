@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
+from support import add_wavs
 
 from benchmark.errors import BenchmarkError
 from downstream.corpora.fleurs import prepare
@@ -21,13 +21,6 @@ def row(sentence: int, file: str, text: str = "a b", gender: str = "FEMALE") -> 
     return f'{sentence}\t{file}\t"{text.capitalize()}," he said.\t{text}\ta | b |\t160\t{gender}'
 
 
-def add(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.zeros(160, dtype=np.float32), 16000)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two configs of three lines a split: a sentence by two speakers, and another."""
@@ -35,7 +28,7 @@ def root(tmp_path: Path) -> Path:
         folder = tmp_path / "fleurs" / config
         for k, split in enumerate(SPLITS):
             names = [f"{k}{n}{ord(config[0])}.wav" for n in (3, 1, 2)]
-            add(folder / "audio" / split, *names)
+            add_wavs(folder / "audio" / split, *names)
             rows = [row(7, names[0]), row(7, names[1], gender="MALE"), row(8, names[2], "‹你好\u2028世界›", "OTHER")]
             (folder / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return tmp_path
@@ -77,7 +70,7 @@ def test_tables_may_end_lines_as_windows_does_and_have_a_mark(root: Path) -> Non
 
 def test_audio_without_a_line_is_left_out_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = prepare(root)
-    add(root / "fleurs" / "en_us" / "audio" / "test", "99.wav", "._21101.wav")
+    add_wavs(root / "fleurs" / "en_us" / "audio" / "test", "99.wav", "._21101.wav")
     with caplog.at_level(logging.WARNING):
         assert prepare(root) == expected
     assert "1 files in" in caplog.text

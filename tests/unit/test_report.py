@@ -812,7 +812,7 @@ def test_figures_of_nothing_are_refused(draw: Callable[[], bytes]) -> None:
 
 def test_figures_of_little_are_drawn() -> None:
     point = plots.Points([600], [5.0], [None], [None], [[5.0]])
-    assert plots.learning_curves({"a": point}, {600: "10min"}, "", "", {"published": 4.0}).startswith(b"\x89PNG")
+    assert plots.learning_curves({"a": point}, {600: "10min"}, "", "").startswith(b"\x89PNG")
     assert plots.layer_curves({"a": point}, "", "").startswith(b"\x89PNG")
     assert plots.heat_map({"a": [1 / 25] * 25}, "", "").startswith(b"\x89PNG")
     assert plots.costs({"updates": {"a": point}, "free": {"a": plots.Points([0.0], [5.0])}}, "", "").startswith(

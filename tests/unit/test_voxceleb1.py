@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from support import add_wavs
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Trial
@@ -27,18 +28,11 @@ LIST = [
 ]
 
 
-def add(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.zeros(160, dtype=np.float32), 16000)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "VoxCeleb1"
     for split, ids in IDS.items():
-        add(folder / split / "wav", *reversed(ids))
+        add_wavs(folder / split / "wav", *reversed(ids))
     (folder / "veri_test2.txt").write_text("\n".join(LIST) + "\n\n")
     (folder / "veri_test.txt").write_text("\r\n".join(reversed(LIST)))
     return tmp_path
@@ -95,7 +89,7 @@ def test_ignores_what_archives_leave_behind(root: Path) -> None:
     (wav / "id10001" / "aaa" / "._00001.wav").write_bytes(b"")
     (wav / ".DS_Store").write_bytes(b"")
     (wav / "id10001" / "aaa" / "00001.txt").write_text("")
-    add(wav, "id10001/aaa/00009.wav")
+    add_wavs(wav, "id10001/aaa/00009.wav")
     (wav / "id10001" / "aaa" / "00009.m4a").write_bytes(b"")
     assert [u.id for u in prepare(root).splits["dev"]] == sorted([*IDS["dev"], "id10001/aaa/00009.wav"])
 
@@ -158,7 +152,7 @@ def to_m4a(folder: Path) -> None:
             ["1 .wav files do not lie", "{root}/VoxCeleb1/test/wav/id10270/00001.wav", "<speaker>/<video>"],
         ),
         (
-            lambda folder: add(folder / "dev" / "wav", "id10270/ddd/00001.wav"),
+            lambda folder: add_wavs(folder / "dev" / "wav", "id10270/ddd/00001.wav"),
             ["1 utterances are both under", "id10270/ddd/00001.wav", "delete"],
         ),
         (remove("veri_test2.txt"), ["{root}/VoxCeleb1/veri_test2.txt not found", "meta/veri_test2.txt"]),

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
+from support import add_wavs
 
 from benchmark.errors import BenchmarkError
 from downstream.corpora.voxlingua107 import LANGUAGES, prepare
@@ -29,17 +29,10 @@ TRAIN = [
 DEV = ["en/ddddddddddd__U__S0---0003.000-0011.200.wav", "iw/eeeeeeeeeee---0003.000-0011.200.wav"]
 
 
-def add(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.zeros(160, dtype=np.float32), 16000)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    add(tmp_path / "VoxLingua107", *TRAIN)
-    add(tmp_path / "VoxLingua107" / "dev", *DEV)
+    add_wavs(tmp_path / "VoxLingua107", *TRAIN)
+    add_wavs(tmp_path / "VoxLingua107" / "dev", *DEV)
     return tmp_path
 
 
@@ -94,7 +87,7 @@ def test_ignores_what_archives_leave_behind(root: Path) -> None:
 
 
 def test_says_which_languages_there_are(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    add(root / "VoxLingua107", "qq/aaaaaaaaaaa---0001.000-0002.000.wav")
+    add_wavs(root / "VoxLingua107", "qq/aaaaaaaaaaa---0001.000-0002.000.wav")
     with caplog.at_level(logging.INFO):
         prepare(root)
     assert "languages that VoxLingua107 was not published with: qq" in caplog.text
@@ -102,7 +95,7 @@ def test_says_which_languages_there_are(root: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_language_of_dev_that_train_has_not_is_refused_by_the_task(root: Path) -> None:
-    add(root / "VoxLingua107" / "dev", "tr/fffffffffff---0001.000-0002.000.wav")
+    add_wavs(root / "VoxLingua107" / "dev", "tr/fffffffffff---0001.000-0002.000.wav")
     config = LIDConfig(dev_split=None, test_split="dev", dev_share=0.4)
     with pytest.raises(
         BenchmarkError, match=r"test has 1 languages that training has not: tr .1 utterances: dev/tr/ff"
@@ -128,11 +121,11 @@ def remove(*names: str) -> Callable[[Path], None]:
         (remove("en", "iw", "jw"), ["no .wav file in {root}/VoxLingua107/<language>/", "there is: dev"]),
         (remove("dev/en", "dev/iw"), ["no .wav file in {root}/VoxLingua107/dev/<language>/"]),
         (
-            lambda folder: add(folder, "he/vvvvvvvvvvv---0001.000-0002.000.wav"),
+            lambda folder: add_wavs(folder, "he/vvvvvvvvvvv---0001.000-0002.000.wav"),
             ["{root}/VoxLingua107 has both iw and he", "move the files of {root}/VoxLingua107/iw"],
         ),
         (
-            lambda folder: add(folder, "en/one.wav", "en/two---1-2.wav"),
+            lambda folder: add_wavs(folder, "en/one.wav", "en/two---1-2.wav"),
             ["2 .wav files", "VoxLingua107/en/one.wav", "<video>---<start>-<end>.wav"],
         ),
     ],
