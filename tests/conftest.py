@@ -1,4 +1,4 @@
-"""What tests share: small corpora, the README's plug-in, and the command line in a process of its own."""
+"""What tests share: small corpora, a made-up study, the README's plug-in, the command line in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     synthesise(root, corpora=("VoxCeleb1",), size="test")
     return root
+
+
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up study of three tasks, all of its cells finished. Change a copy."""
+    from made_studies import write_study
+
+    return write_study(tmp_path_factory.mktemp("whole") / "toy", synthetic=True)
 
 
 @pytest.fixture(scope="session")

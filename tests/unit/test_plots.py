@@ -1,9 +1,10 @@
-"""DET curves and confusion matrices: what is drawn where, and that a PNG file comes out whatever the data."""
+"""What is drawn where, and that a PNG file comes out whatever the data."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -165,6 +166,59 @@ def test_confusion_is_a_png() -> None:
     assert min(pixels(png)) > 400
     assert plots.confusion(np.eye(5, dtype=int), list("abcde"), "") == png
     assert not plt.get_fignums()
+
+
+def test_lines_are_told_apart_without_colour(drawn: list[Figure]) -> None:
+    curves = {
+        f"line {k}": plots.Points([600, 3600], [10.0 - k, 5.0 - k], [1.0, None], [(4.0, 12.0), None]) for k in range(6)
+    }
+    plots.learning_curves(curves, {600: "10min", 3600: "1h"}, "EER (%)", "title")
+    (axes,) = drawn[0].axes
+    lines = [line for line in axes.lines if line.get_label().startswith("line ")]
+    assert [line.get_label() for line in lines] == list(curves)
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 6
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10min", "1h"]
+    for line in lines:  # moved aside by no more than the legibility of the budget
+        assert max(abs(math.log(x / y)) for x, y in zip(line.get_xdata(), (600, 3600), strict=True)) < 0.03 * math.log(
+            6
+        )
+
+
+def test_bars_and_bands_lie_where_they_should(drawn: list[Figure]) -> None:
+    points = plots.Points([0, 1], [10.0, 5.0], [2.0, 1.0], [(7.0, 14.0), (4.5, 5.5)], [[8.0, 12.0], [4.0, 6.0]])
+    plots.layer_curves({"a": points}, "EER (%)", "title", {"all": 3.0})
+    (axes,) = drawn[0].axes
+    band, *bars = axes.collections
+    assert [sorted(set(path[:, 1])) for path in (band.get_paths()[0].vertices,)] == [[4.0, 6.0, 8.0, 12.0]]
+    ends = [tuple(segment[:, 1]) for bar in bars for segment in bar.get_segments()]
+    assert ends == [(7.0, 14.0), (4.5, 5.5)]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.learning_curves({}, {}, "", ""),
+        lambda: plots.learning_curves({"a": plots.Points([0], [1])}, {0: "0"}, "", ""),
+        lambda: plots.layer_curves({}, "", ""),
+        lambda: plots.heat_map({}, "", ""),
+        lambda: plots.heat_map({"a": [1.0], "b": [0.5, 0.5]}, "", ""),
+        lambda: plots.costs({}, "", ""),
+    ],
+)
+def test_figures_of_nothing_are_refused(draw: Callable[[], bytes]) -> None:
+    with pytest.raises(BenchmarkError):
+        draw()
+
+
+def test_figures_of_little_are_drawn() -> None:
+    point = plots.Points([600], [5.0], [None], [None], [[5.0]])
+    assert plots.learning_curves({"a": point}, {600: "10min"}, "", "").startswith(b"\x89PNG")
+    assert plots.layer_curves({"a": point}, "", "").startswith(b"\x89PNG")
+    assert plots.heat_map({"a": [1 / 25] * 25}, "", "").startswith(b"\x89PNG")
+    assert plots.costs({"updates": {"a": point}, "free": {"a": plots.Points([0.0], [5.0])}}, "", "").startswith(
+        b"\x89PNG"
+    )
 
 
 def test_refusals() -> None:
