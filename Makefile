@@ -1,14 +1,16 @@
-# make demo   three tasks on synthetic corpora, from nothing to a table and plots
-# make test   everything the tests need, then the tests
-# make lint   ruff and mypy
+# make demo       a study on synthetic corpora, from nothing to its report
+# make demo-all   one run of every benchmark on synthetic corpora, to a table
+# make test       everything the tests need, then the tests
+# make lint       ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+STUDY_DATA := data/study
+STUDY_RUN := results/demo
+STUDY_CORPORA := VoxCeleb1 VoxLingua107 LibriSpeech
 DEMO_DATA := data/demo
-DEMO_RUN := results/demo
-DEMO_CORPORA := --corpus VoxCeleb1 --corpus VoxLingua107 --corpus LibriSpeech
-DEMO_PROTOCOLS := voxceleb1_sv voxlingua107_lid librispeech_asr
-ALL_PROTOCOLS := $(sort $(basename $(notdir $(wildcard recipes/demo/*.yaml))))
+DEMO_RUN := results/demo-all
+DEMO_PROTOCOLS := $(sort $(basename $(notdir $(wildcard recipes/demo/*.yaml))))
 
 .PHONY: demo demo-all test lint format clean
 
@@ -26,17 +28,18 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m downstream.corpora.synthetic $(DEMO_DATA) --size demo $(DEMO_CORPORA)
+	$(BIN)/python -m downstream.corpora.synthetic $(STUDY_DATA) --size study $(STUDY_CORPORA:%=--corpus %)
+	BENCHMARK_CACHE=$(STUDY_DATA)/cache $(BIN)/python -m benchmark recipe recipes/studies/demo/demo.yaml \
+		--data-root $(STUDY_DATA) -o $(STUDY_RUN)
+	$(BIN)/python -m benchmark report $(STUDY_RUN) -o $(STUDY_RUN)/report.html
+
+demo-all: $(VENV)/.demo
+	$(BIN)/python -m downstream.corpora.synthetic $(DEMO_DATA) --size demo
 	for name in $(DEMO_PROTOCOLS); do \
 		BENCHMARK_CACHE=$(DEMO_DATA)/cache $(BIN)/python run_downstream.py -u wav2vec2_tiny -d $$name --data-root $(DEMO_DATA) \
 			-c recipes/demo/$$name.yaml -p $(DEMO_RUN)/$$name --overwrite || exit 1; \
 	done
 	$(BIN)/python -m benchmark table $(DEMO_RUN)
-
-# Every benchmark on synthetic trees: the table of the README.
-demo-all: DEMO_CORPORA :=
-demo-all: DEMO_PROTOCOLS := $(ALL_PROTOCOLS)
-demo-all: demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -51,4 +54,4 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO_DATA) $(DEMO_RUN)
+	rm -rf $(VENV) $(STUDY_DATA) $(STUDY_RUN) $(DEMO_DATA) $(DEMO_RUN)

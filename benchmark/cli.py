@@ -79,7 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how to train")
     how.add_argument("--regime", metavar="NAME", help="frozen (default) | probe | partial | finetune | lora")
     how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
-    how.add_argument("-l", "--layer", metavar="K", type=int, help="state K alone; without -f, = --regime probe")
+    how.add_argument(
+        "-l", "--layer", metavar="K", type=_layer, help="state K alone, or all one after the other; = --regime probe"
+    )
     how.add_argument("--top-blocks", metavar="K", type=int, help="= --regime partial: train the last K blocks too")
     how.add_argument(
         "--budget", metavar="B", help="label budget: 10min, 5%%, 8utt/speaker, 100speakers … (default all)"
@@ -96,6 +98,15 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("-e", "--resume-from", metavar="DIR", help="go on with the run in DIR, by its own configuration")
     where.add_argument("--overwrite", action="store_true", help="start again in a folder that holds a run")
     return parser
+
+
+def _layer(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither the number of a state nor 'all'") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -212,7 +223,7 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     flags: dict[str, dict[str, Any]] = {
         "--regime": {"regime": regime},
         "--top-blocks": {"tune": {"top_blocks": options.top_blocks}},
-        "-l": {"featurizer": {"state": options.layer}},
+        "-l": {"featurizer": {"state": 0 if options.layer == "all" else options.layer}},
         "--budget": {"budget": options.budget},
         "-u": {"upstream": {"name": options.upstream}},
         "-k": {"upstream": {"checkpoint": options.checkpoint}},
@@ -264,6 +275,8 @@ def _run(options: argparse.Namespace) -> int:
         raise BenchmarkError("--overwrite starts a run again; it does not go with -a, -e or -m evaluate")
     if named and options.resume_from:
         raise BenchmarkError(f"-e {options.resume_from} names the folder to go on in; leave out -p and -n")
+    if options.layer == "all" and (options.mode == "evaluate" or options.resume_from):
+        raise BenchmarkError("-l all trains a run for every state; evaluate them one by one, and go on with -a")
     if options.mode == "evaluate" and named:
         options.resume_from, named = named, None
     target = _target(options)
@@ -290,10 +303,23 @@ def _run(options: argparse.Namespace) -> int:
     run = config.compose(card, experiment.task_class(card).Config, layers, options.override)
     run.upstream.name = registry.upstreams.get(run.upstream.name).name
     default = f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
-    folder = Path(named or options.resume_from or default)
     resume = options.auto_resume or options.resume_from is not None
     mode, overwrite = options.mode, options.overwrite
-    return _run_in(folder, run, card, mode=mode, target=target, resume=resume, overwrite=overwrite)
+    if options.layer != "all":
+        folder = Path(named or options.resume_from or default)
+        return _run_in(folder, run, card, mode=mode, target=target, resume=resume, overwrite=overwrite)
+
+    from benchmark import results
+
+    folder = Path(named or f"{default}-all")
+    model = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **dict(run.upstream.options))
+    for state in range(model.num_states):
+        run.featurizer.state = state
+        code = _run_in(folder / f"state{state}", run, card, mode=mode, target=None, resume=resume, overwrite=overwrite)
+        if code:
+            return code
+    print(results.markdown(results.collect([folder])))
+    return 0
 
 
 def _target(options: argparse.Namespace) -> dict[str, Any] | None:

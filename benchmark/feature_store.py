@@ -19,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,7 +31,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir, write_bytes
 from benchmark.interfaces import HiddenStates, Upstream, Utterance
 
-VERSION = 1
+VERSION = 2
 """Of what is kept: raise it when the states of an upstream, or their form, change."""
 LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -148,7 +147,7 @@ class FeatureStore:
         prepared = [torch.nn.functional.layer_norm(s, s.shape[-1:]) for s in states] if self.normalize else states
         stacked = torch.stack(prepared)  # (state, frame, dim)
         return {
-            **{str(k): state.mean(0, keepdim=True).cpu() for k, state in enumerate(prepared)},
+            "means": stacked.mean(1).cpu(),
             "norms": torch.stack([state.norm(dim=-1).sum() for state in states]).cpu(),
             "gram": torch.einsum("kfd,lfd->kl", stacked, stacked).cpu(),
             "frames": torch.tensor(float(states[0].shape[0])),
@@ -157,28 +156,29 @@ class FeatureStore:
     def load(self, utterances: Sequence[Utterance], keep: Sequence[int] | None) -> HiddenStates:
         """The states ``keep`` (all: ``None``) of utterances that are in the store, float32, padded with zeros."""
         kept = range(self.upstream.num_states) if keep is None else keep
+        summed = ("norms", "gram", "frames") if keep is None else ()
+        names = ["means", *summed] if self.means else [str(k) for k in kept]
         found: list[dict[str, Tensor]] = []
         for utterance in utterances:
             path = self.path(utterance)
             try:
                 with safe_open(path, framework="pt") as file:
-                    names = [str(k) for k in kept] + (
-                        ["norms", "gram", "frames"] if self.means and keep is None else []
-                    )
                     found.append({name: file.get_tensor(name) for name in names})
             except Exception as error:  # safetensors raises its own and OSError
                 raise BenchmarkError(
                     f"the stored features of utterance {utterance.id} cannot be read ({error}); delete {path} and go on"
                 ) from error
+        if self.means:
+            means = torch.stack([one["means"] for one in found])  # (utterance, state, dim)
+            return HiddenStates(
+                states=[means[:, k : k + 1] for k in kept],
+                lengths=torch.ones(len(found), dtype=torch.int64),
+                **{name: torch.stack([one[name] for one in found]) for name in summed},
+            )
         pad = torch.nn.utils.rnn.pad_sequence
-        more: dict[str, Any] = {}
-        if self.means and keep is None:
-            more = {name: torch.stack([one[name] for one in found]) for name in ("norms", "gram", "frames")}
-        first = str(kept[0])
         return HiddenStates(
-            states=[pad([one[str(k)].float() for one in found], batch_first=True) for k in kept],
-            lengths=torch.tensor([len(one[first]) for one in found]),
-            **more,
+            states=[pad([one[name].float() for one in found], batch_first=True) for name in names],
+            lengths=torch.tensor([len(one[names[0]]) for one in found]),
         )
 
     def _check_limit(self, seconds: Sequence[float]) -> None:

@@ -870,13 +870,12 @@ def _crossing(view: TaskView, contrast: Contrast) -> str:
 
 
 def sentences_without_contrasts(view: TaskView) -> list[str]:
-    """What can be said of a task without two regimes of one upstream: results at the largest budget, the best state."""
-    said = [
+    """What can be said of a task without two regimes of one upstream: results at the largest budget."""
+    return [
         f"{series.name}, budget {series.largest}: {view.metric.label} {view.metric.text(series.mean(series.largest))} "
         f"({plural(len(series.points[series.largest]), 'seed')})."
         for series in view.series
     ]
-    return said + sentences_on_states(view)
 
 
 def sentences_on_states(view: TaskView) -> list[str]:

@@ -182,7 +182,7 @@ class Task(ABC):
 
     Config: ClassVar[type]
     """A dataclass: the task's options, as written under ``task:`` in a protocol card."""
-    selection: ClassVar[str]
+    selection: str
     """The metric of the ``dev`` evaluation set that chooses the checkpoint."""
     higher_is_better: ClassVar[bool]
     requires: ClassVar[tuple[str, ...]] = ()

@@ -19,6 +19,7 @@ from benchmark.exhibits import Picture, Table, every_run, glance, identifier, ta
 from benchmark.files import write_bytes, write_text
 from benchmark.findings import (
     Bootstrap,
+    Contrast,
     Gathered,
     TaskView,
     duration_text,
@@ -156,22 +157,33 @@ def _answer(found: Gathered, views: Sequence[TaskView]) -> str:
             'without a result: see <a href="#cells">what was run</a>.</p>'
         )
     for view in views:
+        said = [] if view.contrasts else sentences_without_contrasts(view)
         for contrast in view.contrasts:
-            items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(view, contrast))
-            heading = f"{view.name}: {contrast.second.name} against {contrast.first.name}"
-            parts.append(f"<h3>{escape(heading)}</h3><ul>{items}</ul>")
-        if not view.contrasts:
-            items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences_without_contrasts(view))
-            parts.append(f"<h3>{escape(view.name)}</h3><ul>{items}</ul>")
+            said += sentences(view, contrast)[: None if _foremost(view, contrast) else 1]
+        said += sentences_on_states(view)
+        parts.append(f"<h3>{escape(view.name)}</h3>{_list(said)}")
     return "\n".join(parts)
+
+
+def _foremost(view: TaskView, contrast: Contrast) -> bool:
+    """Whether a comparison is of two regimes of the study's first upstream: what the page begins with."""
+    return contrast.first.upstream == contrast.second.upstream == view.series[0].upstream
+
+
+def _list(said: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in said)}</ul>"
 
 
 def _said(view: TaskView) -> str:
     test = view.runs[0].result["data"]["test"]
     text = f"{view.metric.axis}. Test set: {test['utterances']:,} utterances, {duration_text(test['seconds'])}"
     text += f", {test['speakers']:,} speakers." if test["speakers"] else "."
-    layers = "".join(f"<li>{escape(one)}</li>" for one in sentences_on_states(view)) if view.contrasts else ""
-    return f"<p>{escape(text)}</p>" + (f"<ul>{layers}</ul>" if layers else "")
+    parts = [f"<p>{escape(text)}</p>"]
+    for contrast in view.contrasts:
+        if not _foremost(view, contrast):
+            title = f"{contrast.second.name} against {contrast.first.name}"
+            parts.append(f"<details><summary>{escape(title)}</summary>{_list(sentences(view, contrast))}</details>")
+    return "\n".join(parts)
 
 
 def _completeness(found: Gathered, show: Callable[[Iterable[Table | Picture | None]], str]) -> str:

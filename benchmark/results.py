@@ -93,9 +93,9 @@ def _version(name: str) -> str | None:
 
 def table(result: dict[str, Any]) -> str:
     """A result as the lines printed at the end of a run."""
-    upstream, downstream, cost = result["upstream"], result["downstream"], result["cost"]
+    downstream, cost = result["downstream"], result["cost"]
     how = result["regime"] if result["state"] is None else f"{result['regime']} of state {result['state']}"
-    lines = [f"{upstream['name']} x {downstream['name']}, {how}, seed {result['seed']}"]
+    lines = [f"{upstream_name(result)} x {downstream['name']}, {how}, seed {result['seed']}"]
     metrics = sorted({name for values in result["metrics"].values() for name in values})
     width = max(len(name) for name in result["metrics"])
     lines.append("  " + " " * width + "".join(f"  {name:>10}" for name in metrics))
@@ -108,6 +108,12 @@ def table(result: dict[str, Any]) -> str:
         f"peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB; checkpoint of update {result['selected']['step']}"
     )
     return "\n".join(lines)
+
+
+def upstream_name(result: Mapping[str, Any]) -> str:
+    """What a result's upstream is called where results are shown."""
+    upstream = result["upstream"]
+    return f"{upstream['name']}, random weights" if upstream.get("random_weights") else str(upstream["name"])
 
 
 def _number(value: float) -> str:
@@ -134,7 +140,7 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
         ]
         cells = [
             result["downstream"]["name"],
-            result["upstream"]["name"],
+            upstream_name(result),
             result["regime"] + state,
             _brief(result["metrics"]["dev"]),
             "<br>".join([_brief(result["metrics"]["test"]), *others]),

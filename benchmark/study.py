@@ -48,6 +48,10 @@ class StudyUpstream:
     name: str = "???"
     checkpoint: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    regimes: list[str] | None = None
+    """Only these of the study's regimes."""
+    budgets: list[str] | None = None
+    """Only these of each task's budgets."""
 
 
 @dataclass
@@ -69,8 +73,8 @@ class StudyRegime:
     regime: str = "frozen"
     states: Any = None
     """``probe``: a list of states, or ``all``."""
-    config: dict[str, Any] = field(default_factory=dict)
-    """Values over the task's."""
+    config: Any = None
+    """Values over the task's: a mapping, or a YAML file beside the recipe."""
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Values for single tasks, over all others."""
     search: dict[str, list[Any]] = field(default_factory=dict)
@@ -94,8 +98,8 @@ class Study:
     tasks: dict[str, StudyTask] = field(default_factory=dict)
     regimes: dict[str, StudyRegime] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
-    config: dict[str, Any] = field(default_factory=dict)
-    """Values over every protocol card's, under all others."""
+    config: Any = None
+    """Values over every protocol card's, under all others: a mapping, or a YAML file beside the recipe."""
     plugins: list[str] = field(default_factory=list)
     """Plug-in files, beside the recipe."""
 
@@ -139,23 +143,31 @@ def read(path: Path) -> Study:
             raise BenchmarkError(f"recipe {path} names no {what}")
     for of in study.upstreams.values():
         registry.upstreams.get(of.name)
-    for name, task in study.tasks.items():
+    for name in study.tasks:
         registry.downstreams.get(name)
-        if isinstance(task.config, str):
-            task.config = config.read_yaml(path.parent / task.config)
+    with_values: list[Study | StudyTask | StudyRegime] = [study, *study.tasks.values(), *study.regimes.values()]
+    for part in with_values:
+        if isinstance(part.config, str):
+            part.config = config.read_yaml(path.parent / part.config)
     sizes = {name: len(candidates(regime)) for name, regime in study.regimes.items()}
     if len(set(sizes.values())) > 1:
         raise BenchmarkError(
             f"recipe {path}: the regimes try different numbers of candidates ({sizes}), which favours those that try "
             "more; give each as many values to search"
         )
-    for name, regime in study.regimes.items():
-        for task_name in regime.tasks:
-            if task_name not in study.tasks:
-                raise BenchmarkError(
-                    f"recipe {path}: regime '{name}' has values for task '{task_name}'. "
-                    + registry.suggest(task_name, list(study.tasks), noun="tasks of this study")
-                )
+    budgets = list(dict.fromkeys(budget for task in study.tasks.values() for budget in task.budgets))
+    parts: list[tuple[str, StudyUpstream | StudyRegime]] = [
+        *((f"upstream '{name}'", upstream) for name, upstream in study.upstreams.items()),
+        *((f"regime '{name}'", regime) for name, regime in study.regimes.items()),
+    ]
+    for title, restricted in parts:
+        for key, known in (("tasks", list(study.tasks)), ("regimes", list(study.regimes)), ("budgets", budgets)):
+            for one in getattr(restricted, key, None) or ():
+                if one not in known:
+                    raise BenchmarkError(
+                        f"recipe {path}: {title} names '{one}' among its {key}. "
+                        + registry.suggest(one, known, noun=f"{key} of this study")
+                    )
     return study
 
 
@@ -170,6 +182,8 @@ def cells(study: Study) -> list[Cell]:
     for (up, upstream), (name, task), (how, regime) in itertools.product(
         study.upstreams.items(), study.tasks.items(), study.regimes.items()
     ):
+        if upstream.regimes is not None and how not in upstream.regimes:
+            continue
         states: Sequence[int | None] = [None]
         if regime.regime == "probe":
             if regime.states == "all":
@@ -178,7 +192,11 @@ def cells(study: Study) -> list[Cell]:
                 states = [int(state) for state in regime.states]
             else:
                 raise BenchmarkError(f"regime '{how}': 'probe' needs states: a list of numbers, or all")
-        budgets = [budget for budget in task.budgets if regime.budgets is None or budget in regime.budgets]
+        budgets = [
+            budget
+            for budget in task.budgets
+            if all(only.budgets is None or budget in only.budgets for only in (upstream, regime))
+        ]
         seeds = [seed for seed in study.seeds if regime.seeds is None or seed in regime.seeds]
         found += [
             Cell(up, name, how, state, budget, seed)
@@ -212,9 +230,9 @@ def run_config(study: Study, cell: Cell, candidate: Mapping[str, Any], data_root
         **({} if data_root is None else {"data": {"root": data_root}}),
     }
     layers = [
-        (f"study {study.name}, config", study.config),
+        (f"study {study.name}, config", study.config or {}),
         (f"study {study.name}, task {cell.task}", task.config or {}),
-        (f"study {study.name}, regime {cell.regime}", regime.config),
+        (f"study {study.name}, regime {cell.regime}", regime.config or {}),
         (f"study {study.name}, regime {cell.regime}, task {cell.task}", regime.tasks.get(cell.task, {})),
         (f"study {study.name}, cell", own),
     ]
@@ -237,7 +255,6 @@ def run_cell(study: Study, cell: Cell, output: Path, data_root: str | None) -> d
     if done is not None:
         return done
     card = experiment.read_card(cell.task)
-    task = experiment.task_class(card)
     tried = []
     with StopRequest() as stop:
         for candidate in candidates(study.regimes[cell.regime]):
@@ -249,13 +266,19 @@ def run_cell(study: Study, cell: Cell, output: Path, data_root: str | None) -> d
                 best = experiment.fit(prepared, folder / name, stop, resume=True).best
             assert best is not None
             tried.append({"name": name, "candidate": candidate, "dev": best["value"], "step": best["step"]})
-    sign = -1 if task.higher_is_better else 1
+    sign = -1 if prepared.task.higher_is_better else 1
     chosen = min(tried, key=lambda one: sign * one["dev"])["name"]
     candidate = next(one["candidate"] for one in tried if one["name"] == chosen)
     prepared = experiment.prepare(run_config(study, cell, candidate, data_root), card)
     with experiment.exclusive(folder / chosen), experiment.logged_to(folder / chosen):
         experiment.evaluate(prepared, folder / chosen, folder / chosen)
-    outcome = {"study": study.name, "regime": cell.regime, "chosen": chosen, "metric": task.selection, "tried": tried}
+    outcome = {
+        "study": study.name,
+        "regime": cell.regime,
+        "chosen": chosen,
+        "metric": prepared.task.selection,
+        "tried": tried,
+    }
     write_text(folder / "cell.json", json.dumps(outcome, indent=2) + "\n")
     (folder / "error.txt").unlink(missing_ok=True)
     return outcome

@@ -51,6 +51,9 @@ class ASRConfig:
     lm: LMConfig = field(default_factory=LMConfig)
     """See :class:`downstream.asr.decoding.LMConfig`."""
 
+    selection: str = "wer"
+    """The metric of dev that chooses the checkpoint: ``wer``, or ``cer`` where words are too few or too long."""
+
     def __post_init__(self) -> None:
         self.text = nested(TextConfig, "text", self.text)
         self.head = nested(HeadConfig, "head", self.head)
@@ -77,6 +80,9 @@ class SpeechRecognition(Task):
 
     def __init__(self, config: ASRConfig, corpus: Corpus) -> None:
         self.config = config
+        if config.selection not in ("wer", "cer"):
+            raise BenchmarkError(f"task.selection is '{config.selection}'; expected wer or cer")
+        self.selection = config.selection
         config.text.check()
         config.head.check()
         config.specaugment.check()

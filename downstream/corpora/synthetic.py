@@ -142,6 +142,13 @@ SIZES = {
         fleurs_sentences=(14, 4, 6), fleurs_readings=2, fleurs_seconds=(2.5, 4.5),
     ),
 }  # fmt: skip
+SIZES["study"] = replace(  # shorter utterances and fewer trials: about three hours of the three corpora of `make demo`
+    SIZES["demo"],
+    vox_utterances=2, vox_seconds=(2.0, 3.0), vox_trials=1400,
+    libri=(("train-clean-100", 48, 2, 9), ("dev-clean", 8, 2, 4), ("test-clean", 12, 2, 5)), libri_words=(3, 6),
+    libri_more=(), light_speakers=1, light_utterances=(1, 1),
+    lang_dev=20, lang_seconds=(3.0, 5.0),
+)  # fmt: skip
 
 
 # --- What is said -----------------------------------------------------------------------------------------------------

@@ -102,6 +102,23 @@ def test_the_other_regimes(cli: Cli, data_root: Path, tmp_path: Path, flags: lis
     assert (trained > 1_000_000) == ("-f" in flags)
 
 
+def test_all_states_one_after_the_other(cli: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
+    arguments = ["--plugin", plugin, "-u", "log_spectrum", "-d", "voxceleb1_sv", "--data-root", data_root]
+    arguments += ["-l", "all", "-p", "run", "--max-steps", 2, "-o", *SMALL]
+    done = cli(*arguments)
+    assert done.returncode == 0, done.stderr
+    for state in (0, 1):
+        assert result_of(tmp_path / "run" / f"state{state}")["state"] == state
+        assert f"| probe of state {state} |" in done.stdout
+    again = cli(*arguments, "-a")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is complete") == 2
+    refused = cli(*arguments, "-m", "evaluate")
+    assert refused.returncode == 1
+    assert "-l all trains" in refused.stderr
+    assert "neither the number of a state nor 'all'" in cli("-l", "al").stderr
+
+
 def test_fbank_needs_no_checkpoint(cli: Cli, data_root: Path) -> None:
     done = cli("-u", "fbank", "-d", "sv_voxceleb1", "--data-root", data_root, "--max-steps", 2, "-o", *SMALL)
     assert done.returncode == 0, done.stderr

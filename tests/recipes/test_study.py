@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support import REPOSITORY, Cli
 
 from benchmark import registry, results, study
@@ -184,7 +186,9 @@ def test_a_recipe_is_planned_run_and_guarded(recipe: Path, tmp_path: Path, cli: 
         ("study_down:\n    budgets", "study_up:\n    budgets", "unknown downstream 'study_up'"),
         ("seeds: [0, 1]", "seeds: []", "names no seeds"),
         ("question:", "questoin:", "questoin"),
-        ("tasks: {study_down:", "tasks: {study_dwn:", "has values for task 'study_dwn'. Did you mean 'study_down'"),
+        ("tasks: {study_down:", "tasks: {study_dwn:", "names 'study_dwn' among its tasks. Did you mean 'study_down'"),
+        ("name: study_toy}", "name: study_toy, regimes: [frozn]}", "'up' names 'frozn' among its regimes.*'frozen'"),
+        ("budgets: [all], seeds", "budgets: [al], seeds", "'layers' names 'al' among its budgets.*'all'"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(recipe: Path, old: str, new: str, message: str) -> None:
@@ -192,6 +196,44 @@ def test_recipes_that_make_no_sense_are_refused(recipe: Path, old: str, new: str
     recipe.write_text(RECIPE.replace(old, new))
     with pytest.raises(BenchmarkError, match=message):
         study.read(recipe)
+
+
+def test_values_may_lie_in_files(recipe: Path) -> None:
+    inline = study.read(recipe)
+    (recipe.parent / "frozen.yaml").write_text("features: {keep: true}\n")
+    recipe.write_text(RECIPE.replace("config: {features: {keep: true}}", "config: frozen.yaml"))
+    assert study.read(recipe) == inline
+    recipe.write_text(RECIPE.replace("config: {features: {keep: true}}", "config: frzn.yaml"))
+    with pytest.raises(BenchmarkError, match=r"frzn\.yaml"):
+        study.read(recipe)
+
+
+def test_nothing_but_the_test_metrics_depends_on_the_test_split(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was tried, chosen and trained is the same when the test set's labels are turned around."""
+    monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
+    read = study.read(recipe)
+    turned = tmp_path / "turned"
+    shutil.copytree(recipe.parent / "data", turned)
+    for digit in range(0, 10, 2):  # a toy's label is in its name, and what it sounds like in its file
+        for name, other in ((digit, digit + 1), (digit + 1, digit)):
+            shutil.copy(recipe.parent / "data" / f"test{other}.wav", turned / f"test{name}.wav")
+    for cell in study.cells(read):
+        if cell.seed == 1 or cell.state:
+            continue
+        kept = []
+        for root in (recipe.parent / "data", turned):
+            outcome = study.run_cell(read, cell, tmp_path / root.name, str(root))
+            folder = tmp_path / root.name / cell.folder / outcome["chosen"]
+            result = results.read(folder / "result.json")
+            best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)["pairing"]
+            kept.append((outcome, result["metrics"].pop("dev"), result["layer_weights"], best, result["metrics"]))
+        first, second = kept
+        assert first[:3] == second[:3]
+        assert first[3].keys() == second[3].keys()
+        assert all(torch.equal(first[3][name], second[3][name]) for name in first[3])
+        assert first[4] != second[4]
 
 
 def test_cells_have_folders_of_their_own(recipe: Path) -> None:
@@ -204,6 +246,11 @@ def test_cells_have_folders_of_their_own(recipe: Path) -> None:
         "8utt-per-speaker",
         "5pct",
     }
+    read.upstreams["up"].regimes, read.upstreams["up"].budgets = ["frozen"], ["5%"]
+    assert [(cell.regime, cell.budget, cell.seed) for cell in study.cells(read)] == [
+        ("frozen", "5%", 0),
+        ("frozen", "5%", 1),
+    ]
     read.seeds = [0, 0]
     with pytest.raises(BenchmarkError, match="names a cell twice"):
         study.cells(read)

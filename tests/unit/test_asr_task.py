@@ -95,6 +95,7 @@ def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> 
         ({"head": {"nam": "linear"}}, r"unknown option 'task.head.nam'. Did you mean 'name'"),
         ({"head": {"name": "lstm"}}, "unknown head 'lstm'"),
         ({"text": {"case": "title"}}, "task.text.case is 'title'"),
+        ({"selection": "ser"}, "task.selection is 'ser'; expected wer or cer"),
         ({"specaugment": {"time_masks": -1}}, "task.specaugment.time_masks is -1"),
         ({"lm": {"path": "nowhere.arpa"}}, "task.lm.path: there is no file"),
     ],
@@ -236,6 +237,12 @@ def test_scores_and_files() -> None:
     }  # fmt: skip
     assert result.files["ref_test.trn"] == "THE CUT SAT (3-1-0000)\nIT'S (3-1-0001)\nA CAT (3-1-0002)\n"
     assert result.files["hyp_test.trn"] == "THE CAT SAT (3-1-0000)\n (3-1-0001)\nA CAT ON (3-1-0002)\n"
+
+
+def test_either_rate_may_choose_the_checkpoint() -> None:
+    assert make().selection == "wer"
+    assert make(selection="cer").selection == "cer"
+    assert SpeechRecognition.selection == "wer"
 
 
 def test_dev_has_its_own_set() -> None:

@@ -110,6 +110,9 @@ def test_results_are_collected_into_a_table(tmp_path: Path) -> None:
     shown = results.markdown(results.collect([tmp_path])).splitlines()
     assert shown[2] == "| d | u | frozen | eer 5.0 | eer 6.5, min_dcf_p01 0.500 | 3 | 2 |"
     assert shown[3] == "| d | u | probe of state 4 | eer 5.0 | eer 6.5, min_dcf_p01 0.500<br>other: eer 7.2 | 3 | 2 |"
+    drawn = RESULT | {"state": None, "upstream": RESULT["upstream"] | {"random_weights": True}}
+    assert "| u, random weights | frozen |" in results.markdown([drawn])
+    assert "u, random weights x d" in results.table(drawn)
     results.write(tmp_path / "a" / "evaluations" / "dev" / "result.json", RESULT)  # not a run's own result
     assert len(results.collect([tmp_path])) == 2
     with pytest.raises(BenchmarkError, match="no result"):

@@ -9,10 +9,11 @@ from support import REPOSITORY
 
 from benchmark import study
 
-RECIPES = sorted((REPOSITORY / "recipes" / "studies").rglob("*.yaml"))
+STUDIES = REPOSITORY / "recipes" / "studies"
+RECIPES = sorted([*STUDIES.glob("*.yaml"), *STUDIES.glob("demo/*.yaml")])
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY / "recipes" / "studies")))
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(STUDIES)))
 def test_a_recipe_makes_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "_num_states", lambda upstream: 13)  # the checkpoints are not here
     read = study.read(path)
@@ -30,5 +31,9 @@ def test_a_recipe_makes_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             assert run.regime == read.regimes[cell.regime].regime
 
 
-def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 5
+def test_each_recipe_has_a_demo_variant() -> None:
+    full = {path.name for path in STUDIES.glob("*.yaml")}
+    assert len(full) >= 5
+    assert full <= {path.name for path in STUDIES.glob("demo/*.yaml")}
+    for path in STUDIES.glob("demo/*.yaml"):
+        assert study.read(path).synthetic

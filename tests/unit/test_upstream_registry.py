@@ -170,6 +170,25 @@ def test_options_that_do_not_exist_are_named(checkpoint: Path) -> None:
     assert {"mask_prob", "feature_grad_mult"} < set(OPTIONS) < set(Wav2Vec2Config.__dataclass_fields__)
 
 
+def test_random_weights_keep_the_architecture_only() -> None:
+    trained = load_upstream("wav2vec2_tiny")
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(load_upstream("wav2vec2_tiny", random_weights=True))
+    assert [{k: v.shape for k, v in model.state_dict().items()} for model in drawn[:1]] == [
+        {k: v.shape for k, v in trained.state_dict().items()}
+    ]
+    first, same, other = (model.state_dict()["encoder.layers.0.fc1.weight"] for model in drawn)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert not torch.allclose(first, trained.state_dict()["encoder.layers.0.fc1.weight"], atol=0.01)
+    assert drawn[0].info["sha256"] is None
+    assert drawn[0].info["random_weights"]
+    assert not trained.info["random_weights"]
+    assert not drawn[0].training
+
+
 def test_unknown_names_get_suggestions() -> None:
     with pytest.raises(BenchmarkError, match=r"unknown upstream 'wav2vec2_larg'\. Did you mean 'wav2vec2_large'"):
         load_upstream("wav2vec2_larg")

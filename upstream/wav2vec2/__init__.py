@@ -20,12 +20,14 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def load_card(*, card: str, checkpoint: str | Path | None = None, **options: Any) -> Any:
+def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights: bool = False, **options: Any) -> Any:
     """Load the model of a card, in evaluation mode; the factory behind the registry's wav2vec 2.0 entries.
 
     Args:
         card: a name in ``cards.yaml``.
         checkpoint: a local file to read instead of the card's own.
+        random_weights: keep the checkpoint's architecture and draw the weights anew, from torch's random state: what
+            a pre-trained model is compared with.
         options: values for training, see :data:`OPTIONS`.
 
     Returns:
@@ -40,7 +42,7 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, **options: Any
     about = read_cards()[card]
     for option in options:
         if option not in OPTIONS:
-            raise BenchmarkError(f"'{card}' has no option '{option}'. " + suggest(option, list(OPTIONS)))
+            raise BenchmarkError(f"'{card}' has no option '{option}'. " + suggest(option, ["random_weights", *OPTIONS]))
 
     sha256 = None
     if checkpoint is not None:
@@ -56,13 +58,14 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, **options: Any
     else:
         raise BenchmarkError(f"'{card}' needs a checkpoint: give it with -k FILE (checkpoint=FILE in Python)")
 
-    model = load_model(path, options=options)
+    model = load_model(path, options=options, random_weights=random_weights)
     _check(model.config, about, path)
     config = model.config
     model.info = {
         "name": card,
         "checkpoint": str(path),
-        "sha256": sha256 or sha256_of(path),
+        "sha256": None if random_weights else sha256 or sha256_of(path),
+        "random_weights": random_weights,
         "architecture": {
             "family": about.family,
             "extractor_mode": config.extractor_mode,

@@ -61,21 +61,28 @@ class Checkpoint:
     pretraining_config: dict[str, Any] = field(default_factory=dict)
 
 
-def load_model(path: str | Path, *, options: Mapping[str, Any] | None = None) -> Wav2Vec2Model:
+def load_model(
+    path: str | Path, *, options: Mapping[str, Any] | None = None, random_weights: bool = False
+) -> Wav2Vec2Model:
     """Read a checkpoint into a model, in evaluation mode.
 
     Args:
         path: a fairseq checkpoint of any layout that :func:`read_checkpoint` knows.
         options: fields of :class:`Wav2Vec2Config` to change: those that matter while training.
+        random_weights: take the architecture only; the weights are drawn as before pre-training, from torch's random
+            state.
 
     Raises:
         BenchmarkError: for a file that is not such a checkpoint, or whose tensors are not those that its configuration
             asks for.
     """
     checkpoint = read_checkpoint(path)
+    config = replace(checkpoint.config, **(options or {}))
+    if random_weights:
+        return Wav2Vec2Model(config).eval()
     with torch.device("meta"):
         model = Wav2Vec2Model(
-            replace(checkpoint.config, **(options or {})),
+            config,
             pretraining=checkpoint.pretraining,
             pretraining_config=checkpoint.pretraining_config,
         )
