@@ -27,7 +27,6 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[study.Cell, tuple[
     for task in read.tasks.values():
         task.budgets = ["3min", "9min"]
     read.regimes["finetuned"].budgets = ["3min"]
-    read.regimes["finetuned"].config["trainer"] |= {"max_steps": 60, "eval_every": 60}
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCHMARK_CACHE", str(folder / "cache"))
