@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--regime", metavar="NAME", help="frozen (default) | probe | partial | finetune | lora")
     how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
     how.add_argument(
-        "-l", "--layer", metavar="K", type=_layer, help="state K alone, or all one after the other; = --regime probe"
+        "-l", "--layer", metavar="K", type=_layer, help="state K alone, or all in turn; without -f, = --regime probe"
     )
     how.add_argument("--top-blocks", metavar="K", type=int, help="= --regime partial: train the last K blocks too")
     how.add_argument(
@@ -311,14 +311,20 @@ def _run(options: argparse.Namespace) -> int:
 
     from benchmark import results
 
-    folder = Path(named or f"{default}-all")
-    model = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **dict(run.upstream.options))
-    for state in range(model.num_states):
-        run.featurizer.state = state
-        code = _run_in(folder / f"state{state}", run, card, mode=mode, target=None, resume=resume, overwrite=overwrite)
+    folder, states = Path(named or f"{default}-all"), 1
+    folders: list[Path] = []
+    while len(folders) < states:
+        run.featurizer.state = len(folders)
+        folders.append(folder / f"state{len(folders)}")
+        code = _run_in(folders[-1], run, card, mode=mode, target=None, resume=resume, overwrite=overwrite)
         if code:
             return code
-    print(results.markdown(results.collect([folder])))
+        if states == 1:  # not before the first run has found everything in order
+            options_of = dict(run.upstream.options)
+            states = registry.load_upstream(
+                run.upstream.name, checkpoint=run.upstream.checkpoint, **options_of
+            ).num_states
+    print(results.markdown(results.collect(folders)))
     return 0
 
 

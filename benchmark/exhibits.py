@@ -269,8 +269,12 @@ def _efficiency_table(view: TaskView, slug: str) -> Table:
     what = f"{view.metric.ceiling:g} − {view.metric.label}" if view.metric.higher else view.metric.label
     caption = "ALC: normalised area under the error curve"
     if areas:
-        low, high = map(duration_text, next(iter(areas.values()))[2])
-        caption += f" ({what}) over log labels from {low} to {high}, lower is better"
+        upstream = {series.name: series.upstream for series in view.series}
+        ranges = {upstream[name]: tuple(map(duration_text, area[2])) for name, area in areas.items()}
+        over = [f"from {low} to {high}" for low, high in ranges.values()]
+        if len(set(over)) > 1:
+            over = [f"{text} ({name})" for text, name in zip(over, ranges, strict=True)]
+        caption += f" ({what}) over log labels {', '.join(dict.fromkeys(over))}, lower is better"
     base = ", ".join(dict.fromkeys(contrast.first.name for contrast in own))
     caption += (
         f". Baseline: {base or 'none'}. Multiplier: labels that the baseline needs over those that the regime needs, "
@@ -347,10 +351,11 @@ _MOST_LINES = 4
 
 
 def _shown_runs(view: TaskView) -> tuple[str, dict[str, dict[int, Run]]]:
-    """The largest budget that most series have, and series -> seed -> run there: as many as a figure has room for."""
+    """The largest budget that most series of the first upstream have, and series -> seed -> run there."""
     if not view.series:
         return "", {}
-    count = {budget: sum(budget in series.points for series in view.series) for budget in view.seconds}
+    foremost = [series for series in view.series if series.upstream == view.series[0].upstream]
+    count = {budget: sum(budget in series.points for series in foremost) for budget in view.seconds}
     budget = max(view.seconds, key=lambda name: (count[name], view.seconds[name]))
     return budget, {series.name: series.points[budget] for series in view.series if budget in series.points}
 

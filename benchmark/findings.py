@@ -227,8 +227,11 @@ def _cells(study: Study, root: Path, found: Gathered) -> list[Cell]:
     """The recipe's cells. How many states an upstream has is read off the results, not off its checkpoint."""
     every: list[Cell] = []
     for name, upstream in study.upstreams.items():
-        regimes = dict(study.regimes)
-        for how, regime in study.regimes.items():
+        allowed = {
+            how: regime for how, regime in study.regimes.items() if upstream.regimes is None or how in upstream.regimes
+        }
+        regimes = dict(allowed)
+        for how, regime in allowed.items():
             if regime.regime == "probe" and regime.states == "all":
                 number = _states(root / name, how)
                 if number:
@@ -260,7 +263,7 @@ def _add_single(path: Path, found: Gathered) -> None:
         )
         return
     cell = Cell(
-        result["upstream"]["name"], result["downstream"]["name"], result["regime"], result["state"],
+        results.upstream_name(result), result["downstream"]["name"], result["regime"], result["state"],
         result["budget"]["name"], result["seed"],
     )  # fmt: skip
     _add(_read(cell, path.parent, {}), found)
@@ -302,6 +305,12 @@ def _add(run: Run, found: Gathered) -> None:
         )
 
 
+def _upstream(run: Run) -> str:
+    """What tells a run's upstream from another: its file's digest, or what its weights were drawn for."""
+    upstream = run.result["upstream"]
+    return f"sha256 {upstream['sha256']}" if upstream["sha256"] else f"no file, {upstream.get('architecture')}"
+
+
 def _differences(first: Run, second: Run, *, but: Sequence[str] = ()) -> list[str]:
     """What differs of two runs' configurations, data and upstream, as ``key: first -> second``."""
     keys = sorted(first.config.keys() | second.config.keys())
@@ -309,7 +318,7 @@ def _differences(first: Run, second: Run, *, but: Sequence[str] = ()) -> list[st
     splits = ("dev", "test") if but else ("train", "dev", "test")
     for split in splits:
         pairs.append((f"{split} data", *(run.result["data"][split]["digest"] for run in (first, second))))
-    pairs.append(("upstream's sha256", *(run.result["upstream"]["sha256"] for run in (first, second))))
+    pairs.append(("upstream", _upstream(first), _upstream(second)))
     return [f"{key}: {old} -> {new}" for key, old, new in pairs if str(old) != str(new) and key not in but]
 
 
@@ -332,7 +341,7 @@ def _check_comparable(runs: Sequence[Run], notices: list[str]) -> None:
     one("the metric", task, lambda run: run.metric)
     one("the protocol's version", task, lambda run: run.result["downstream"]["protocol_version"])
     one("the test set (its digest)", task, lambda run: run.result["data"]["test"]["digest"])
-    one("the upstream's sha256", lambda run: run.cell.upstream, lambda run: run.result["upstream"]["sha256"])
+    one("the upstream", lambda run: run.cell.upstream, _upstream)
     first: dict[Any, Run] = {}
     for run in runs:
         known = first.setdefault((run.cell.upstream, run.cell.task, run.cell.regime), run)
@@ -727,25 +736,30 @@ def _contrast(view: TaskView, first: Series, second: Series, bootstrap: Bootstra
 
 
 def normalised_areas(view: TaskView) -> dict[str, tuple[float, list[float], tuple[float, float]]]:
-    """Series -> normalised area of the mean curve, of single seeds, and the budgets (seconds): one range for all of an
-    upstream-independent comparison, the one that all series with two budgets share."""
-    curves = [series for series in view.series if len(series.points) > 1]
-    if view.metric.ceiling is None or not curves:
-        return {}
-    low = max(view.seconds[next(iter(series.points))] for series in curves)
-    high = min(view.seconds[series.largest] for series in curves)
-    if not low < high:
-        return {}
-    errors, found = (0.0, view.metric.ceiling), {}
-    for series in curves:
-        among = list(series.points)
-        mean = stats.area(_curve(view, series, among), errors=errors, budgets=(low, high)).value
-        seeds = [
-            stats.area(_curve(view, series, among, seed), errors=errors, budgets=(low, high)).value
-            for seed in _complete(series, among)
-        ]
-        found[series.name] = (mean, seeds, (low, high))
+    """Series -> normalised area of the mean curve, of single seeds, and the budgets (seconds) that it is over: those
+    that all series of one upstream with two budgets share."""
+    found: dict[str, tuple[float, list[float], tuple[float, float]]] = {}
+    for upstream in dict.fromkeys(series.upstream for series in view.series):
+        curves = [series for series in view.series if series.upstream == upstream and len(series.points) > 1]
+        if view.metric.ceiling is None or not curves:
+            continue
+        low = max(view.seconds[next(iter(series.points))] for series in curves)
+        high = min(view.seconds[series.largest] for series in curves)
+        if low < high:
+            found |= {series.name: _area(view, series, list(series.points), (low, high)) for series in curves}
     return found
+
+
+def _area(
+    view: TaskView, series: Series, among: Sequence[str], budgets: tuple[float, float]
+) -> tuple[float, list[float], tuple[float, float]]:
+    errors = (0.0, view.metric.ceiling or 0.0)
+    mean = stats.area(_curve(view, series, among), errors=errors, budgets=budgets).value
+    seeds = [
+        stats.area(_curve(view, series, among, seed), errors=errors, budgets=budgets).value
+        for seed in _complete(series, among)
+    ]
+    return mean, seeds, budgets
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------
@@ -782,15 +796,17 @@ def interval_text(interval: stats.Interval) -> str:
 def sentences(view: TaskView, contrast: Contrast) -> list[str]:
     """What a regime buys against another, in a few sentences."""
     said = [_at_the_largest_budget(view, contrast)] if contrast.differences else []
-    if len(contrast.differences) < 2:
-        said.append("Fewer than two budgets in common: nothing is said of sample efficiency.")
-    else:
-        said += _over_budgets(view, contrast)
-    areas = normalised_areas(view)
-    one, other = (areas.get(series.name) for series in (contrast.first, contrast.second))
-    if one is not None and other is not None:
+    common = list(contrast.differences)
+    if len(common) < 2:
+        pair = f"{contrast.second.name} and {contrast.first.name}"
+        return [*said, f"Fewer than two budgets in common of {pair}: nothing is said of sample efficiency."]
+    said += _over_budgets(view, contrast)
+    budgets = (view.seconds[common[0]], view.seconds[common[-1]])
+    if view.metric.ceiling is not None and budgets[0] < budgets[1]:
+        one, other = (_area(view, series, common, budgets)[0] for series in (contrast.first, contrast.second))
         said.append(
-            f"Area under the error curve: {number_text(other[0])} against {number_text(one[0])} (lower is better)."
+            f"Area under the error curve from {duration_text(budgets[0])} to {duration_text(budgets[1])}: "
+            f"{contrast.second.name} {number_text(other)}, {contrast.first.name} {number_text(one)} (lower is better)."
         )
     return said
 
@@ -822,7 +838,10 @@ def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
     metric, first, second = view.metric, contrast.first, contrast.second
     said = []
     if contrast.multiplier is None:
-        said.append("The two curves have no error in common over these budgets, so that there is no label multiplier.")
+        said.append(
+            f"The curves of {second.name} and {first.name} have no error in common over these budgets, so that there "
+            "is no label multiplier."
+        )
     else:
         seeds = ""
         if len(contrast.multipliers) > 1:
@@ -850,7 +869,8 @@ def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
     said.append(_crossing(view, contrast))
     uneven = [name for name in contrast.differences if first.points[name].keys() != second.points[name].keys()]
     if uneven:
-        said.append(f"At {', '.join(uneven)} the two have different seeds, of which the mean curves use all.")
+        pair = f"{second.name} and {first.name}"
+        said.append(f"At {', '.join(uneven)} {pair} have different seeds, of which the mean curves use all.")
     return said
 
 
@@ -865,7 +885,7 @@ def _crossing(view: TaskView, contrast: Contrast) -> str:
         return f"The mean curves cross {len(crossings)} times (at about {where}): neither is better throughout."
     gains = [difference.seeds.mean * (1 if view.metric.higher else -1) for difference in contrast.differences.values()]
     if all(gain == 0 for gain in gains):
-        return "The mean curves lie on each other."
+        return f"The mean curves of {second} and {first} lie on each other."
     return f"The mean curves do not cross: {second if sum(gains) > 0 else first} is better at every budget compared."
 
 

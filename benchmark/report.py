@@ -166,8 +166,9 @@ def _answer(found: Gathered, views: Sequence[TaskView]) -> str:
 
 
 def _foremost(view: TaskView, contrast: Contrast) -> bool:
-    """Whether a comparison is of two regimes of the study's first upstream: what the page begins with."""
-    return contrast.first.upstream == contrast.second.upstream == view.series[0].upstream
+    """Whether a comparison is of two regimes of the first upstream that has two: what the page begins with."""
+    within = [one.first.upstream for one in view.contrasts if one.first.upstream == one.second.upstream]
+    return contrast.first.upstream == contrast.second.upstream == next(iter(within), None)
 
 
 def _list(said: Sequence[str]) -> str:

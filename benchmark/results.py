@@ -27,7 +27,7 @@ FIELDS = {
     "state": "the probed state, or null for the weighted sum",
     "budget": "name: how many training labels were used, as --budget takes it; seed: of their order, null for 'all'; "
     "the ids are in budget.txt, their number, hours and digest in data.train",
-    "seed": "of the head's initial values, the order of the data and the crops",
+    "seed": "of the head's initial values, the order of the data and the crops; of an upstream's random weights",
     "selected": "update (step) whose checkpoint was evaluated, chosen on dev, and the metric that chose it",
     "metrics": "evaluation set -> metric -> value; eer, wer, cer, accuracy, macro_f1 in percent, "
     "min_dcf_p01, min_dcf_p05, cavg, min_cavg in [0, 1]",

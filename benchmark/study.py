@@ -204,10 +204,12 @@ def cells(study: Study) -> list[Cell]:
         ]
     if len({cell.folder for cell in found}) < len(found):
         raise BenchmarkError(f"study '{study.name}' names a cell twice: a budget, state or seed stands in a list twice")
-    if not found:
-        raise BenchmarkError(
-            f"study '{study.name}' has no cell: no regime has a budget and a seed in common with a task"
-        )
+    for up in study.upstreams:
+        if not any(cell.upstream == up for cell in found):
+            raise BenchmarkError(
+                f"study '{study.name}': upstream '{up}' has no cell: none of its regimes has a budget and a seed in "
+                "common with it and a task"
+            )
     return found
 
 
@@ -340,7 +342,7 @@ class _Worker:
 
 
 def run(study: Study, every: Sequence[Cell], output: Path, *, data_root: str | None, jobs: int) -> dict[Cell, str]:
-    """Run those of the study's cells that are not done yet; returns why cells failed.
+    """Run those of the study's cells that are not done yet, and write ``study.yaml``; returns why cells failed.
 
     Raises:
         BenchmarkError: a cell that is done was run with other values than the recipe has now.
@@ -353,6 +355,7 @@ def run(study: Study, every: Sequence[Cell], output: Path, *, data_root: str | N
             waiting.append(cell)
         else:
             _check_unchanged(study, cell, done, output, data_root)
+    write_text(output / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(study)))
     failed: dict[Cell, str] = {}
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -513,7 +516,6 @@ def main(argv: Sequence[str]) -> int:
 
     output = Path(options.output or f"results/{study.name}")
     with experiment.exclusive(output):
-        write_text(output / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(study)))
         every = cells(study)
         failed = run(study, every, output, data_root=data_root, jobs=options.jobs or default_jobs())
     if len(failed) < len(every):

@@ -56,7 +56,7 @@ def test_cells_of_one_regime_must_have_one_configuration(tmp_path: Path) -> None
         (("schema",), 2, "has result schema 2; this version of wavbench reads schema 1"),
         (("data", "test", "digest"), "other", "the test set"),
         (("downstream", "protocol_version"), 2, "the protocol's version differs"),
-        (("upstream", "sha256"), "other", "sha256 differs"),
+        (("upstream", "sha256"), "other", "upstream differs, sha256 ab12 and sha256 other"),
         (("selected", "metric"), "cer", "the metric differs, wer and cer"),
     ],
 )
@@ -321,5 +321,44 @@ def test_upstreams_are_compared_in_the_same_regime(tmp_path: Path) -> None:
         ("tiny, finetuned", "random, finetuned"),
     ]
     assert findings.verdict(view.contrasts[2].differences["all"], view.metric) == "not told apart by this test set"
-    assert "At 1h the two have different seeds" in " ".join(findings.sentences(view, view.contrasts[3]))
+    assert "At 1h random, finetuned and tiny, finetuned have different seeds" in " ".join(
+        findings.sentences(view, view.contrasts[3])
+    )
     assert "different seeds" not in " ".join(findings.sentences(view, view.contrasts[0]))
+
+
+def test_a_restricted_upstream_does_not_change_what_is_said_of_another(tmp_path: Path) -> None:
+    alone = write_study(tmp_path / "alone", tasks=["words"], probes=False)
+    tiny = {"name": "x"}
+    few = {
+        "name": "y",
+        "options": {"random_weights": True},
+        "budgets": ["10min", "1h"],
+        "regimes": ["frozen", "finetuned"],
+    }
+    root = write_study(tmp_path / "a", tasks=["words"], probes=False, upstreams={"tiny": tiny, "random": few})
+    shutil.rmtree(root / "tiny")
+    shutil.copytree(alone / "tiny", root / "tiny")
+    shutil.copytree(root / "tiny", root / "random")
+    for regime in LEVELS:
+        shutil.rmtree(root / "random/words" / regime / "all")
+    expected, view = only(alone), only(root)
+    own = findings.sentences(view, view.contrasts[0])
+    assert [one.replace("tiny, ", "") for one in own] == findings.sentences(expected, expected.contrasts[0])
+    assert "Area under the error curve from 10 min to 5.2 h: finetuned" in own[-1].replace("tiny, ", "")
+    assert "from 10 min to 1 h" in findings.sentences(view, view.contrasts[1])[-1]
+    areas = findings.normalised_areas(view)
+    assert areas["tiny, frozen"] == findings.normalised_areas(expected)["frozen"]
+    assert areas["random, frozen"][2] == (600.0, 3600.0)
+
+
+def test_random_weights_are_an_upstream_of_their_own_outside_of_studies(tmp_path: Path) -> None:
+    root = write_study(tmp_path / "a", tasks=["words"], seeds=[0], probes=False)
+    for name, drawn in (("trained", False), ("drawn", True)):
+        folder = tmp_path / "runs" / name
+        shutil.copytree(root / "tiny/words/frozen/all/seed0/lr=0.1", folder)
+        change(folder / "result.json", "upstream", "random_weights", to=drawn)
+        if drawn:
+            change(folder / "result.json", "upstream", "sha256", to=None)
+    found = findings.gather([tmp_path / "runs"])
+    assert [run.cell.upstream for run in found.runs.values()] == ["some_upstream, random weights", "some_upstream"]

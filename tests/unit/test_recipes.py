@@ -22,9 +22,10 @@ def test_a_recipe_makes_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert read.question
     seen = set()
     for cell in cells:
-        if (cell.task, cell.regime, cell.budget) in seen:
+        key = (cell.upstream, cell.task, cell.regime, cell.budget)
+        if key in seen:
             continue
-        seen.add((cell.task, cell.regime, cell.budget))
+        seen.add(key)
         for candidate in study.candidates(read.regimes[cell.regime]):
             run = study.run_config(read, cell, candidate, None)
             assert run.budget == cell.budget

@@ -345,3 +345,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "<title>A &amp; B</title>" in page
     assert "one seed" in text(page)
     assert (tmp_path / "out" / "page_tables" / "words_results.csv").exists()
+
+
+def test_the_answer_is_of_the_first_upstream_with_two_regimes(tmp_path: Path) -> None:
+    upstreams = {"base": {"name": "x", "regimes": ["frozen"]}, "tiny": {"name": "y"}, "other": {"name": "z"}}
+    root = write_study(tmp_path / "a", tasks=["words"], probes=False, upstreams=upstreams)
+    for name in ("base", "other"):
+        shutil.copytree(root / "tiny", root / name)
+    shutil.rmtree(root / "base/words/finetuned")
+    page = report.make([root], replicates=100).page
+    answer, rest = page.split("</section>", 1)
+    assert "Area under the error curve from 10 min to 5.2 h: tiny, finetuned" in answer
+    assert answer.count("Area under the error curve") == 1
+    for pair in ("other, finetuned against other, frozen", "tiny, frozen against base, frozen"):
+        assert f"<details><summary>{pair}</summary>" in rest
+    assert "tiny, finetuned against tiny, frozen</summary>" not in rest
