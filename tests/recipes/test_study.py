@@ -176,6 +176,7 @@ def test_a_recipe_is_planned_run_and_guarded(recipe: Path, tmp_path: Path, cli: 
     changed = run()
     assert changed.returncode == 1
     assert "trainer.max_steps: 40 -> 50" in changed.stderr
+    assert "max_steps: 40" in (tmp_path / "out" / "study.yaml").read_text()  # still that of the runs that are there
 
 
 @pytest.mark.parametrize(
