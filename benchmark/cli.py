@@ -304,25 +304,28 @@ def _run(options: argparse.Namespace) -> int:
     run.upstream.name = registry.upstreams.get(run.upstream.name).name
     default = f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
     resume = options.auto_resume or options.resume_from is not None
-    mode, overwrite = options.mode, options.overwrite
-    if options.layer != "all":
-        folder = Path(named or options.resume_from or default)
-        return _run_in(folder, run, card, mode=mode, target=target, resume=resume, overwrite=overwrite)
+    arguments = {"mode": options.mode, "resume": resume, "overwrite": options.overwrite}
+    if options.layer == "all":
+        return _run_states(Path(named or f"{default}-all"), run, card, **arguments)
+    return _run_in(Path(named or options.resume_from or default), run, card, target=target, **arguments)
 
+
+def _run_states(folder: Path, run: Any, card: dict[str, Any], **arguments: Any) -> int:
+    """A probe of each hidden state in turn, in folders of their own, then a table of them."""
     from benchmark import results
 
-    folder, states = Path(named or f"{default}-all"), 1
     folders: list[Path] = []
+    states = 1
     while len(folders) < states:
         run.featurizer.state = len(folders)
         folders.append(folder / f"state{len(folders)}")
-        code = _run_in(folders[-1], run, card, mode=mode, target=None, resume=resume, overwrite=overwrite)
+        code = _run_in(folders[-1], run, card, target=None, **arguments)
         if code:
             return code
         if states == 1:  # not before the first run has found everything in order
-            options_of = dict(run.upstream.options)
+            chosen = run.upstream
             states = registry.load_upstream(
-                run.upstream.name, checkpoint=run.upstream.checkpoint, **options_of
+                chosen.name, checkpoint=chosen.checkpoint, **dict(chosen.options)
             ).num_states
     print(results.markdown(results.collect(folders)))
     return 0
