@@ -14,7 +14,7 @@ In float64 the two stay together to the last digits. What is said differently in
 - Adam. fairseq has sqrt(v) + eps where torch, after Kingma & Ba, has sqrt(v / (1 - beta2^t)) + eps: its eps is larger
   by 1 / sqrt(1 - beta2^t), 7 times at the first update; and a loss n times as large makes it n times smaller. It shows
   where gradients are about as small as eps. In float64, where this is all that is left, our eps is set to what
-  fairseq's amounts to (:func:`set_epsilon`); in float32 it is so, and once more as runs have it.
+  fairseq's amounts to (:func:`set_epsilon`); float32 is compared both so and as runs have it.
 - Padding. fairseq's GroupNorm sees it, ours does not: models that have one are compared on batches of equal lengths.
 """
 
