@@ -98,8 +98,11 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _labels(budget: str) -> str:
-    return "all labels" if budget == "all" else f"a budget of {budget}"
+def _labels(budget: str, seconds: float) -> str:
+    length = duration_text(seconds)
+    if length.replace(" ", "") == budget:
+        return f"{length} of labels"
+    return f"{'all labels' if budget == 'all' else f'a budget of {budget}'} ({length})"
 
 
 def plural(number: int, noun: str) -> str:
@@ -827,7 +830,7 @@ def _at_the_largest_budget(view: TaskView, contrast: Contrast) -> str:
         )
     over += f"; SD over {spread.n} seeds {number_text(spread.sd)}" if spread.sd is not None else "; one seed"
     return (
-        f"With {_labels(budget)} ({duration_text(view.seconds[budget])}), {second.name} has {metric.label} "
+        f"With {_labels(budget, view.seconds[budget])}, {second.name} has {metric.label} "
         f"{metric.text(other)} where {first.name} has {metric.text(one)}: "
         f"{change} ({over}). Verdict: {verdict(difference, metric)}."
     )
@@ -856,8 +859,8 @@ def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
     assert target is not None
     largest = list(contrast.differences)[-1]
     goal = (
-        f"{metric.text(metric.error(target.error))}, the result of {first.name} with {_labels(largest)} "
-        f"({duration_text(view.seconds[largest])})"
+        f"{metric.text(metric.error(target.error))}, the result of {first.name} with "
+        f"{_labels(largest, view.seconds[largest])}"
     )
     needed = duration_text(target.budget or 0)
     if not target.reached:

@@ -158,15 +158,19 @@ def _answer(found: Gathered, views: Sequence[TaskView]) -> str:
         )
     for view in views:
         said = [] if view.contrasts else sentences_without_contrasts(view)
-        for contrast in view.contrasts:
-            said += sentences(view, contrast)[: None if _foremost(view, contrast) else 1]
+        foremost = [sentences(view, contrast) for contrast in view.contrasts if _foremost(view, contrast)]
+        for some in foremost or (sentences(view, contrast)[:1] for contrast in view.contrasts):
+            said += some
         said += sentences_on_states(view)
         parts.append(f"<h3>{escape(view.name)}</h3>{_list(said)}")
     return "\n".join(parts)
 
 
 def _foremost(view: TaskView, contrast: Contrast) -> bool:
-    """Whether a comparison is of two regimes of the first upstream that has two: what the page begins with."""
+    """Whether a comparison is of two regimes of the first upstream that has two: what the page begins with.
+
+    The others are a line each of the table below it, and sentences in the task's section.
+    """
     within = [one.first.upstream for one in view.contrasts if one.first.upstream == one.second.upstream]
     return contrast.first.upstream == contrast.second.upstream == next(iter(within), None)
 

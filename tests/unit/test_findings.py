@@ -238,6 +238,12 @@ def said(view: findings.TaskView) -> str:
     return " ".join(findings.sentences(view, view.contrasts[0]))
 
 
+def test_a_budgets_length_is_not_said_twice() -> None:
+    assert findings._labels("25min", 1498.5) == "25 min of labels"
+    assert findings._labels("9min", 538.2) == "a budget of 9min (8.97 min)"
+    assert findings._labels("all", 18720.0) == "all labels (5.2 h)"
+
+
 def test_a_target_that_is_not_reached_is_said(tmp_path: Path) -> None:
     read = said(levels(tmp_path / "a", {"frozen": (20, 12, 8), "finetuned": (40, 20, 10)}))
     assert (

@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_studies import FILES, HOURS, LEVELS, STATES, change, write_cell, write_study
+from made_studies import FILES, HOURS, LEVELS, STATES, change, study_yaml, write_cell, write_study
 
 from benchmark import exhibits, findings, plots, report
 from benchmark import statistics as stats
@@ -357,6 +357,17 @@ def test_the_answer_is_of_the_first_upstream_with_two_regimes(tmp_path: Path) ->
     answer, rest = page.split("</section>", 1)
     assert "Area under the error curve from 10 min to 5.2 h: tiny, finetuned" in answer
     assert answer.count("Area under the error curve") == 1
+    assert "other, finetuned has" not in answer
     for pair in ("other, finetuned against other, frozen", "tiny, frozen against base, frozen"):
         assert f"<details><summary>{pair}</summary>" in rest
     assert "tiny, finetuned against tiny, frozen</summary>" not in rest
+
+
+def test_the_answer_of_one_regime_compares_upstreams(tmp_path: Path) -> None:
+    upstreams = {"base": {"name": "x"}, "tiny": {"name": "y"}}
+    regimes = {"frozen": study_yaml()["regimes"]["frozen"]}
+    root = write_study(tmp_path / "a", tasks=["words"], probes=False, upstreams=upstreams, regimes=regimes)
+    shutil.rmtree(root / "tiny/words/finetuned")
+    shutil.copytree(root / "tiny", root / "base")
+    answer = report.make([root], replicates=100).page.split("</section>", 1)[0]
+    assert "With all labels (5.2 h), tiny, frozen has" in text(answer)
