@@ -253,9 +253,6 @@ def run_cell(study: Study, cell: Cell, output: Path, data_root: str | None) -> d
     from benchmark.trainer import StopRequest
 
     folder = output / cell.folder
-    done = finished(folder)
-    if done is not None:
-        return done
     card = experiment.read_card(cell.task)
     tried = []
     with StopRequest() as stop:

@@ -88,6 +88,9 @@ def test_languages_are_balanced_though_the_corpus_is_not() -> None:
     assert Counter(u.language for u in chosen) == {"en": 25, "fi": 25}
     chosen = budget.choose("300s", utterances, seconds, seed=0, strata=("language",))
     assert Counter(u.language for u in chosen) == {"en": 200, "fi": 100}  # all that there is
+    seconds = {u.id: 1.0 if u.language == "en" else 3.0 for u in utterances}  # in time, not in utterances
+    chosen = budget.choose("120s", utterances, seconds, seed=0, strata=("language",))
+    assert Counter(u.language for u in chosen) == {"en": 60, "fi": 20}
 
 
 def test_utterances_of_a_speaker_spread_over_its_sessions() -> None:

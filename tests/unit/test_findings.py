@@ -353,6 +353,9 @@ def test_a_restricted_upstream_does_not_change_what_is_said_of_another(tmp_path:
     assert [one.replace("tiny, ", "") for one in own] == findings.sentences(expected, expected.contrasts[0])
     assert "Area under the error curve from 10 min to 5.2 h: finetuned" in own[-1].replace("tiny, ", "")
     assert "from 10 min to 1 h" in findings.sentences(view, view.contrasts[1])[-1]
+    between = findings.sentences(view, view.contrasts[2])[-1]  # of runs that are the same where both have them
+    one, other = re.findall(r"(?:random|tiny), frozen ([0-9.]+)", between)
+    assert one == other
     areas = findings.normalised_areas(view)
     assert areas["tiny, frozen"] == findings.normalised_areas(expected)["frozen"]
     assert areas["random, frozen"][2] == (600.0, 3600.0)
