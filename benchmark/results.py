@@ -132,7 +132,8 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:
     """Results as a Markdown table: a line each, its metrics by evaluation set."""
-    lines = ["| downstream | upstream | regime | dev | test | updates | seconds |", "|---|---|---|---|---|---|---|"]
+    columns = ("downstream", "upstream", "regime", "budget", "seed", "dev", "test", "updates", "seconds")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in found:
         state = "" if result["state"] is None else f" of state {result['state']}"
         others = [
@@ -142,6 +143,8 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
             result["downstream"]["name"],
             upstream_name(result),
             result["regime"] + state,
+            result["budget"]["name"],
+            str(result["seed"]),
             _brief(result["metrics"]["dev"]),
             "<br>".join([_brief(result["metrics"]["test"]), *others]),
             str(result["cost"]["updates"]),

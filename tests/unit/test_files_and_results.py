@@ -17,6 +17,7 @@ RESULT: dict[str, Any] = dict.fromkeys(results.FIELDS) | {
     "upstream": {"name": "u"},
     "downstream": {"name": "d"},
     "regime": "frozen",
+    "budget": {"name": "all", "seed": None},
     "seed": 0,
     "selected": {"step": 3, "metric": "eer", "value": 1.0},
     "metrics": {"dev": {"eer": 5.0}, "test": {"eer": 6.5, "min_dcf_p01": 0.5}},
@@ -104,12 +105,15 @@ def test_files_of_text_and_bytes(tmp_path: Path) -> None:
 
 
 def test_results_are_collected_into_a_table(tmp_path: Path) -> None:
-    more = {"metrics": RESULT["metrics"] | {"other": {"eer": 7.25}}, "state": 4, "regime": "probe"}
+    more = {"metrics": RESULT["metrics"] | {"other": {"eer": 7.25}}, "state": 4, "regime": "probe", "seed": 1}
+    more["budget"] = {"name": "10min", "seed": 1}
     for name, values in (("b", more), ("a", {})):
         results.write(tmp_path / name / "result.json", RESULT | {"state": None} | values)
     shown = results.markdown(results.collect([tmp_path])).splitlines()
-    assert shown[2] == "| d | u | frozen | eer 5.0 | eer 6.5, min_dcf_p01 0.500 | 3 | 2 |"
-    assert shown[3] == "| d | u | probe of state 4 | eer 5.0 | eer 6.5, min_dcf_p01 0.500<br>other: eer 7.2 | 3 | 2 |"
+    assert shown[2] == "| d | u | frozen | all | 0 | eer 5.0 | eer 6.5, min_dcf_p01 0.500 | 3 | 2 |"
+    assert shown[3] == (
+        "| d | u | probe of state 4 | 10min | 1 | eer 5.0 | eer 6.5, min_dcf_p01 0.500<br>other: eer 7.2 | 3 | 2 |"
+    )
     drawn = RESULT | {"state": None, "upstream": RESULT["upstream"] | {"random_weights": True}}
     assert "| u, random weights | frozen |" in results.markdown([drawn])
     assert "u, random weights x d" in results.table(drawn)
