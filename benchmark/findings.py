@@ -16,7 +16,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -517,6 +517,11 @@ class Series:
     """Budget -> seed -> run, smallest budget first."""
 
     @property
+    def plain(self) -> str:
+        """The name without the kind of budgets."""
+        return self.name.removesuffix(f", {self.kind}")
+
+    @property
     def largest(self) -> str:
         """The largest budget."""
         return list(self.points)[-1]
@@ -555,9 +560,27 @@ class Contrast:
 
     def values(self, budget: str) -> tuple[float, float]:
         """The metric of both on test, mean over the seeds that both have."""
-        one, other = self.first.points[budget], self.second.points[budget]
-        both = [seed for seed in one if seed in other]
-        return float(np.mean([one[seed].value for seed in both])), float(np.mean([other[seed].value for seed in both]))
+        return _means(self.first.points[budget], self.second.points[budget])
+
+
+def _means(one: Mapping[int, Run], other: Mapping[int, Run]) -> tuple[float, float]:
+    both = [seed for seed in one if seed in other]
+    return float(np.mean([one[seed].value for seed in both])), float(np.mean([other[seed].value for seed in both]))
+
+
+@dataclass
+class Composition:
+    """One upstream in one regime with labels composed in two ways: the largest budget of each kind but for all data."""
+
+    first: Series
+    second: Series
+    budgets: tuple[str, str]
+    difference: Difference
+
+    def values(self) -> tuple[float, float]:
+        """The metric of both on test, mean over the seeds that both have."""
+        one, other = self.budgets
+        return _means(self.first.points[one], self.second.points[other])
 
 
 @dataclass
@@ -572,6 +595,7 @@ class TaskView:
     probes: dict[tuple[str, str, str], dict[int, dict[int, Run]]]
     """(upstream, regime, budget) -> state -> seed -> run."""
     contrasts: list[Contrast] = field(default_factory=list)
+    compositions: list[Composition] = field(default_factory=list)
 
     @property
     def runs(self) -> list[Run]:
@@ -666,8 +690,20 @@ def tasks(found: Gathered, bootstrap: Bootstrap) -> list[TaskView]:
             others = [one for one in series if (one.regime, one.kind) == (second.regime, second.kind)]
             if others[0].upstream != second.upstream:
                 view.contrasts.append(_contrast(view, others[0], second, bootstrap))
+        view.compositions = list(_compositions(series, bootstrap))
         views.append(view)
     return views
+
+
+def _compositions(series: Sequence[Series], bootstrap: Bootstrap) -> Iterator[Composition]:
+    for second in series:
+        first = next(one for one in series if (one.upstream, one.regime) == (second.upstream, second.regime))
+        one, other = ([budget for budget in of.points if _kind(budget)] for of in (first, second))
+        if first is second or not one or not other:
+            continue
+        difference = bootstrap.difference(other[-1], first.points[one[-1]], second.points[other[-1]])
+        if difference is not None:
+            yield Composition(first, second, (one[-1], other[-1]), difference)
 
 
 def _baseline(second: Series, series: Sequence[Series]) -> Series | None:
@@ -815,9 +851,17 @@ def sentences(view: TaskView, contrast: Contrast) -> list[str]:
 
 
 def _at_the_largest_budget(view: TaskView, contrast: Contrast) -> str:
-    metric, first, second = view.metric, contrast.first, contrast.second
+    metric = view.metric
     budget, difference = list(contrast.differences.items())[-1]
     one, other = contrast.values(budget)
+    first, second = (of.name if _kind(budget) else of.plain for of in (contrast.first, contrast.second))
+    return (
+        f"With {_labels(budget, view.seconds[budget])}, {second} has {metric.label} {metric.text(other)} where "
+        f"{first} has {metric.text(one)}: {_difference_text(difference, metric)}"
+    )
+
+
+def _difference_text(difference: Difference, metric: Metric) -> str:
     spread = difference.seeds
     unit = " points" if metric.unit else ""
     change = f"{'+' if spread.mean > 0 else ''}{number_text(spread.mean)}{unit}"
@@ -829,11 +873,7 @@ def _at_the_largest_budget(view: TaskView, contrast: Contrast) -> str:
             f"{difference.why.partition(' (')[0]} of the test set {interval_text(difference.test_set)}"
         )
     over += f"; SD over {spread.n} seeds {number_text(spread.sd)}" if spread.sd is not None else "; one seed"
-    return (
-        f"With {_labels(budget, view.seconds[budget])}, {second.name} has {metric.label} "
-        f"{metric.text(other)} where {first.name} has {metric.text(one)}: "
-        f"{change} ({over}). Verdict: {verdict(difference, metric)}."
-    )
+    return f"{change} ({over}). Verdict: {verdict(difference, metric)}."
 
 
 def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
@@ -899,6 +939,20 @@ def sentences_without_contrasts(view: TaskView) -> list[str]:
         f"({plural(len(series.points[series.largest]), 'seed')})."
         for series in view.series
     ]
+
+
+def sentences_on_compositions(view: TaskView) -> list[str]:
+    """What it makes to have one's labels composed in one way or another."""
+    said = []
+    for composition in view.compositions:
+        metric, difference = view.metric, composition.difference
+        first, second = (_labels(budget, view.seconds[budget]) for budget in composition.budgets)
+        one, other = map(metric.text, composition.values())
+        said.append(
+            f"{composition.first.plain} has {metric.label} {other} with {second} and {one} with {first}: "
+            f"{_difference_text(difference, metric)}"
+        )
+    return said
 
 
 def sentences_on_states(view: TaskView) -> list[str]:

@@ -26,6 +26,7 @@ from benchmark.findings import (
     gather,
     plural,
     sentences,
+    sentences_on_compositions,
     sentences_on_states,
     sentences_without_contrasts,
     tasks,
@@ -157,12 +158,15 @@ def _answer(found: Gathered, views: Sequence[TaskView]) -> str:
             'without a result: see <a href="#cells">what was run</a>.</p>'
         )
     for view in views:
-        said = [] if view.contrasts else sentences_without_contrasts(view)
+        said = sentences_on_compositions(view)
+        if not view.contrasts:
+            said += sentences_without_contrasts(view)
         foremost = [sentences(view, contrast) for contrast in view.contrasts if _foremost(view, contrast)]
         for some in foremost or (sentences(view, contrast)[:1] for contrast in view.contrasts):
             said += some
         said += sentences_on_states(view)
-        parts.append(f"<h3>{escape(view.name)}</h3>{_list(said)}")
+        once = list(dict.fromkeys(said))  # with all labels, curves over budgets of any kind say the same
+        parts.append(f"<h3>{escape(view.name)}</h3>{_list(once)}")
     return "\n".join(parts)
 
 

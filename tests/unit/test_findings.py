@@ -13,7 +13,7 @@ import pytest
 import yaml
 from made_studies import HOURS, LEVELS, change, study_yaml, write_cell, write_study
 
-from benchmark import findings
+from benchmark import findings, report
 from benchmark import statistics as stats
 from benchmark.errors import BenchmarkError
 
@@ -311,6 +311,22 @@ def test_budgets_of_different_kinds_are_different_curves(tmp_path: Path) -> None
     }
     pairs = {(contrast.first.name, contrast.second.name) for contrast in view.contrasts}
     assert pairs == {(f"frozen, {kind}", f"finetuned, {kind}") for kind in ("utt/speaker", "speakers")}
+    finetuned, frozen = sorted(findings.sentences_on_compositions(view))
+    series = {series.name: series for series in view.series}
+    few = series["frozen, utt/speaker"].mean("8utt/speaker")
+    many = series["frozen, speakers"].mean("100speakers")
+    text, number = view.metric.text, findings.number_text
+    assert (
+        f"frozen has WER {text(many)} with a budget of 100speakers (1 h) and {text(few)} with a budget of 8utt/speaker "
+        f"(10 min): {number(many - few)} points (95 % interval over the"
+    ) in frozen
+    assert finetuned.startswith("finetuned has WER ")
+    alike = {findings.sentences(view, contrast)[0] for contrast in view.contrasts}
+    assert len(alike) == 1  # with all labels the kind of budgets is nothing
+    assert "finetuned has WER" in alike.pop()
+    answer = report.make([root], replicates=100).page.split("</section>", 1)[0]
+    assert answer.count("With all labels") == 1
+    assert answer.count("with a budget of 8utt/speaker") == 2
 
 
 def test_upstreams_are_compared_in_the_same_regime(tmp_path: Path) -> None:
