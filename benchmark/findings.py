@@ -838,7 +838,7 @@ def sentences(view: TaskView, contrast: Contrast) -> list[str]:
     common = list(contrast.differences)
     if len(common) < 2:
         if len(contrast.first.points) == len(contrast.second.points) == 1:
-            return [*said, "One budget only: nothing is said of sample efficiency."]
+            return said
         pair = f"{contrast.second.name} and {contrast.first.name}"
         return [*said, f"Fewer than two budgets in common of {pair}: nothing is said of sample efficiency."]
     said += _over_budgets(view, contrast)
