@@ -30,15 +30,15 @@ COMMANDS = {
     "run": ("train and evaluate; the same as run_downstream.py", "benchmark.cli:run_downstream"),
     "list": ("upstreams, downstreams and recipes", "benchmark.cli:list_names"),
     "prepare": ("write manifests of a corpus, a Kaldi directory, lhotse cuts or a Hugging Face dataset",
-                "benchmark.data_commands:prepare_main"),
-    "validate": ("read the audio of manifests and list what is wrong", "benchmark.data_commands:validate_main"),
-    "predict": ("embeddings, languages or transcripts of audio files, by a trained run", "benchmark.predict:main"),
+                "benchmark.commands.data:prepare_main"),
+    "validate": ("read the audio of manifests and list what is wrong", "benchmark.commands.data:validate_main"),
+    "predict": ("embeddings, languages or transcripts of audio files, by a trained run", "benchmark.engine.predict:main"),
     "export": (
         "the upstream of a fine-tuned run, for fairseq, for transformers, or as an upstream again",
-        "benchmark.export:main",
+        "benchmark.engine.export:main",
     ),
-    "recipe": ("run a study: upstreams x tasks x regimes x budgets x seeds", "benchmark.study:main"),
-    "report": ("one HTML page on studies, with tables and figures beside it", "benchmark.report:main"),
+    "recipe": ("run a study: upstreams x tasks x regimes x budgets x seeds", "benchmark.study.runner:main"),
+    "report": ("one HTML page on studies, with tables and figures beside it", "benchmark.report.page:main"),
     "table": ("results as a Markdown table", "benchmark.cli:print_table"),
 }  # fmt: skip
 """``wavbench COMMAND``: summary, and ``module:function`` that takes the arguments and returns the exit status."""
@@ -297,7 +297,7 @@ def _run(options: argparse.Namespace) -> int:
         values.pop("downstream", None)
     layers.append(("--plugin", {"plugins": plugins}))
 
-    from benchmark import experiment  # imports torch
+    from benchmark.engine import run as experiment  # imports torch
 
     card = experiment.read_card(downstream)
     run = config.compose(card, experiment.task_class(card).Config, layers, options.override)
@@ -367,8 +367,9 @@ def _run_in(
 ) -> int:
     import logging
 
-    from benchmark import config, experiment, results
-    from benchmark.trainer import Interrupted
+    from benchmark import config, results
+    from benchmark.engine import run as experiment
+    from benchmark.engine.trainer import Interrupted
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("wavbench").setLevel(logging.INFO)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark import budget
+from benchmark.data import budget
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
 
@@ -45,7 +45,7 @@ class FeaturizerConfig:
 
 @dataclass
 class FeatureConfig:
-    """Keeping the states of a frozen upstream on disk; see ``benchmark/feature_store.py``."""
+    """Keeping the states of a frozen upstream on disk; see ``benchmark/engine/feature_store.py``."""
 
     keep: bool = False
     """Run the upstream once over each utterance and never again. States are then those of whole utterances, frames in
@@ -61,7 +61,7 @@ class DataConfig:
     root: str = "data"
     """The folder that holds the corpora as their publishers lay them out."""
     train: str | None = None
-    """Own data (``-d sv``, ``lid``, ``asr``, ``sid``): a manifest, JSONL or CSV; see ``benchmark/manifest.py``."""
+    """Own data (``-d sv``, ``lid``, ``asr``, ``sid``): a manifest, JSONL or CSV; see ``benchmark/data/manifest.py``."""
     dev: str | None = None
     """Own data: the manifest that chooses the checkpoint; some tasks hold it out of ``train`` where there is none."""
     test: str | None = None
@@ -168,7 +168,7 @@ class RunConfig:
     """``frozen`` (weighted sum), ``probe`` (one state, ``featurizer.state``), ``partial`` (the last blocks train too),
     ``finetune`` (all of the upstream) or ``lora`` (low-rank adapters)."""
     budget: str = "all"
-    """How many of the training labels are used (``--budget``), see ``benchmark/budget.py``; the seed decides which."""
+    """How many of the training labels are used (``--budget``), see ``benchmark/data/budget.py``; the seed decides which."""
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
     task: Any = None
     """The task's own options; see the task's ``Config``."""

@@ -9,11 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from benchmark.evaluation import Items
 
 Seconds = float
 
@@ -40,6 +43,17 @@ class Utterance:
     split: str | None = None
     gender: str | None = None
     """``f`` or ``m``, where the corpus says so; label budgets for ASR are balanced by it."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Anything else that a task may ask for by name: emotion, keyword, intent."""
+
+    def label(self, name: str) -> str | None:
+        """A known field (``speaker``, ``language``, ...) or one of :attr:`labels`; ``None`` where it is not known."""
+        value: str | None = getattr(self, name) if name in LABEL_FIELDS else self.labels.get(name)
+        return value
+
+
+LABEL_FIELDS = ("text", "speaker", "language", "session", "split", "gender")
+"""Fields of :class:`Utterance` that label it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,34 @@ class Corpus:
     """The publisher's splits, under the publisher's names."""
     trials: Mapping[str, Sequence[Trial]] = field(default_factory=dict)
     """Verification trial lists by name; empty for corpora without."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What :meth:`Task.split` takes of a corpus. The engine hands the task a copy with fewer training utterances."""
+
+    corpus: str
+    """Name of the corpus that ``test`` is of."""
+    train: Sequence[Utterance]
+    dev: Sequence[Utterance]
+    test: Sequence[Utterance]
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    """Evaluation set -> whatever the task scores it by beside the utterances: a trial list, a part of ``test``."""
+
+    def __getitem__(self, name: str) -> Sequence[Utterance]:
+        """The split ``train``, ``dev`` or ``test``."""
+        split: Sequence[Utterance] = getattr(self, name)
+        return split
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is scored in place of the protocol's own test set (``-m evaluate``)."""
+
+    name: str
+    """A split or trial list of ``corpus``."""
+    corpus: Corpus
+    """The run's own corpus, or other data."""
 
 
 @dataclass
@@ -146,6 +188,33 @@ class Upstream(nn.Module, ABC):
         """
 
 
+class Regime(ABC):
+    """Which parameters of the upstream are trained. Register one by ``benchmark.registry.regimes``."""
+
+    trains_upstream: ClassVar[bool] = True
+    """Whether the upstream, or adapters of it, get gradients; the protocol card's ``finetune`` values apply then."""
+    single_layer: ClassVar[bool] = False
+    """Whether the head sees one layer (``featurizer.layer``, which must be given) in place of the weighted sum."""
+
+    @abstractmethod
+    def apply(self, upstream: Upstream, tune: Any) -> None:
+        """Set ``requires_grad`` of the upstream's parameters, all of which come without it.
+
+        Args:
+            upstream: may be changed in place (adapters).
+            tune: the run's :class:`benchmark.config.TuneConfig`.
+
+        Raises:
+            BenchmarkError: the upstream does not have what the regime trains.
+        """
+
+    def check(self, tune: Any) -> None:
+        """Raise :class:`BenchmarkError` on options (``tune``) that do not fit the regime."""
+
+    def merge(self, upstream: Upstream) -> None:
+        """Bring a trained upstream back to the modules that it was loaded with; called before it is exported."""
+
+
 class Head(nn.Module, ABC):
     """Features -> loss or predictions. Made by :meth:`Task.make_head`; its parameters are always trained."""
 
@@ -168,6 +237,9 @@ class Evaluation:
 
     metrics: dict[str, dict[str, float]]
     """Evaluation set -> metric -> value. Rates in percent; costs (minDCF, Cavg) in [0, 1]."""
+    items: Items | None = None
+    """What the metrics of the set ``test`` (or ``dev``) are computed from, with clusters; kept in the experiment folder
+    for intervals over the test set. See :mod:`benchmark.evaluation`."""
     files: dict[str, str | bytes] = field(default_factory=dict)
     """File name -> content (text, or a figure's bytes), to keep in the experiment folder."""
 
@@ -175,46 +247,74 @@ class Evaluation:
 class Task(ABC):
     """A downstream task on one corpus: which utterances, which targets, which head, which metric.
 
-    The engine makes it from a corpus, fills :attr:`seconds`, takes utterances out of ``splits["train"]`` (those that
-    are too short, those beyond a label budget) and then asks for the rest, so nothing may be computed from the training
-    split before it is asked for.
+    The engine calls :meth:`split`, takes training utterances out (those that are too short, those beyond a label
+    budget), and makes the task from what is left. A task does not change after it is made.
+
+    Args:
+        config: the options, of :attr:`Config`.
+        splits: from :meth:`split`, ``train`` cut by the engine.
+        seconds: utterance id -> duration, of every utterance of the splits.
     """
 
     Config: ClassVar[type]
     """A dataclass: the task's options, as written under ``task:`` in a protocol card."""
-    selection: str
-    """The metric of the ``dev`` evaluation set that chooses the checkpoint."""
-    higher_is_better: ClassVar[bool]
-    requires: ClassVar[tuple[str, ...]] = ()
-    """Fields of :class:`Utterance` that must be known of every utterance: ``speaker``, ``language``, ``text``."""
-    strata: ClassVar[tuple[str, ...]] = ("speaker",)
-    """Fields of :class:`Utterance` between whose values a label budget balances the audio, outermost first."""
     scoring: ClassVar[tuple[str, ...]] = ()
     """Options that change how predictions are scored and nothing else; ``-m evaluate`` may change them."""
     croppable: ClassVar[bool] = True
     """Whether a stretch of a training utterance has the labels of the whole."""
 
-    splits: dict[str, list[Utterance]]
-    """``train``, ``dev`` and ``test``."""
-    seconds: Mapping[str, Seconds]
-    """Utterance id -> duration, of every utterance of the splits; filled by the engine."""
+    def __init__(self, config: Any, splits: Splits, seconds: Mapping[str, Seconds]) -> None:
+        self.config, self.splits, self.seconds = config, splits, seconds
 
+    @classmethod
     @abstractmethod
-    def __init__(self, config: Any, corpus: Corpus) -> None:
-        """Choose the splits and check them; :class:`BenchmarkError` names whatever is wrong, before training."""
+    def split(cls, config: Any, corpus: Corpus, target: Target | None = None) -> Splits:
+        """Choose the splits of a corpus and check them; a pure function.
+
+        Args:
+            config: the options.
+            corpus: as its reader found it.
+            target: score this in place of the protocol's own test set; training data and labels stay as they are.
+
+        Raises:
+            BenchmarkError: names whatever is wrong, before training.
+        """
+
+    @property
+    @abstractmethod
+    def selection(self) -> str:
+        """The metric of the ``dev`` evaluation set that chooses the checkpoint, declared in :mod:`benchmark.metrics`."""
+
+    @classmethod
+    def requires(cls, config: Any) -> tuple[str, ...]:
+        """Names of labels (:meth:`Utterance.label`) that must be known of every utterance: ``speaker``, ``text`` …"""
+        return ()
+
+    @classmethod
+    def strata(cls, config: Any) -> tuple[str, ...]:
+        """Names of labels between whose values a label budget balances the audio, outermost first."""
+        return ("speaker",)
+
+    @classmethod
+    def frames_needed(cls, config: Any, splits: Splits) -> Callable[[Utterance], int] | None:
+        """Frames below which a training utterance cannot be learned from; those with fewer are dropped and counted.
+
+        ``None``: one frame is enough for any.
+        """
+        return None
 
     @abstractmethod
     def targets(self, utterances: Sequence[Utterance]) -> Any:
         """The training targets of a batch of utterances of the ``train`` split."""
 
     @abstractmethod
-    def inventory(self) -> dict[str, Any]:
+    def vocabulary(self) -> dict[str, Any]:
         """What it takes, beside the options, to make the head and to read its predictions without the corpus: classes,
         alphabet. Plain data; kept in checkpoints."""
 
     @classmethod
     @abstractmethod
-    def make_head(cls, config: Any, inventory: Mapping[str, Any], feature_size: int) -> Head:
+    def make_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
         """A freshly initialised head for features of ``feature_size``."""
 
     @abstractmethod
@@ -227,23 +327,10 @@ class Task(ABC):
         """
 
     def support(self, split: str) -> Sequence[Utterance]:
-        """Utterances whose predictions :meth:`evaluate` needs beside the split's own: a cohort."""
+        """Training utterances whose predictions :meth:`evaluate` needs beside the split's own: a cohort."""
         return ()
 
-    def frames_needed(self, utterance: Utterance) -> int:
-        """Frames below which an utterance cannot be trained on; those that have fewer are dropped and counted."""
-        return 1
-
-    def retarget(self, name: str, corpus: Corpus) -> None:
-        """Replace the test split by the split or trial list ``name`` of a corpus, for ``-m evaluate`` on it; training
-        data and labels stay as they are.
-
-        Raises:
-            BenchmarkError: there is none of that name, or it cannot be scored: its labels are unknown to the head.
-        """
-        raise BenchmarkError(f"{type(self).__name__} cannot be evaluated on anything but its own test split")
-
     @classmethod
-    def present(cls, config: Any, inventory: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
+    def present(cls, config: Any, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
         """A prediction as ``wavbench predict`` writes it: a JSON object of plain data."""
         raise BenchmarkError(f"{cls.__name__} does not say how its predictions are written")

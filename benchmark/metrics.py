@@ -7,15 +7,88 @@ equal scores are always accepted or rejected together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchmarkError
+from benchmark.registry import suggest
 
 Floats = NDArray[np.float64]
+
+
+# --- Declarations -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is named, read and computed."""
+
+    name: str
+    """Its key in ``result.json``."""
+    label: str
+    """In tables and on axes."""
+    unit: str = ""
+    """``%``, or nothing for costs."""
+    higher_is_better: bool = False
+    ceiling: float | None = None
+    """Of the errors' range, from 0: what the area under a learning curve is a share of."""
+    compute: Mapping[str, Callable[[Any], float | None]] = field(default_factory=dict, compare=False, repr=False)
+    """Kind of items (:mod:`benchmark.evaluation`) -> the metric of them; ``None``: they do not determine it."""
+    standard: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Kinds of which every task reports it; elsewhere it is reported where the task asks for it."""
+
+    def declaration(self) -> dict[str, Any]:
+        """What a run keeps of it, as plain data."""
+        return {name: getattr(self, name) for name in ("label", "unit", "higher_is_better", "ceiling")}
+
+
+METRICS: dict[str, Metric] = {}
+"""Every declared metric by name."""
+
+
+def declare(metric: Metric) -> None:
+    """Add a metric; raises :class:`BenchmarkError` where the name is taken."""
+    if metric.name in METRICS:
+        raise BenchmarkError(f"metric '{metric.name}' is declared already; choose another name")
+    METRICS[metric.name] = metric
+
+
+def metric(
+    name: str, *, kind: str, label: str, unit: str = "", higher_is_better: bool = False, ceiling: float | None = None
+) -> Callable[[Callable[[Any], float | None]], Callable[[Any], float | None]]:
+    """Declare the decorated function as a metric that every task of a kind reports.
+
+    >>> @metric("error", kind="classes", label="error", unit="%", ceiling=100.0)
+    ... def error(items):
+    ...     return 100 * float((items.references != items.predictions).mean())
+    """
+
+    def decorate(compute: Callable[[Any], float | None]) -> Callable[[Any], float | None]:
+        declare(Metric(name, label, unit, higher_is_better, ceiling, {kind: compute}, (kind,)))
+        return compute
+
+    return decorate
+
+
+def find(name: str) -> Metric:
+    """A declared metric; :class:`BenchmarkError` names those that there are."""
+    if name not in METRICS:
+        raise BenchmarkError(f"unknown metric '{name}'. " + suggest(name, list(METRICS), noun="declared"))
+    return METRICS[name]
+
+
+def score(items: Any, more: Sequence[str] = ()) -> dict[str, float]:
+    """The standard metrics of the items' kind, and ``more``; those that the items do not determine are left out."""
+    names = [metric.name for metric in METRICS.values() if items.kind in metric.standard or metric.name in more]
+    found = {name: METRICS[name].compute[items.kind](items) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# --- Verification -----------------------------------------------------------------------------------------------------
 
 
 class DetCurve(NamedTuple):
@@ -351,3 +424,46 @@ def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Character error rate over all utterances in percent; see :func:`edit_rate`."""
     return edit_rate(character_edits(*pair) for pair in zip(references, hypotheses, strict=True))
+
+
+# --- What is declared -------------------------------------------------------------------------------------------------
+
+
+def _of_languages(metric: Callable[[Any, Any], float]) -> Callable[[Any], float | None]:
+    """A detection metric of classes; not determined by one class, nor without posteriors."""
+
+    def compute(items: Any) -> float | None:
+        if items.llrs is None or len(np.unique(items.references)) < 2:
+            return None
+        return metric(items.references, items.llrs)
+
+    return compute
+
+
+def _top5(items: Any) -> float | None:
+    if items.log_posteriors is None:
+        return None
+    best = np.argsort(-items.log_posteriors, axis=1, kind="stable")[:, :5]  # ties go to the first class, as argmax's
+    return float(100 * np.mean((best == items.references[:, None]).any(axis=1)))
+
+
+_T, _C, _E = ("trials",), ("classes",), ("edits",)
+for _metric in (
+    Metric("eer", "EER", "%", False, 100.0, {
+        "trials": lambda t: eer(t.labels, t.scores),
+        "classes": _of_languages(lambda references, llrs: eer(*language_pairs(references, llrs))),
+    }, _T),
+    Metric("min_dcf_p01", "minDCF (P = 0.01)", "", False, 1.0, {"trials": lambda t: min_dcf(t.labels, t.scores, 0.01)}, _T),
+    Metric("min_dcf_p05", "minDCF (P = 0.05)", "", False, 1.0, {"trials": lambda t: min_dcf(t.labels, t.scores, 0.05)}, _T),
+    Metric("accuracy", "accuracy", "%", True, 100.0, {"classes": lambda c: accuracy(c.references, c.predictions)}, _C),
+    Metric("macro_accuracy", "macro accuracy", "%", True, 100.0, {
+        "classes": lambda c: macro_accuracy(c.references, c.predictions),
+    }, _C),
+    Metric("macro_f1", "macro F1", "%", True, 100.0, {"classes": lambda c: macro_f1(c.references, c.predictions)}, _C),
+    Metric("top5_accuracy", "top-5 accuracy", "%", True, 100.0, {"classes": _top5}),
+    Metric("cavg", "Cavg", "", False, 1.0, {"classes": _of_languages(cavg)}),
+    Metric("min_cavg", "min. Cavg", "", False, 1.0, {"classes": _of_languages(min_cavg)}),
+    Metric("wer", "WER", "%", False, 100.0, {"edits": lambda e: edit_rate(e.words)}, _E),
+    Metric("cer", "CER", "%", False, 100.0, {"edits": lambda e: edit_rate(e.characters)}, _E),
+):  # fmt: skip
+    declare(_metric)

@@ -1,6 +1,6 @@
 """Names -> objects, without importing what is not used.
 
-Four registries exist: :data:`upstreams`, :data:`downstreams`, :data:`tasks` and :data:`corpora`. Each is filled from
+Five registries exist: :data:`upstreams`, :data:`downstreams`, :data:`tasks`, :data:`corpora` and :data:`regimes`. Each is filled from
 
 1. the project's own table,
 2. entry points of installed packages, in the groups ``wavbench.upstreams`` and so on: ``name = "module:attr"``,
@@ -188,6 +188,7 @@ upstreams = Registry("upstream", "wavbench.upstreams", "upstream:entries")
 downstreams = Registry("downstream", "wavbench.downstreams", "downstream:entries")
 tasks = Registry("task", "wavbench.tasks", "downstream:task_entries")
 corpora = Registry("corpus", "wavbench.corpora", "downstream:corpus_entries")
+regimes = Registry("regime", "wavbench.regimes", "benchmark.engine:regime_entries")
 
 
 def takes(factory: Callable[..., Any], argument: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Head, Task, Utterance
-from benchmark.manifest import OWN_DATA, some
+from benchmark.data.manifest import OWN_DATA, some
 from benchmark.registry import suggest
 from downstream.heads import Classifier
 

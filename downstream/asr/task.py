@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Head, Task, Utterance
-from benchmark.manifest import OWN_DATA, some
+from benchmark.data.manifest import OWN_DATA, some
 from benchmark.metrics import character_edits, edit_rate, word_edits
 from benchmark.registry import suggest
 from downstream.asr.decoding import LMConfig, beam_decoder, greedy, unavailable

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 from downstream.corpora.tree import find_folder, folders, listing, scan
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 FOLDER = "CommonLanguage"
 ARCHIVE = "common_voice_kpd"

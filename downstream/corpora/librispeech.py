@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 from downstream.corpora.tree import find_folder, listing, scan
 
 log = logging.getLogger("wavbench")

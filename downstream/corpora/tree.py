@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 
 
 def find_folder(root: Path, corpus: str, names: Sequence[str], how: str, inside: Sequence[str] = ()) -> Path:

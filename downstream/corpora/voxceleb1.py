@@ -24,10 +24,10 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Trial, Utterance
-from benchmark.manifest import read_trials, some
+from benchmark.data.manifest import read_trials, some
 from downstream.corpora.tree import find_folder, listing, scan
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 FOLDER = "VoxCeleb1"
 SPLITS = ("dev", "test")

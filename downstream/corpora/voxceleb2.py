@@ -20,11 +20,11 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 from downstream.corpora import voxceleb1
 from downstream.corpora.tree import find_folder
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 FOLDER = "VoxCeleb2"
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox2.html"

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 from downstream.corpora.tree import find_folder, folders, listing, scan
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 FOLDER = "VoxLingua107"
 OBSOLETE = {"iw": "he", "jw": "jv"}

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Utterance
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 
 def unit(utterance: Utterance) -> str:

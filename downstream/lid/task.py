@@ -20,12 +20,12 @@ from torch import Tensor
 from benchmark import metrics, plots
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Task, Utterance
-from benchmark.manifest import OWN_DATA, some
+from benchmark.data.manifest import OWN_DATA, some
 from benchmark.registry import suggest
 from downstream.heads import Classifier, HeadConfig, LossConfig, check_names, nested
 from downstream.lid.splits import hold_out
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 P_TARGET = 0.5
 """Prior of a language in Cavg and on the DET plot (NIST LRE, OLR)."""

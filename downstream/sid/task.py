@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Utterance
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 from benchmark.metrics import accuracy, macro_accuracy
 from downstream.heads import Classifier, HeadConfig, LossConfig, check_names, nested
 from downstream.speakers import SpeakerTask, need_speakers, split_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 TOP = 5
 """``top5_accuracy``: the speaker is among so many."""

@@ -24,7 +24,7 @@ from benchmark.registry import suggest
 from downstream.sv.scoring import Floats, cosines, inverse_norms, stack
 from downstream.sv.trials import Trials, order_key
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 NAMES = ("none", "snorm")
 CHUNK = 4096

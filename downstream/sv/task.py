@@ -12,7 +12,7 @@ import numpy as np
 from benchmark import metrics, plots
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Utterance
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 from benchmark.registry import suggest
 from downstream.heads import HeadConfig, LossConfig, SpeakerEncoder, check_names, nested
 from downstream.speakers import SpeakerTask, need_speakers, split_of
@@ -20,7 +20,7 @@ from downstream.sv.norm import AdaptiveSNorm, NormConfig, check_norm, cohort_utt
 from downstream.sv.scoring import Floats, cosines, stack
 from downstream.sv.trials import MOST_UTTERANCES, Trials, check, hold_out_speakers, make_trials
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 
 @dataclass

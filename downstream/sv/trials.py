@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Trial, Utterance
-from benchmark.manifest import some
+from benchmark.data.manifest import some
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wavbench")
 
 DEV_SHARE = 0.2
 """At most this share of the speakers is held out for dev, so that small corpora keep speakers to train on."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.manifest import read_trials
+from benchmark.data.manifest import read_trials
 from downstream.sv.norm import NormConfig
 from downstream.sv.task import SpeakerVerification, SVConfig
 

@@ -34,10 +34,11 @@ from test_wav2vec2_parity import (
 )
 from torch import Tensor
 
-from benchmark import cli, export
+from benchmark import cli
+from benchmark.engine import export
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream
-from benchmark.predict import Predictor
+from benchmark.engine.predict import Predictor
 from upstream import load_upstream
 from upstream.wav2vec2 import checkpoint
 from upstream.wav2vec2.config import ACTIVATIONS
@@ -213,7 +214,7 @@ def test_the_names_are_those_of_published_checkpoints(tmp_path: Path) -> None:
 
 def test_merged_adapters_are_gone() -> None:
     from benchmark.config import TuneConfig
-    from benchmark.regimes import choose_parameters
+    from benchmark.engine.regimes import choose_parameters
 
     plain = load_upstream("wav2vec2_tiny")
     adapted = load_upstream("wav2vec2_tiny")

@@ -50,7 +50,7 @@ from torch import Tensor
 
 from benchmark.config import RunConfig
 from benchmark.interfaces import Batch, Evaluation, Head, Task, Utterance
-from benchmark.trainer import StopRequest, Trainer
+from benchmark.engine.trainer import StopRequest, Trainer
 from downstream.asr.heads import HeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from upstream import load_upstream

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from s3prl_support import as_ours, error, gradients, largest_error
 from torch import Tensor, nn
 
-from benchmark.featurizer import WeightedSum
+from benchmark.engine.featurizer import WeightedSum
 from benchmark.interfaces import HiddenStates
 from benchmark.registry import load_upstream
 from downstream.asr.decoding import greedy

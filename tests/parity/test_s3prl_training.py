@@ -27,10 +27,12 @@ import torch
 from s3prl_support import as_ours, largest_error
 from torch import Tensor, nn
 
-from benchmark import audio, config, experiment
+from benchmark import config
+from benchmark.data import audio
+from benchmark.engine import run as experiment
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Corpus, HiddenStates, Trial, Upstream, Utterance
-from benchmark.trainer import StopRequest, Trainer
+from benchmark.engine.trainer import StopRequest, Trainer
 
 LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}  # of each update's loss, relative
 END_TOLERANCE = 1e-11  # of the parameters after the last update, in float64, as ``error`` has it

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY
 
-from benchmark import results, study
+from benchmark import results
+from benchmark.study import runner as study
 from benchmark.config import RunConfig
 from downstream.corpora.synthetic import synthesise
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from support import REPOSITORY
 
-from benchmark import results, study
+from benchmark import results
+from benchmark.study import runner as study
 from downstream.corpora.synthetic import synthesise
 
 TASKS = ("voxceleb1_sv", "librispeech_asr")

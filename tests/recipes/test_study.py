@@ -17,7 +17,8 @@ import pytest
 import torch
 from support import REPOSITORY, Cli
 
-from benchmark import registry, results, study
+from benchmark import registry, results
+from benchmark.study import runner as study
 from benchmark.errors import BenchmarkError
 
 PLUGIN = """

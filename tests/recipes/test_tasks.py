@@ -15,7 +15,7 @@ import pytest
 
 from benchmark import cli, results
 from benchmark.interfaces import Utterance
-from benchmark.manifest import OWN_DATA, read, write
+from benchmark.data.manifest import OWN_DATA, read, write
 from benchmark.registry import downstreams
 from downstream.corpora.synthetic import CORPORA, synthesise
 

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from benchmark import audio
-from benchmark.audio import AudioError
+from benchmark.data import audio
+from benchmark.data.audio import AudioError
 from benchmark.interfaces import Utterance
 
 

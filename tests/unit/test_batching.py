@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.batching import EvaluationBatches, TrainingBatches
+from benchmark.engine.batching import EvaluationBatches, TrainingBatches
 
 
 def lengths(size: int) -> list[float]:

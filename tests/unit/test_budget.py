@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark import budget
+from benchmark.data import budget
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Utterance
 

@@ -20,7 +20,9 @@ import soundfile
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from support import REPOSITORY
 
-from benchmark import audio, data_commands, manifest, registry
+from benchmark import registry
+from benchmark.commands import data as data_commands
+from benchmark.data import audio, manifest
 from benchmark.cli import main
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Utterance

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import BenchmarkError
-from benchmark.manifest import OWN_DATA
+from benchmark.data.manifest import OWN_DATA
 from benchmark.registry import corpora, downstreams, tasks
 from downstream.protocols import read_card
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from toys import ToyTask, ToyUpstream, toy_corpus
 
-from benchmark import config, experiment, manifest, predict, registry
+from benchmark import config, registry
+from benchmark.data import manifest
+from benchmark.engine import predict, run as experiment
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Utterance

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmark.errors import BenchmarkError
-from benchmark.featurizer import SingleLayer, StateStatistics, WeightedSum
+from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum
 from benchmark.interfaces import HiddenStates
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from made_studies import HOURS, LEVELS, change, study_yaml, write_cell, write_study
 
-from benchmark import findings, report
+from benchmark.report import findings, page as report
 from benchmark import statistics as stats
 from benchmark.errors import BenchmarkError
 

@@ -18,9 +18,9 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
-from benchmark import audio
+from benchmark.data import audio
 from benchmark.errors import BenchmarkError
-from benchmark.importers import IMPORTERS, _plain_file, datasets, kaldi, lhotse
+from benchmark.data.importers import IMPORTERS, _plain_file, datasets, kaldi, lhotse
 from benchmark.interfaces import Trial, Utterance
 
 RATE = 16000

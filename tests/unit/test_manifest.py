@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark import manifest
+from benchmark.data import manifest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Trial, Utterance
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY
 
-from benchmark import study
+from benchmark.study import runner as study
 
 STUDIES = REPOSITORY / "recipes" / "studies"
 RECIPES = sorted([*STUDIES.glob("*.yaml"), *STUDIES.glob("demo/*.yaml")])

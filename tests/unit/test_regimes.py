@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import ToyHead, ToyUpstream
 
-from benchmark import regimes
+from benchmark.engine import regimes
 from benchmark.config import FeaturizerConfig, OptimConfig, TuneConfig
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from made_studies import FILES, HOURS, LEVELS, STATES, change, study_yaml, write_cell, write_study
 
-from benchmark import exhibits, findings, plots, report
+from benchmark import plots
+from benchmark.report import exhibits, findings, page as report
 from benchmark import statistics as stats
 
 

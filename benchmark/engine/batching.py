@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from benchmark import audio
+from benchmark.data import audio
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Seconds, Utterance
 
 if TYPE_CHECKING:
-    from benchmark.feature_store import FeatureStore
+    from benchmark.engine.feature_store import FeatureStore
 
 
 class TrainingBatches(Sampler[list[tuple[int, int]]]):

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import budget as budgets
+from benchmark.data import budget as budgets
 from benchmark import metrics, plots
 from benchmark import statistics as stats
 from benchmark.errors import BenchmarkError
-from benchmark.findings import (
+from benchmark.report.findings import (
     Bootstrap,
     Gathered,
     Run,

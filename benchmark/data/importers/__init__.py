@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Trial, Utterance
-from benchmark.manifest import complain, some
+from benchmark.data.manifest import complain, some
 from benchmark.registry import suggest
 
 log = logging.getLogger("wavbench")

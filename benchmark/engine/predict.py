@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmark import audio, batching, config, experiment, manifest, registry
+from benchmark import config, registry
+from benchmark.data import audio, manifest
+from benchmark.engine import batching, run as experiment
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically
 from benchmark.interfaces import Task, Utterance
-from benchmark.regimes import Pairing
-from benchmark.trainer import read_checkpoint
+from benchmark.engine.regimes import Pairing
+from benchmark.engine.trainer import read_checkpoint
 
 EXAMPLES = """\
 examples:

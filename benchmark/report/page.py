@@ -1,6 +1,6 @@
 """``wavbench report``: what studies found, on one page that stands alone, with its tables as CSV and LaTeX beside it.
 
-What is read and computed is in ``benchmark/findings.py``, tables and figures are in ``benchmark/exhibits.py``; this is
+What is read and computed is in ``benchmark/report/findings.py``, tables and figures are in ``benchmark/report/exhibits.py``; this is
 the page and the command.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from benchmark import statistics as stats
-from benchmark.exhibits import Picture, Table, every_run, glance, identifier, targets, task_section, weights
+from benchmark.report.exhibits import Picture, Table, every_run, glance, identifier, targets, task_section, weights
 from benchmark.files import write_bytes, write_text
-from benchmark.findings import (
+from benchmark.report.findings import (
     Bootstrap,
     Contrast,
     Gathered,
@@ -31,7 +31,7 @@ from benchmark.findings import (
     sentences_without_contrasts,
     tasks,
 )
-from benchmark.study import Study
+from benchmark.study.runner import Study
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -84,7 +84,7 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
         replicates: of the bootstrap.
 
     Raises:
-        BenchmarkError: as :func:`benchmark.findings.gather`.
+        BenchmarkError: as :func:`benchmark.report.findings.gather`.
     """
     found = gather(folders)
     bootstrap = Bootstrap(replicates)

@@ -25,11 +25,11 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark import budget as budgets
+from benchmark.data import budget as budgets
 from benchmark import config, metrics, results
 from benchmark import statistics as stats
 from benchmark.errors import BenchmarkError
-from benchmark.study import Cell, Study, cells, finished
+from benchmark.study.runner import Cell, Study, cells, finished
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------
 

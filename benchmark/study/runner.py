@@ -220,7 +220,7 @@ def _num_states(upstream: StudyUpstream) -> int:
 
 def run_config(study: Study, cell: Cell, candidate: Mapping[str, Any], data_root: str | None) -> config.RunConfig:
     """The configuration of one run of a cell."""
-    from benchmark import experiment
+    from benchmark.engine import run as experiment
 
     upstream, task, regime = study.upstreams[cell.upstream], study.tasks[cell.task], study.regimes[cell.regime]
     own: dict[str, Any] = {
@@ -249,8 +249,8 @@ def run_cell(study: Study, cell: Cell, output: Path, data_root: str | None) -> d
     Raises:
         BenchmarkError: whatever a run raises.
     """
-    from benchmark import experiment
-    from benchmark.trainer import StopRequest
+    from benchmark.engine import run as experiment
+    from benchmark.engine.trainer import StopRequest
 
     folder = output / cell.folder
     card = experiment.read_card(cell.task)
@@ -301,7 +301,7 @@ def _work(pipe: Connection, study: Study, output: Path, data_root: str | None, t
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     import torch
 
-    from benchmark.trainer import Interrupted
+    from benchmark.engine.trainer import Interrupted
 
     for plugin in study.plugins:
         registry.load_plugin(plugin)
@@ -433,7 +433,8 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 def plan(study: Study, data_root: str | None) -> str:
     """What a study would run and what it would cost, in audio seconds: a Markdown table."""
-    from benchmark import audio, experiment
+    from benchmark.data import audio
+    from benchmark.engine import run as experiment
 
     seconds: dict[str, dict[str, Any]] = {}
     lines = [
@@ -509,7 +510,8 @@ def main(argv: Sequence[str]) -> int:
     if options.dry_run:
         print(plan(study, data_root))
         return 0
-    from benchmark import experiment, results
+    from benchmark import results
+    from benchmark.engine import run as experiment
 
     output = Path(options.output or f"results/{study.name}")
     with experiment.exclusive(output):

@@ -88,7 +88,7 @@ def prepare_main(argv: Sequence[str] | None = None) -> int:
     root = Path(options.root)
     read = _reader(options.corpus, _columns(options.column))
 
-    from benchmark import manifest
+    from benchmark.data import manifest
 
     own = options.corpus in registry.corpora.names(aliases=True)
     name = registry.corpora.get(options.corpus).name if own else f"{options.corpus}-{root.resolve().name}"
@@ -143,7 +143,7 @@ def _usable(splits: Mapping[str, Sequence[Utterance]], reports: Sequence[Report]
 
 def _reader(name: str, columns: dict[str, str]) -> Callable[[Path, Path], Corpus]:
     """What reads a corpus of this name: an importer, or the corpus' own reader."""
-    from benchmark.importers import IMPORTERS
+    from benchmark.data.importers import IMPORTERS
 
     known = registry.corpora.names(aliases=True)
     if name not in known and name not in IMPORTERS:
@@ -230,7 +230,7 @@ def validate_main(argv: Sequence[str] | None = None) -> int:
         task: Any = registry.tasks.get(options.task).load()
         requires = task.requires
 
-    from benchmark import manifest
+    from benchmark.data import manifest
 
     paths = [Path(path) for path in dict.fromkeys(options.manifests)]
     scans = {str(path): manifest.scan(path) for path in paths}
@@ -353,7 +353,7 @@ def _pool(processes: bool, workers: int) -> Iterator[Callable[..., Iterator[list
     pool: Executor
     if processes:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmark.audio"])  # imported once, not by every worker
+        context.set_forkserver_preload(["benchmark.data.audio"])  # imported once, not by every worker
         quiet = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=quiet)
     else:
@@ -377,7 +377,7 @@ def _examine_file(utterances: list[Utterance], decode: bool, clipped: float) -> 
     """Reports of the utterances of one file."""
     import soundfile
 
-    from benchmark import audio
+    from benchmark.data import audio
 
     reports = [Report() for _ in utterances]
     first = utterances[0]

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark import audio
+from benchmark.data import audio
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir, write_bytes
 from benchmark.interfaces import HiddenStates, Upstream, Utterance

@@ -25,11 +25,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from benchmark import batching, regimes
+from benchmark.engine import batching, regimes
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
-from benchmark.feature_store import FeatureStore
-from benchmark.featurizer import StateStatistics, WeightedSum
+from benchmark.engine.feature_store import FeatureStore
+from benchmark.engine.featurizer import StateStatistics, WeightedSum
 from benchmark.files import write_atomically, write_files
 from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream, Utterance
 

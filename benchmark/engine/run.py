@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmark import audio, budget, config, manifest, plots, registry, results
+from benchmark import config, plots, registry, results
+from benchmark.data import audio, budget, manifest
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
 from benchmark.files import remove_partial, write_files, write_text
 from benchmark.interfaces import Corpus, Task, Upstream
-from benchmark.trainer import StopRequest, Trainer
+from benchmark.engine.trainer import StopRequest, Trainer
 
 log = logging.getLogger("wavbench")
 

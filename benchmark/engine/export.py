@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream
-from benchmark.predict import Predictor
+from benchmark.engine.predict import Predictor
 from benchmark.registry import suggest
 
 EXAMPLES = """\

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmark.config import FeaturizerConfig, OptimConfig, TuneConfig
 from benchmark.errors import BenchmarkError
-from benchmark.featurizer import SingleLayer, StateStatistics, WeightedSum
+from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum
 from benchmark.interfaces import Batch, Head, HiddenStates, Upstream
 
 

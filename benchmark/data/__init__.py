@@ -1,0 +1,1 @@
+"""Audio files, manifests, label budgets; importers of other formats."""

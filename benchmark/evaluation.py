@@ -1,0 +1,259 @@
+"""What metrics are computed from, by kind of task, and how a run keeps it for intervals over its test set.
+
+Three kinds exist: ``trials`` (verification), ``classes`` (classification) and ``edits`` (recognition). A run keeps the
+items of its ``test`` set in the files that people read anyway (``scores.txt``, ``predictions.jsonl``) and, beside them,
+``evaluation.json``::
+
+    {"schema": 1, "kind": "trials", "metrics": {"eer": {"label": "EER", "unit": "%", "higher_is_better": false,
+     "ceiling": 100.0}}, "cluster": "speaker", "clusters": {"id10001/…/00001.wav": "id10001"}, "classes": null}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import metrics
+from benchmark.errors import BenchmarkError
+from benchmark.metrics import Edits as EditCount
+from benchmark.metrics import Metric
+
+SCHEMA = 1
+FILE = "evaluation.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Verification trials with their scores."""
+
+    kind: ClassVar[str] = "trials"
+    file: ClassVar[str] = "scores.txt"
+    ids: Sequence[str]
+    """The utterances that occur."""
+    clusters: Sequence[str]
+    """(utterance,) the speaker of each of :attr:`ids`."""
+    cluster: str
+    """What the clusters are: ``speaker``."""
+    labels: NDArray[Any]
+    """(trial,) 1 same speaker, 0 different."""
+    enrolment: NDArray[Any]
+    """(trial,) index in :attr:`ids`."""
+    test: NDArray[Any]
+    """(trial,) index in :attr:`ids`."""
+    scores: NDArray[Any]
+    """(trial,) higher = more alike."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: NDArray[Any]) -> Trials:
+        """These trials, as often as they occur in ``index``."""
+        columns = {name: getattr(self, name)[index] for name in ("labels", "enrolment", "test", "scores")}
+        return replace(self, **columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Classified utterances."""
+
+    kind: ClassVar[str] = "classes"
+    file: ClassVar[str] = "predictions.jsonl"
+    ids: Sequence[str]
+    clusters: Sequence[str]
+    """(utterance,) speaker, session or the utterance itself."""
+    cluster: str
+    """What the clusters are: ``speaker``, ``session`` or ``utterance``."""
+    names: Sequence[str]
+    """Of the classes. Those that the head knows come first, in the order of its outputs."""
+    references: NDArray[Any]
+    """(utterance,) classes, whole numbers from 0."""
+    predictions: NDArray[Any]
+    """(utterance,) the most probable class."""
+    log_posteriors: NDArray[Any] | None = None
+    """(utterance, class) of the classes that the head knows; ``None``: the run did not keep them."""
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def take(self, index: NDArray[Any]) -> Classes:
+        """These utterances, as often as they occur in ``index``."""
+        logs = self.log_posteriors
+        return replace(
+            self,
+            ids=[self.ids[i] for i in index],
+            clusters=[self.clusters[i] for i in index],
+            references=self.references[index],
+            predictions=self.predictions[index],
+            log_posteriors=None if logs is None else logs[index],
+        )
+
+    @cached_property
+    def llrs(self) -> NDArray[np.float64] | None:
+        """(utterance, class), see :func:`benchmark.metrics.detection_llrs`; ``None`` without posteriors, or where a
+        class of the references is not among those that the head knows."""
+        logs = self.log_posteriors
+        if logs is None or logs.shape[1] < 2 or int(self.references.max()) >= logs.shape[1]:
+            return None
+        return metrics.detection_llrs(logs)
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """Recognised utterances."""
+
+    kind: ClassVar[str] = "edits"
+    file: ClassVar[str] = "predictions.jsonl"
+    ids: Sequence[str]
+    clusters: Sequence[str]
+    """(utterance,) speaker, session or the utterance itself."""
+    cluster: str
+    """What the clusters are: ``speaker``, ``session`` or ``utterance``."""
+    references: Sequence[str]
+    hypotheses: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def take(self, index: NDArray[Any]) -> Edits:
+        """These utterances, as often as they occur in ``index``."""
+        columns = ("ids", "clusters", "references", "hypotheses")
+        taken = replace(self, **{name: [getattr(self, name)[i] for i in index] for name in columns})
+        for name in ("words", "characters"):  # not aligned again
+            taken.__dict__[name] = [getattr(self, name)[i] for i in index]
+        return taken
+
+    @cached_property
+    def words(self) -> list[EditCount]:
+        """(utterance,) edits of words."""
+        return [metrics.word_edits(*pair) for pair in zip(self.references, self.hypotheses, strict=True)]
+
+    @cached_property
+    def characters(self) -> list[EditCount]:
+        """(utterance,) edits of characters."""
+        return [metrics.character_edits(*pair) for pair in zip(self.references, self.hypotheses, strict=True)]
+
+
+Items = Trials | Classes | Edits
+
+
+def describe(items: Items, names: Sequence[str]) -> str:
+    """The content of ``evaluation.json``.
+
+    Args:
+        items: of the set ``test``.
+        names: of the metrics that were computed from them.
+    """
+    declared = {name: metrics.METRICS[name].declaration() for name in names if name in metrics.METRICS}
+    logs = items.log_posteriors if isinstance(items, Classes) else None
+    about = {
+        "schema": SCHEMA,
+        "kind": items.kind,
+        "metrics": declared,
+        "cluster": items.cluster,
+        "clusters": dict(zip(items.ids, items.clusters, strict=True)),
+        "classes": list(items.names[: logs.shape[1]]) if isinstance(items, Classes) and logs is not None else None,
+    }
+    return json.dumps(about, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class About:
+    """``evaluation.json``."""
+
+    kind: str
+    metrics: Mapping[str, Metric]
+    cluster: str
+    clusters: Mapping[str, str]
+    classes: Sequence[str] | None
+
+
+def read_about(folder: Path) -> About | None:
+    """What a run's folder says of its evaluation; ``None`` where it was written by a version that did not say.
+
+    Raises:
+        BenchmarkError: the file is not one of this schema.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["schema"] != SCHEMA:
+            raise ValueError(f"it has schema {about['schema']}, this version reads {SCHEMA}")
+        declared = {name: Metric(name=name, **values) for name, values in about["metrics"].items()}
+        return About(about["kind"], declared, about["cluster"], about["clusters"], about["classes"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BenchmarkError(f"{path} cannot be read: {error}") from error
+
+
+def read_items(folder: Path, about: About) -> Items:
+    """The items of a run's ``test`` set, in the order of their ids (trials: in the list's order).
+
+    Raises:
+        BenchmarkError: a file is missing or not as expected.
+    """
+    readers = {"trials": _read_trials, "classes": _read_classes, "edits": _read_edits}
+    if about.kind not in readers:
+        raise BenchmarkError(f"{folder / FILE}: unknown kind '{about.kind}'; known: {', '.join(readers)}")
+    try:
+        return readers[about.kind](folder, about)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BenchmarkError(f"the {about.kind} of {folder} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _read_trials(folder: Path, about: About) -> Trials:
+    rows = [line.split() for line in (folder / Trials.file).read_text(encoding="utf-8").splitlines()]
+    labels, first, second, scores = zip(*rows, strict=True)
+    names, index = np.unique([*first, *second], return_inverse=True)
+    ids = names.tolist()
+    return Trials(
+        ids=ids,
+        clusters=[about.clusters[name] for name in ids],
+        cluster=about.cluster,
+        labels=np.array(labels, dtype=int),
+        enrolment=index[: len(rows)],
+        test=index[len(rows) :],
+        scores=np.array(scores, dtype=float),
+    )
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / Classes.file).read_text(encoding="utf-8").split("\n") if line]
+    return sorted(lines, key=lambda line: str(line["id"]))
+
+
+def _read_classes(folder: Path, about: About) -> Classes:
+    lines = _lines(folder)
+    references, predictions = ([str(line[name]) for line in lines] for name in ("reference", "prediction"))
+    names = list(dict.fromkeys([*(about.classes or ()), *sorted({*references, *predictions})]))
+    number = {name: index for index, name in enumerate(names)}
+    ids = [str(line["id"]) for line in lines]
+    logs = None if about.classes is None else np.array([line["log_posteriors"] for line in lines])
+    return Classes(
+        ids=ids,
+        clusters=[about.clusters[name] for name in ids],
+        cluster=about.cluster,
+        names=names,
+        references=np.array([number[name] for name in references]),
+        predictions=np.array([number[name] for name in predictions]),
+        log_posteriors=logs,
+    )
+
+
+def _read_edits(folder: Path, about: About) -> Edits:
+    lines = _lines(folder)
+    ids = [str(line["id"]) for line in lines]
+    return Edits(
+        ids=ids,
+        clusters=[about.clusters[name] for name in ids],
+        cluster=about.cluster,
+        references=[str(line["reference"]) for line in lines],
+        hypotheses=[str(line["prediction"]) for line in lines],
+    )

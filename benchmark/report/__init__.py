@@ -1,0 +1,1 @@
+"""What studies found: comparisons, sentences, tables, figures, one page."""
