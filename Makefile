@@ -1,10 +1,13 @@
 # make demo       a study on synthetic corpora, from nothing to its report
 # make demo-all   one run of every benchmark on synthetic corpora, to a table
-# make test       everything the tests need, then the tests
+# make test       everything the tests need, then all tests but the slow ones
+# make test-fast  the unit tests that take a moment each: for the loop of writing
+# make test-slow  long simulations and full-size models
 # make lint       ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 STUDY_DATA := data/study
 STUDY_RUN := results/demo
 STUDY_CORPORA := VoxCeleb1 VoxLingua107 LibriSpeech
@@ -12,7 +15,7 @@ DEMO_DATA := data/demo
 DEMO_RUN := results/demo-all
 DEMO_PROTOCOLS := $(sort $(basename $(notdir $(wildcard recipes/demo/*.yaml))))
 
-.PHONY: demo demo-all test lint format clean
+.PHONY: demo demo-all test test-fast test-slow lint format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +27,7 @@ $(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
 
 # Building fairseq takes some minutes.
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[demo,lm,lora,datasets,fairseq,test]'
+	$(BIN)/pip install --quiet -e '.[demo,lm,lora,datasets,lhotse,fairseq,test]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
@@ -42,7 +45,13 @@ demo-all: $(VENV)/.demo
 	$(BIN)/python -m benchmark table $(DEMO_RUN)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-fast: $(VENV)/.test
+	$(PYTEST) -m "not slow and not medium" tests/unit
+
+test-slow: $(VENV)/.test
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""torch.hub entry points: one for each upstream and alias of the registry.
+"""torch.hub entry points: one for each name and alias in the registry of upstreams.
 
 >>> model = torch.hub.load("path/to/clone", "wav2vec2_large", source="local")
 """
@@ -8,7 +8,7 @@ from functools import partial
 from benchmark.registry import upstreams
 from upstream import load_upstream
 
-dependencies = ["torch", "torchaudio", "yaml", "tqdm"]
+dependencies = ["filelock", "numpy", "torch", "torchaudio", "tqdm", "yaml"]
 
 for _name in upstreams.names(aliases=True):
     _entry_point = partial(load_upstream, _name)

@@ -11,13 +11,11 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.data import budget
+from benchmark import registry
 from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Regime
 from benchmark.registry import suggest
 
-REGIMES = ("frozen", "probe", "partial", "finetune", "lora")
-TRAINING_REGIMES = ("partial", "finetune", "lora")
-"""Those that train the upstream or adapters of it."""
 SCHEDULES = ("constant", "linear", "tri_stage", "one_cycle")
 
 
@@ -35,17 +33,18 @@ class UpstreamConfig:
 
 @dataclass
 class FeaturizerConfig:
-    """Which of its states."""
+    """Which of its layers."""
 
-    state: int | None = None
-    """Use this state alone (``-l``); ``None``: the learned weighted sum over all states, as SUPERB."""
+    layer: int | None = None
+    """Use the hidden state of this layer alone (``-l``; 0: the input of the first block); ``None``: the learned weighted
+    sum over all layers, as SUPERB."""
     normalize: bool = False
-    """Normalise each state over its features before the sum (s3prl: ``--upstream_feature_normalize``)."""
+    """Normalise each hidden state over its features before the sum (s3prl: ``--upstream_feature_normalize``)."""
 
 
 @dataclass
 class FeatureConfig:
-    """Keeping the states of a frozen upstream on disk; see ``benchmark/engine/feature_store.py``."""
+    """Keeping the hidden states of a frozen upstream on disk; see ``benchmark/engine/feature_store.py``."""
 
     keep: bool = False
     """Run the upstream once over each utterance and never again. States are then those of whole utterances, frames in
@@ -61,7 +60,7 @@ class DataConfig:
     root: str = "data"
     """The folder that holds the corpora as their publishers lay them out."""
     train: str | None = None
-    """Own data (``-d sv``, ``lid``, ``asr``, ``sid``): a manifest, JSONL or CSV; see ``benchmark/data/manifest.py``."""
+    """Own data (``-d sv``, ``lid``, ``asr``, ``sid``, ``classify``): a manifest, JSONL or CSV; see ``benchmark/data/manifest.py``."""
     dev: str | None = None
     """Own data: the manifest that chooses the checkpoint; some tasks hold it out of ``train`` where there is none."""
     test: str | None = None
@@ -165,8 +164,8 @@ class RunConfig:
     protocol_version: int = 1
     """Of the downstream's card, so that results of different versions are not mixed."""
     regime: str = "frozen"
-    """``frozen`` (weighted sum), ``probe`` (one state, ``featurizer.state``), ``partial`` (the last blocks train too),
-    ``finetune`` (all of the upstream) or ``lora`` (low-rank adapters)."""
+    """``frozen`` (weighted sum), ``single_layer`` (``featurizer.layer``), ``partial`` (the last blocks train too),
+    ``finetune`` (all of the upstream), ``lora`` (low-rank adapters), or one that a plug-in registers."""
     budget: str = "all"
     """How many of the training labels are used (``--budget``), see ``benchmark/data/budget.py``; the seed decides which."""
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
@@ -210,15 +209,16 @@ def compose(
     under = [(f"protocol card {card['name']}", card.get("config", {}))]
     over = [*layers, *(_override(item) for text in overrides for item in text.split(",,") if item)]
     config = _lay(card, task_config, [*under, *over])
-    if config.regime in TRAINING_REGIMES and card.get("finetune"):
+    if find_regime(config.regime).trains_upstream and card.get("finetune"):
         under.append((f"protocol card {card['name']}, finetune", card["finetune"]))
         config = _lay(card, task_config, [*under, *over])
     for key, value in (("downstream", card["name"]), ("protocol_version", card.get("version", 1))):
         if config[key] != value:
             raise BenchmarkError(f"{key} is '{config[key]}', but the protocol card says '{value}'; choose it with -d")
     run = cast(RunConfig, OmegaConf.to_object(config))
+    run.regime = registry.regimes.get(run.regime).name
     _validate(run)
-    run.data.root = str(Path(run.data.root).expanduser().absolute())  # a saved run is gone on with from anywhere
+    run.data.root = str(Path(run.data.root).expanduser().absolute())  # a saved run can be resumed from any folder
     if run.upstream.checkpoint is not None:
         run.upstream.checkpoint = str(Path(run.upstream.checkpoint).expanduser().absolute())
     for name in MANIFESTS:
@@ -235,6 +235,25 @@ def _lay(card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str,
     for source, values in layers:
         config = _merge(config, source, values)
     return cast(DictConfig, config)
+
+
+def find_regime(name: str) -> Regime:
+    """The regime of a name or alias; :class:`BenchmarkError` names those that there are."""
+    regime: Regime = registry.regimes.get(name).load()()
+    return regime
+
+
+def current_names(values: Any) -> Any:
+    """Configuration values with options and regimes of earlier versions under their current names."""
+    if not isinstance(values, Mapping):
+        return values
+    values = dict(values)
+    featurizer = values.get("featurizer")
+    if isinstance(featurizer, Mapping) and "state" in featurizer:
+        values["featurizer"] = {"layer" if key == "state" else key: value for key, value in featurizer.items()}
+    if isinstance(values.get("regime"), str) and values["regime"] in registry.regimes.names(aliases=True):
+        values["regime"] = registry.regimes.get(values["regime"]).name
+    return values
 
 
 def _override(override: str) -> tuple[str, Any]:
@@ -255,7 +274,7 @@ def _parse_dotted(dotted: str, override: str) -> Any:
 
 def _merge(config: DictConfig, source: str, values: Any) -> DictConfig:
     try:
-        return cast(DictConfig, OmegaConf.merge(config, values))
+        return cast(DictConfig, OmegaConf.merge(config, current_names(values)))
     except OmegaConfBaseException as error:
         key = str(error.full_key or error.key or "")
         reason = str(error).splitlines()[0]
@@ -277,6 +296,37 @@ def dotted_keys(config: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+def expand(values: Mapping[str, Any], task_config: type) -> list[tuple[str, dict[str, Any]]]:
+    """Configuration values by keyword as (keyword, nested mapping) pairs.
+
+    ``lr`` is the option of this name if there is only one, ``optim__lr`` gives its path; a name of the top level takes
+    its value as it is.
+
+    Raises:
+        BenchmarkError: no option, or several options, of a name.
+    """
+    config = OmegaConf.structured(RunConfig)
+    config.task = OmegaConf.structured(task_config)
+    options = dotted_keys(config)
+    pairs = []
+    for key, value in values.items():
+        path = key.replace("__", ".")
+        if path not in config and path not in options and "." not in path:
+            matches = [option for option in options if option.rpartition(".")[2] == path]
+            if len(matches) != 1:
+                several = f"several options: {', '.join(matches)}; write {matches[0].replace('.', '__')}=" if matches else ""
+                raise BenchmarkError(
+                    f"'{key}' names {several}"
+                    if several
+                    else f"unknown option '{key}'. " + suggest(key, [option.rpartition(".")[2] for option in options])
+                )
+            path = matches[0]
+        for part in reversed(path.split(".")):
+            value = {part: value}
+        pairs.append((key, value))
+    return pairs
+
+
 def _validate(run: RunConfig) -> None:
     def among(key: str, value: str, allowed: Sequence[str]) -> None:
         if value not in allowed:
@@ -286,7 +336,8 @@ def _validate(run: RunConfig) -> None:
         if not value >= least:
             raise BenchmarkError(f"{key} is {value}; expected at least {least}")
 
-    among("regime", run.regime, REGIMES)
+    regime = find_regime(run.regime)
+    regime.check(run.tune)
     among("device", run.device, ("auto", "cpu", "cuda"))
     among("optim.name", run.optim.name, ("adamw", "adam"))
     among("optim.schedule", run.optim.schedule, SCHEDULES)
@@ -296,7 +347,6 @@ def _validate(run: RunConfig) -> None:
     for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps"):
         at_least(f"optim.{name}", getattr(run.optim, name) or 0, 0)
     at_least("data.workers", run.data.workers, 0)
-    budget.parse(run.budget)
     at_least("data.bucket", run.data.bucket, 0)
     at_least("seed", run.seed, 0)
     at_least("tune.freeze_updates", run.tune.freeze_updates, 0)
@@ -319,16 +369,16 @@ def _validate(run: RunConfig) -> None:
         raise BenchmarkError(f"data.crop_seconds is {run.data.crop_seconds}; expected more than 0, or null")
     if len(run.optim.betas) != 2 or not all(0 <= beta < 1 for beta in run.optim.betas):
         raise BenchmarkError(f"optim.betas is {run.optim.betas}; expected two numbers from 0 up to, not including, 1")
-    if run.regime == "probe" and run.featurizer.state is None:
-        raise BenchmarkError("regime 'probe' needs a state: add -l K (0 = input of the first block)")
-    if (run.regime == "partial") != (run.tune.top_blocks is not None):
+    if regime.single_layer and run.featurizer.layer is None:
+        raise BenchmarkError(f"regime '{run.regime}' needs a layer: add -l K (0 = input of the first block)")
+    if not regime.trains_upstream and not regime.single_layer and run.featurizer.layer is not None:
         raise BenchmarkError(
-            "regime 'partial' and tune.top_blocks go together: --top-blocks K trains the last K blocks"
+            f"featurizer.layer is for --regime single_layer; '{run.regime}' is the weighted sum over all layers"
         )
     if run.tune.top_blocks is not None:
         at_least("tune.top_blocks", run.tune.top_blocks, 1)
     steps = run.trainer.max_steps
-    if run.regime in TRAINING_REGIMES and run.tune.freeze_updates >= steps:
+    if regime.trains_upstream and run.tune.freeze_updates >= steps:
         raise BenchmarkError(
             f"tune.freeze_updates={run.tune.freeze_updates} of trainer.max_steps={steps} updates train the head alone: "
             "the upstream would never be trained. Set -o tune.freeze_updates lower, too"
@@ -338,10 +388,8 @@ def _validate(run: RunConfig) -> None:
             f"optim.warmup_steps={run.optim.warmup_steps} of trainer.max_steps={steps} updates warm up: the rates "
             "would never reach their values. Set -o optim.warmup_steps lower, too"
         )
-    if run.features.keep and run.regime in TRAINING_REGIMES:
+    if run.features.keep and regime.trains_upstream:
         raise BenchmarkError(f"features.keep is for frozen upstreams; in regime '{run.regime}' the states change")
-    if run.regime == "frozen" and run.featurizer.state is not None:
-        raise BenchmarkError("featurizer.state is for --regime probe; 'frozen' is the weighted sum over all states")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -365,7 +413,7 @@ def to_yaml(run: RunConfig) -> str:
 
 def flatten(run: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     """``{"optim.lr": 0.0001, …}``."""
-    config = OmegaConf.structured(run) if isinstance(run, RunConfig) else OmegaConf.create(dict(run))
+    config = OmegaConf.structured(run) if isinstance(run, RunConfig) else OmegaConf.create(current_names(run))
     return {key: OmegaConf.select(config, key) for key in dotted_keys(config)}
 
 

@@ -1,5 +1,27 @@
-"""The error that the command line prints without a traceback."""
+"""Errors that a user can fix, and how lists of things are shown in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+_MOST_PROBLEMS = 10
 
 
 class BenchmarkError(Exception):
-    """Something the user can mend: the message names the item, what was expected and what to do."""
+    """A problem that the user can fix; the message says how. The command line prints it without a traceback."""
+
+
+def shorten(items: Iterable[object], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    names = [str(item) for item in items]
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def raise_problems(subject: str, problems: Sequence[str], advice: str = "") -> NoReturn:
+    """Raise one :class:`BenchmarkError` for all problems: the first ten, and how many more there are."""
+    lines = [f"{subject}: {len(problems):,} problem{'s' if len(problems) > 1 else ''}:"]
+    lines += [f"  {problem}" for problem in problems[:_MOST_PROBLEMS]]
+    if len(problems) > _MOST_PROBLEMS:
+        lines.append(f"  … and {len(problems) - _MOST_PROBLEMS:,} more")
+    raise BenchmarkError("\n".join([*lines, advice] if advice else lines))

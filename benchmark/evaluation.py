@@ -11,11 +11,11 @@ items of its ``test`` set in the files that people read anyway (``scores.txt``, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from benchmark import metrics
 from benchmark.errors import BenchmarkError
 from benchmark.metrics import Edits as EditCount
 from benchmark.metrics import Metric
+
+if TYPE_CHECKING:
+    from benchmark.interfaces import Utterance
 
 SCHEMA = 1
 FILE = "evaluation.json"
@@ -123,8 +126,9 @@ class Edits:
 
     def take(self, index: NDArray[Any]) -> Edits:
         """These utterances, as often as they occur in ``index``."""
-        columns = ("ids", "clusters", "references", "hypotheses")
-        taken = replace(self, **{name: [getattr(self, name)[i] for i in index] for name in columns})
+        names = ("ids", "clusters", "references", "hypotheses")
+        columns: dict[str, Any] = {name: [getattr(self, name)[i] for i in index] for name in names}
+        taken = replace(self, **columns)
         for name in ("words", "characters"):  # not aligned again
             taken.__dict__[name] = [getattr(self, name)[i] for i in index]
         return taken
@@ -141,6 +145,16 @@ class Edits:
 
 
 Items = Trials | Classes | Edits
+
+
+def clusters_of(utterances: Sequence[Utterance]) -> tuple[str, list[str]]:
+    """What the clusters of utterances are, and that of each: the speaker where all are known, else the session, else
+    the utterance itself."""
+    for name in ("speaker", "session"):
+        values = [utterance.label(name) for utterance in utterances]
+        if all(value is not None for value in values):
+            return name, [str(value) for value in values]
+    return "utterance", [utterance.id for utterance in utterances]
 
 
 def describe(items: Items, names: Sequence[str]) -> str:
@@ -199,6 +213,7 @@ def read_items(folder: Path, about: About) -> Items:
     Raises:
         BenchmarkError: a file is missing or not as expected.
     """
+    readers: dict[str, Callable[[Path, About], Items]]
     readers = {"trials": _read_trials, "classes": _read_classes, "edits": _read_edits}
     if about.kind not in readers:
         raise BenchmarkError(f"{folder / FILE}: unknown kind '{about.kind}'; known: {', '.join(readers)}")

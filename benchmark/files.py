@@ -10,6 +10,9 @@ from typing import Any, BinaryIO
 
 from benchmark.errors import BenchmarkError
 
+MARKER = "synthetic.json"
+"""Lies in the folder of a corpus that a program made; reports on such data say so."""
+
 
 def cache_dir() -> Path:
     """``$BENCHMARK_CACHE``, else ``wavbench`` in the user's cache folder."""
@@ -34,8 +37,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(unfinished, path)
     except OSError as error:
         raise BenchmarkError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is untouched; free some room, or "
-            "choose another folder, and go on (a run: with -a)"
+            f"cannot write {path}: {error.strerror or error}. The previous file is untouched. Free some space or use "
+            "another folder, and resume (a run: with -a)"
         ) from error
     finally:
         with contextlib.suppress(OSError):

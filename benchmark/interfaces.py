@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
 
 if TYPE_CHECKING:
-    from benchmark.evaluation import Items
+    from benchmark.evaluation import About, Items
 
 Seconds = float
 
@@ -137,9 +139,13 @@ class HiddenStates:
     frames: Tensor | None = None
     """(batch,): frames that each mean is of."""
 
+    def __getitem__(self, key: str) -> Any:
+        """``hidden_states`` (the list) or ``last_hidden_state``: the keys of what s3prl's upstreams return."""
+        return {"hidden_states": self.states, "last_hidden_state": self.states[-1]}[key]
+
 
 class Upstream(nn.Module, ABC):
-    """Waveform -> hidden states.
+    """Waveform -> hidden states. A subclass sets the attributes and implements :meth:`output_lengths`, :meth:`forward`.
 
     The states of an utterance are the same alone and padded in any batch.
     """
@@ -153,39 +159,92 @@ class Upstream(nn.Module, ABC):
     frame_shift: int
     """Samples from one frame to the next."""
     info: dict[str, Any]
-    """What ``result.json`` keeps of it: checkpoint, sha256, licence …; ``benchmark.registry.load_upstream`` adds name
-    and origin."""
+    """What ``result.json`` records about it: checkpoint, sha256, licence …; ``benchmark.registry.load_upstream`` adds
+    name and origin."""
+    exports: Mapping[str, Callable[[Any, Path], str]] = {}
+    """Formats of other libraries -> function that writes the upstream (its first argument) to a path that does not
+    exist yet, and returns how to load it from there. ``wavbench export`` writes the first format by default."""
 
     @property
     def extractor(self) -> nn.Module | None:
-        """The convolutional feature extractor, which fine-tuning leaves alone unless ``tune.extractor`` says otherwise;
+        """The convolutional feature extractor, which fine-tuning does not train unless ``tune.extractor`` says so;
         ``None``: there is none."""
         return None
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks, first to last, for regimes that tell them apart; empty: there are none."""
+        """The transformer blocks, first to last, for regimes that treat them differently; empty: there are none."""
         return ()
-
-    @property
-    def exports(self) -> Mapping[str, Callable[[Path], str]]:
-        """Formats of other libraries -> what writes the upstream to a path that does not exist yet, and says how it is
-        loaded from there. ``wavbench export`` takes the first unless told otherwise; empty: there are none."""
-        return {}
 
     @abstractmethod
     def output_lengths(self, wav_lens: Tensor) -> Tensor:
         """Valid frames (batch,) of waveforms with ``wav_lens`` (batch,) valid samples."""
 
+    def __call__(
+        self,
+        wavs: Tensor | Sequence[Tensor | np.ndarray[Any, Any]],
+        wav_lens: Tensor | None = None,
+        *,
+        keep: Sequence[int] | None = None,
+    ) -> HiddenStates:
+        """Compute hidden states of ``upstream([wav1, wav2])`` or of a padded batch.
+
+        Args:
+            wavs: a list of waveforms (sample,) of any lengths, as tensors or arrays, which are moved to the upstream's
+                device; or a tensor (batch, sample). Floating-point samples in [-1, 1] at :attr:`sample_rate`.
+            wav_lens: (batch,) valid samples of a tensor; ``None``: all are valid.
+            keep: see :meth:`forward`.
+
+        Raises:
+            BenchmarkError: ``wavs`` are neither.
+        """
+        if wav_lens is None:
+            parameter = next(self.parameters(), None)
+            wavs, wav_lens = _pad(wavs, None if parameter is None else parameter.device)
+        elif not isinstance(wavs, Tensor):
+            raise BenchmarkError("wav_lens goes with a padded (batch, sample) tensor only; a list needs no lengths")
+        states: HiddenStates = super().__call__(wavs, wav_lens, keep=keep)
+        return states
+
     @abstractmethod
     def forward(self, wavs: Tensor, wav_lens: Tensor, *, keep: Sequence[int] | None = None) -> HiddenStates:
-        """Compute hidden states.
+        """Compute hidden states of a padded batch; subclasses implement this, users call the upstream itself.
 
         Args:
             wavs: (batch, sample) float32.
             wav_lens: (batch,) valid samples.
             keep: which states to return, in increasing order; ``None`` for all. Blocks above the last are not run.
         """
+
+
+def _pad(wavs: Any, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """A list of waveforms, or a tensor (batch, sample) -> the latter in float32, and the lengths (batch,)."""
+    if isinstance(wavs, Tensor) and wavs.dim() == 2 and wavs.is_floating_point():
+        return wavs.float(), torch.full((len(wavs),), wavs.size(1), device=wavs.device)
+    if not isinstance(wavs, (list, tuple)) or not wavs:
+        got = _describe(wavs) if not isinstance(wavs, (list, tuple)) else "an empty list"
+        raise BenchmarkError(
+            f"got {got}; expected a list of 1-D waveforms, or a tensor (batch, sample) of floating-point samples"
+        )
+    rows = []
+    for i, wav in enumerate(wavs):
+        if isinstance(wav, np.ndarray) and np.issubdtype(wav.dtype, np.floating):
+            wav = torch.tensor(np.ascontiguousarray(wav, dtype=np.float32)) if wav.ndim == 1 else wav
+        if not isinstance(wav, Tensor) or wav.dim() != 1 or not wav.is_floating_point():
+            raise BenchmarkError(
+                f"waveform {i} is {_describe(wav)}; expected a 1-D tensor or array of floating-point samples in "
+                "[-1, 1] (one channel; divide 16-bit integers by 32768)"
+            )
+        rows.append(wav.to(device, torch.float32))
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+        [len(row) for row in rows], device=rows[0].device
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{type(value).__name__} {list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"
 
 
 class Regime(ABC):
@@ -210,6 +269,8 @@ class Regime(ABC):
 
     def check(self, tune: Any) -> None:
         """Raise :class:`BenchmarkError` on options (``tune``) that do not fit the regime."""
+        if tune.top_blocks is not None:
+            raise BenchmarkError("tune.top_blocks (--top-blocks K) goes with regime 'partial' only")
 
     def merge(self, upstream: Upstream) -> None:
         """Bring a trained upstream back to the modules that it was loaded with; called before it is exported."""
@@ -329,6 +390,15 @@ class Task(ABC):
     def support(self, split: str) -> Sequence[Utterance]:
         """Training utterances whose predictions :meth:`evaluate` needs beside the split's own: a cohort."""
         return ()
+
+    @classmethod
+    def recover(cls, folder: Path) -> About | None:
+        """What ``evaluation.json`` would say of a run that was written before it existed; ``None``: nothing is known.
+
+        Raises:
+            OSError, ValueError, LookupError, TypeError: a file of the run is not as expected.
+        """
+        return None
 
     @classmethod
     def present(cls, config: Any, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
+from benchmark.tables import number_text
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +45,20 @@ class Metric:
     def declaration(self) -> dict[str, Any]:
         """What a run keeps of it, as plain data."""
         return {name: getattr(self, name) for name in ("label", "unit", "higher_is_better", "ceiling")}
+
+    def text(self, value: float) -> str:
+        """The value with its unit."""
+        return f"{number_text(value)} {self.unit}".rstrip()
+
+    def error(self, value: float) -> float:
+        """The value where lower is better, else its distance from the ceiling."""
+        return (self.ceiling or 0.0) - value if self.higher_is_better else value
+
+    @property
+    def axis(self) -> str:
+        """Label of an axis."""
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.label}{unit}, {'higher' if self.higher_is_better else 'lower'} is better"
 
 
 METRICS: dict[str, Metric] = {}
@@ -82,9 +97,9 @@ def find(name: str) -> Metric:
 
 
 def score(items: Any, more: Sequence[str] = ()) -> dict[str, float]:
-    """The standard metrics of the items' kind, and ``more``; those that the items do not determine are left out."""
-    names = [metric.name for metric in METRICS.values() if items.kind in metric.standard or metric.name in more]
-    found = {name: METRICS[name].compute[items.kind](items) for name in names}
+    """The standard metrics of the items' kind, then ``more``; those that the items do not determine are left out."""
+    names = dict.fromkeys([metric.name for metric in METRICS.values() if items.kind in metric.standard] + list(more))
+    found = {name: find(name).compute[items.kind](items) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -453,8 +468,12 @@ for _metric in (
         "trials": lambda t: eer(t.labels, t.scores),
         "classes": _of_languages(lambda references, llrs: eer(*language_pairs(references, llrs))),
     }, _T),
-    Metric("min_dcf_p01", "minDCF (P = 0.01)", "", False, 1.0, {"trials": lambda t: min_dcf(t.labels, t.scores, 0.01)}, _T),
-    Metric("min_dcf_p05", "minDCF (P = 0.05)", "", False, 1.0, {"trials": lambda t: min_dcf(t.labels, t.scores, 0.05)}, _T),
+    Metric("min_dcf_p01", "minDCF (P = 0.01)", "", False, 1.0, {
+        "trials": lambda t: min_dcf(t.labels, t.scores, 0.01),
+    }, _T),
+    Metric("min_dcf_p05", "minDCF (P = 0.05)", "", False, 1.0, {
+        "trials": lambda t: min_dcf(t.labels, t.scores, 0.05),
+    }, _T),
     Metric("accuracy", "accuracy", "%", True, 100.0, {"classes": lambda c: accuracy(c.references, c.predictions)}, _C),
     Metric("macro_accuracy", "macro accuracy", "%", True, 100.0, {
         "classes": lambda c: macro_accuracy(c.references, c.predictions),

@@ -1,36 +1,57 @@
-"""Figures."""
+"""Figures. Each function returns a matplotlib figure that belongs to no window and no backend, so that they work in
+notebooks and in any thread; :func:`png` renders one."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
+import matplotlib.figure
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchmarkError
-from benchmark.files import write_atomically
 from benchmark.metrics import DetCurve, eer_of
 
 
-def layer_weights(path: Path, result: Mapping[str, Any]) -> None:
-    """Softmax weights beside each state's share of the summed feature's norm; see ``featurizer.StateStatistics``."""
+class Figure(matplotlib.figure.Figure):
+    """A figure that notebooks show."""
+
+    def __init__(self, width: float, height: float) -> None:
+        super().__init__(figsize=(width, height), layout="constrained")
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+def png(figure: matplotlib.figure.Figure) -> bytes:
+    """The figure as a PNG file: the same bytes for the same data."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150, format="png", metadata={"Software": None})  # without matplotlib's version
+    return buffer.getvalue()
+
+
+def layer_weights(result: Mapping[str, Any]) -> Figure:
+    """Softmax weights of the layers beside their shares of the summed feature's norm.
+
+    Args:
+        result: of a run, as in ``result.json``; see ``StateStatistics`` in :mod:`benchmark.engine.featurizer`.
+
+    Raises:
+        BenchmarkError: the run used a single layer, which has no weights.
+    """
+    if not result["layer_weights"]:
+        raise BenchmarkError("a run on a single layer has no layer weights to plot")
     weights: Sequence[float] = result["layer_weights"]
     shares: Sequence[float] = result["layer_shares"]
     norms: Sequence[float] = result["layer_norms"]
     states = range(len(weights))
-    size = (max(6.4, 0.42 * len(weights) + 2), 5.6)
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=[3, 1.3], layout="constrained")
+    figure = Figure(max(6.4, 0.42 * len(weights) + 2), 5.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.3])
     top.bar([k - 0.2 for k in states], weights, 0.4, label="softmax weight", color="#4c72b0")
     top.bar([k + 0.2 for k in states], shares, 0.4, label="share of the summed feature's norm", color="#dd8452")
     top.axhline(1 / len(weights), color="grey", linewidth=0.8, linestyle="--", label="uniform")
@@ -46,23 +67,20 @@ def layer_weights(path: Path, result: Mapping[str, Any]) -> None:
     )
     bottom.bar(states, norms, 0.8, color="#8c8c8c")
     bottom.set_ylabel("mean L2 norm")
-    bottom.set_xlabel("state (0: input of the first block; last: output of the encoder)")
+    bottom.set_xlabel("layer (0: input of the first block; last: output of the encoder)")
     bottom.set_xticks(list(states))
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
-    try:
-        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
-    finally:
-        plt.close(figure)
+    return figure
 
 
 _TICKS = np.array([0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99, 99.9]) / 100
 _LINES = ["-", "--", "-.", ":"]
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]
-"""Four of Okabe and Ito's, told apart by colour-blind readers."""
+"""Four of Okabe and Ito's, which colour-blind readers can distinguish."""
 
 
-def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> bytes:
+def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> Figure:
     """Detection error trade-off: miss over false-alarm rate on normal-deviate axes.
 
     Martin et al., The DET curve in assessment of detection task performance, Eurospeech 1997. The axes are equal and
@@ -70,12 +88,9 @@ def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> b
     points. A rate of zero lies on the lower or left edge. No minDCF is marked where rejecting or accepting all is best.
 
     Args:
-        curves: by name, as :func:`benchmark.metrics.det_curve` makes them; best no more than four.
+        curves: by name, from :func:`benchmark.metrics.det_curve`; at most four are easy to distinguish.
         title: above the axes.
-        p_target: the prior of the minDCF that is marked and named in the legend; both costs are 1.
-
-    Returns:
-        a PNG file.
+        p_target: prior of the minDCF that is marked and named in the legend; both costs are 1.
 
     Raises:
         BenchmarkError: no curve.
@@ -95,7 +110,8 @@ def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> b
         values, inverse = np.unique(clipped, return_inverse=True)
         return np.array([NormalDist().inv_cdf(value) for value in values])[inverse]
 
-    figure, axes = plt.subplots(figsize=(6.4, 7 + 0.2 * len(curves)), layout="constrained")
+    figure = Figure(6.4, 7 + 0.2 * len(curves))
+    axes = figure.subplots()
     ends = deviate([low, high])
     axes.plot(ends, ends, color="grey", linewidth=0.7, linestyle=":")
     for index, (name, curve) in enumerate(curves.items()):
@@ -123,7 +139,7 @@ def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> b
     axes.set_title(title, fontsize=10)
     key = f"filled: EER; diamond: minDCF at P(target) = {p_target:g}"
     figure.legend(frameon=False, fontsize=9, title=key, title_fontsize=9, loc="outside lower center")
-    return _png(figure)
+    return figure
 
 
 def _marks(curve: DetCurve, p_target: float) -> tuple[float, float, float, float]:
@@ -149,25 +165,22 @@ def _path(curve: DetCurve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 _MOST_NUMBERED = 12
-"""Classes up to which cells hold numbers."""
+"""Up to this many classes, cells show numbers."""
 
 
-def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> bytes:
-    """Confusion matrix, each row in percent of its utterances; shades go by the square root, so that few errors show.
+def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> Figure:
+    """Confusion matrix, each row in percent of its utterances.
 
-    Rows without utterances are left out; columns are the classes of the rows, in their order, then those others that
-    were predicted.
+    Shades follow the square root, which keeps rare errors visible. Rows without utterances are omitted; columns are the
+    classes of the rows, in the same order, then any others that were predicted.
 
     Args:
         matrix: (reference, prediction) counts.
-        labels: (class,) names, in the matrix' order.
+        labels: (class,) names, in the matrix's order.
         title: above the axes.
 
-    Returns:
-        a PNG file.
-
     Raises:
-        BenchmarkError: the matrix is not square or not of the labels' number, negative, or empty.
+        BenchmarkError: the matrix is not square, does not match the labels, or is negative or empty.
     """
     counts = np.asarray(matrix, dtype=np.float64)
     if counts.shape != (len(labels), len(labels)):
@@ -184,7 +197,8 @@ def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> bytes:
     longest = max(len(labels[index]) for index in columns)
     margin = 1.0 + 0.009 * font * longest  # tick labels, axis name
     size = (max(4.4, cell * len(columns) + margin + 1.1), max(3.6, cell * len(rows) + margin + 0.7))
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figure = Figure(*size)
+    axes = figure.subplots()
     image = axes.imshow(percent, norm=PowerNorm(0.5, 0, 100), cmap="Blues", aspect="equal", interpolation="nearest")
     axes.set_xticks(range(len(columns)), [labels[index] for index in columns], fontsize=font)
     axes.set_yticks(range(len(rows)), [labels[index] for index in rows], fontsize=font)
@@ -198,24 +212,14 @@ def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> bytes:
             shade = "white" if value > 36 else "black"
             if value > 0:
                 axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=font - 1, color=shade)
-    else:  # lines that lead the eye to the tick labels
+    else:  # lines that guide the eye to the tick labels
         axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="#e4e4e4", linewidth=0.4)
         axes.tick_params(which="minor", length=0)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02, ticks=[0, 1, 5, 10, 20, 40, 60, 80, 100])
     bar.set_label("% of the reference's utterances")
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as a PNG file; it is closed."""
-    buffer = io.BytesIO()
-    try:
-        figure.savefig(buffer, dpi=150, format="png", metadata={"Software": None})  # no version: same data, same bytes
-    finally:
-        plt.close(figure)
-    return buffer.getvalue()
+    return figure
 
 
 # --- Figures of a report: several runs in one -------------------------------------------------------------------------
@@ -227,7 +231,7 @@ _MORE_COLOURS = [*_COLOURS, "#56b4e9", "#e69f00", "#000000"]
 
 @dataclass(frozen=True)
 class Points:
-    """A line of a figure: means over seeds, with what is known of their uncertainty."""
+    """A line of a figure: means over seeds and their uncertainty."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -236,7 +240,7 @@ class Points:
     bars: Sequence[tuple[float, float] | None] = ()
     """(point,) ends of the test set's interval."""
     runs: Sequence[Sequence[float]] = ()
-    """(point,) the seeds' own values."""
+    """(point,) the values of the single seeds."""
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -281,26 +285,24 @@ def learning_curves(
     ticks: Mapping[float, str],
     ylabel: str,
     title: str,
-) -> bytes:
-    """A metric over label budgets, on a logarithmic axis; nothing is drawn beyond the budgets that were run.
+) -> Figure:
+    """A metric over label budgets, on a logarithmic axis and only between budgets that were run.
 
-    Lines lie a little beside each other (by up to 3 % of the axis), so that their bars can be told apart.
+    Lines are shifted slightly against each other (by up to 3 % of the axis) to keep their bars distinguishable.
 
     Args:
         curves: by name; ``x`` in the unit of ``ticks``.
-        ticks: budget -> what stands at it.
+        ticks: budget -> its label.
         ylabel: metric, unit and direction.
         title: above the axes.
-
-    Returns:
-        a PNG file.
 
     Raises:
         BenchmarkError: no curve, or a budget that is not positive.
     """
     if not curves or not ticks or min(ticks) <= 0:
         raise BenchmarkError("learning curves need at least one curve and budgets above 0")
-    figure, axes = plt.subplots(figsize=(6, 4.6), layout="constrained")
+    figure = Figure(6, 4.6)
+    axes = figure.subplots()
     span = max(ticks) / min(ticks) if len(ticks) > 1 else 10.0
     step = span ** (0.03 / max(1, len(curves) - 1))
     for index, (name, curve) in enumerate(curves.items()):
@@ -313,34 +315,32 @@ def learning_curves(
     axes.tick_params(axis="x", rotation=30 if len(ticks) > 5 else 0)
     axes.xaxis.minorticks_off()
     axes.set_xlim(min(ticks) / span**0.06, max(ticks) * span**0.06)
-    axes.set_xlabel("labels to train on (audio, log scale)")
+    axes.set_xlabel("labelled training audio (log scale)")
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=11)
     _plain(axes)
     _legend(figure, len(curves))
-    return _png(figure)
+    return figure
 
 
 def layer_curves(
     curves: Mapping[str, Points], ylabel: str, title: str, levels: Mapping[str, float] | None = None
-) -> bytes:
-    """A metric over the states of an upstream, each probed alone.
+) -> Figure:
+    """A metric over the layers of an upstream, each used alone.
 
     Args:
-        curves: by name; ``x`` are states.
+        curves: by name; ``x`` are layers.
         ylabel: metric, unit and direction.
         title: above the axes.
-        levels: name -> value of horizontal lines (the weighted sum of all states, fine-tuning).
-
-    Returns:
-        a PNG file.
+        levels: name -> value of horizontal lines (the weighted sum of all layers, fine-tuning).
 
     Raises:
         BenchmarkError: no curve.
     """
     if not curves:
         raise BenchmarkError("layer curves need at least one curve")
-    figure, axes = plt.subplots(figsize=(6, 4.6), layout="constrained")
+    figure = Figure(6, 4.6)
+    axes = figure.subplots()
     for index, (name, curve) in enumerate(curves.items()):
         style = _style(index)
         _band(axes, curve, style, curve.x)
@@ -349,24 +349,21 @@ def layer_curves(
         axes.axhline(level, color="dimgrey", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=name)
     states = sorted({int(state) for curve in curves.values() for state in curve.x})
     axes.set_xticks(states[:: max(1, -(-len(states) // 13))])
-    axes.set_xlabel("state (0: input of the first block; last: output of the encoder)")
+    axes.set_xlabel("layer (0: input of the first block; last: output of the encoder)")
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=11)
     _plain(axes)
     _legend(figure, len(curves) + len(levels or {}))
-    return _png(figure)
+    return figure
 
 
-def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> bytes:
-    """Shares of the states, a row a run: each adds up to 1. Cells hold numbers (percent) up to 14 states.
+def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> Figure:
+    """Shares of the layers, one row per run: each adds up to 1. Cells show percentages for up to 14 layers.
 
     Args:
-        rows: name -> (state,) shares; all of one length.
+        rows: name -> (layer,) shares; all of one length.
         title: above the axes.
-        unit: what is shared, beside the colour bar.
-
-    Returns:
-        a PNG file.
+        unit: label of the colour bar.
 
     Raises:
         BenchmarkError: no row, or rows of different lengths.
@@ -377,7 +374,8 @@ def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> byte
     states = shares.shape[1]
     longest = max(map(len, rows))
     width = max(5.0, min(0.5 * states, 8) + 0.085 * longest + 1.2)
-    figure, axes = plt.subplots(figsize=(width, 1.5 + 0.34 * len(rows)), layout="constrained")
+    figure = Figure(width, 1.5 + 0.34 * len(rows))
+    axes = figure.subplots()
     top = max(float(shares.max()), 2 / states)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(rows)), list(rows), fontsize=10)
@@ -386,22 +384,19 @@ def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> byte
         for (row, state), share in np.ndenumerate(shares):
             colour = "white" if share > 0.6 * top else "black"
             axes.text(state, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, color=colour)
-    axes.set_xlabel("state (0: input of the first block)")
+    axes.set_xlabel("layer (0: input of the first block)")
     axes.set_title(title, fontsize=11)
     figure.colorbar(image, ax=axes, pad=0.02).set_label(unit)
-    return _png(figure)
+    return figure
 
 
-def costs(points: Mapping[str, Mapping[str, Points]], ylabel: str, title: str) -> bytes:
-    """A metric against several kinds of cost, each on a logarithmic axis of its own; costs of 0 are left out.
+def costs(points: Mapping[str, Mapping[str, Points]], ylabel: str, title: str) -> Figure:
+    """A metric against several kinds of cost, each on a logarithmic axis of its own; costs of 0 are omitted.
 
     Args:
         points: kind of cost, with its unit -> line -> points.
         ylabel: metric, unit and direction.
         title: above the axes.
-
-    Returns:
-        a PNG file.
 
     Raises:
         BenchmarkError: no kind of cost.
@@ -409,10 +404,8 @@ def costs(points: Mapping[str, Mapping[str, Points]], ylabel: str, title: str) -
     if not points:
         raise BenchmarkError("a figure of costs needs at least one kind of cost")
     rows = -(-len(points) // 2)
-    size = (7, 3.1 * rows + 0.9)
-    figure, grid = plt.subplots(
-        rows, min(2, len(points)), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(7, 3.1 * rows + 0.9)
+    grid = figure.subplots(rows, min(2, len(points)), sharey=True, squeeze=False)
     for index, (axes, (cost, lines)) in enumerate(zip(grid.flat, points.items(), strict=False)):
         for line, (name, of) in enumerate(lines.items()):
             drawn = [(x, y) for x, y in zip(of.x, of.y, strict=True) if x > 0]
@@ -428,11 +421,11 @@ def costs(points: Mapping[str, Mapping[str, Points]], ylabel: str, title: str) -
     figure.supylabel(ylabel, fontsize=10)
     figure.suptitle(title, fontsize=11)
     _legend(figure, len(next(iter(points.values()))))
-    return _png(figure)
+    return figure
 
 
 def _few_ticks(axes: Any, values: Sequence[float]) -> None:
-    """Up to three ticks in plain numbers: within a decade a logarithmic axis has none of its own, or too many."""
+    """Up to three ticks in plain numbers: within a decade, logarithmic axes have none by default, or too many."""
     axes.xaxis.minorticks_off()
     if values:
         ticks = sorted({float(f"{tick:.2g}") for tick in np.geomspace(min(values), max(values), 3)})

@@ -1,6 +1,7 @@
 """Names -> objects, without importing what is not used.
 
-Five registries exist: :data:`upstreams`, :data:`downstreams`, :data:`tasks`, :data:`corpora` and :data:`regimes`. Each is filled from
+There are five: :data:`upstreams`, :data:`downstreams`, :data:`tasks`, :data:`corpora` and :data:`regimes`. Each is
+filled from
 
 1. the project's own table,
 2. entry points of installed packages, in the groups ``wavbench.upstreams`` and so on: ``name = "module:attr"``,
@@ -13,6 +14,7 @@ listing, raises when it is used, and takes nothing else down.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import functools
 import importlib
 import importlib.metadata
@@ -140,11 +142,15 @@ class Registry:
             raise BenchmarkError(f"unknown {self.kind} '{name}'. " + suggest(name, self.names(aliases=True)))
         return entry
 
-    def names(self, *, aliases: bool = False) -> list[str]:
-        """All names, sorted."""
-        entries = self._load()
-        more = [alias for entry in entries.values() for alias in entry.aliases] if aliases else []
-        return sorted([*entries, *more])
+    def names(self, pattern: str = "*", *, aliases: bool = False) -> list[str]:
+        """The names of the entries that have a name or alias like ``pattern`` (as in a shell: ``xlsr*``), sorted."""
+        entries = [
+            entry
+            for entry in self._load().values()
+            if any(fnmatch.fnmatchcase(name, pattern) for name in (entry.name, *entry.aliases))
+        ]
+        more = [alias for entry in entries for alias in entry.aliases] if aliases else []
+        return sorted([*(entry.name for entry in entries), *more])
 
     def __iter__(self) -> Iterator[Entry]:
         return iter([self._load()[name] for name in self.names()])
@@ -194,7 +200,21 @@ regimes = Registry("regime", "wavbench.regimes", "benchmark.engine:regime_entrie
 def takes(factory: Callable[..., Any], argument: str) -> bool:
     """Whether a factory has a parameter of this name, or takes any."""
     parameters = inspect.signature(factory).parameters
-    return argument in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return argument in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def list_upstreams(pattern: str = "*") -> list[str]:
+    """The names of the upstreams, plug-ins included, sorted.
+
+    Args:
+        pattern: as in a shell, matched against names and aliases: ``xlsr*``, ``*voxpopuli*``.
+    """
+    return upstreams.names(pattern)
+
+
+def list_downstreams(pattern: str = "*") -> list[str]:
+    """The names of the downstream benchmarks, plug-ins included, sorted; ``pattern`` as in :func:`list_upstreams`."""
+    return downstreams.names(pattern)
 
 
 def load_upstream(name: str, *, checkpoint: str | Path | None = None, **options: Any) -> Upstream:
@@ -202,14 +222,15 @@ def load_upstream(name: str, *, checkpoint: str | Path | None = None, **options:
 
     Args:
         name: a name or alias of :data:`upstreams`.
-        checkpoint: a local file, for upstreams that have one.
-        options: what the upstream's factory takes; see there.
+        checkpoint: a local file, for upstreams that read one.
+        options: passed to the upstream's factory; for wav2vec 2.0, :data:`upstream.wav2vec2.OPTIONS` and
+            ``random_weights``.
 
     Returns:
         The upstream; its ``info`` says where it comes from, for ``result.json``.
 
     Raises:
-        BenchmarkError: for an unknown name, checkpoint or option, or a factory that fails.
+        BenchmarkError: an unknown name, checkpoint or option, or a factory that fails.
     """
     from benchmark.interfaces import Upstream
 
@@ -219,13 +240,13 @@ def load_upstream(name: str, *, checkpoint: str | Path | None = None, **options:
     for argument in arguments:
         if not takes(factory, argument):
             what = "takes no checkpoint (-k)" if argument == "checkpoint" else f"has no option '{argument}'"
-            known = list(inspect.signature(factory).parameters)
-            raise BenchmarkError(f"upstream '{name}' {what}. " + suggest(argument, known, noun="options"))
+            options_taken = list(inspect.signature(factory).parameters)
+            raise BenchmarkError(f"upstream '{name}' {what}. " + suggest(argument, options_taken, noun="options"))
     try:
         model = factory(**arguments)
     except BenchmarkError:
         raise
-    except Exception as error:  # whatever somebody's factory raises
+    except Exception as error:  # whatever a plug-in's factory raises
         if entry.origin == "built in":
             raise
         raise BenchmarkError(
@@ -233,7 +254,7 @@ def load_upstream(name: str, *, checkpoint: str | Path | None = None, **options:
         ) from error
     if not isinstance(model, Upstream):
         raise BenchmarkError(
-            f"upstream '{name}' (from {entry.origin}) made a {type(model).__name__}; "
+            f"upstream '{name}' (from {entry.origin}) is a {type(model).__name__}; "
             "expected a benchmark.interfaces.Upstream"
         )
     model.info = {"origin": entry.origin, **getattr(model, "info", {}), "name": entry.name}

@@ -15,6 +15,7 @@ _TASKS = {
     "sv": ("downstream.sv.task:SpeakerVerification", "speaker verification: do two utterances have one speaker?"),
     "lid": ("downstream.lid.task:LanguageIdentification", "language identification: which language is spoken?"),
     "sid": ("downstream.sid.task:SpeakerIdentification", "speaker identification: which of the known speakers is it?"),
+    "classify": ("downstream.classify.task:LabelClassification", "classification by any label of own data (--label)"),
     "asr": ("downstream.asr.task:SpeechRecognition", "speech recognition: characters by CTC"),
 }
 

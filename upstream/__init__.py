@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmark.registry import Entry, load_upstream, upstreams
+from benchmark.registry import Entry, list_upstreams, load_upstream
 from upstream.wav2vec2.cards import read_cards
 
 __all__ = ["entries", "list_upstreams", "load_upstream"]
 
-#: Upstreams that are no card.
-TABLE = (Entry("fbank", "upstream.fbank:Fbank", "log mel filterbank with differences, no checkpoint"),)
+TABLE = (Entry("fbank", "upstream.fbank:Fbank", "log mel filterbank with deltas, no checkpoint"),)
+"""Upstreams without a card."""
 
 
 def entries() -> Iterable[Entry]:
@@ -29,8 +29,3 @@ def entries() -> Iterable[Entry]:
             kwargs={"card": card.name},
             needs="upstream.wav2vec2:missing",
         )
-
-
-def list_upstreams() -> list[str]:
-    """The names of all upstreams, sorted; plug-ins too."""
-    return upstreams.names()

@@ -1,4 +1,4 @@
-"""Checkpoints from the web: into a cache, with progress, resumed after an interruption, complete or not at all.
+"""Downloading checkpoints into a cache, with progress; an interrupted download resumes, and is never left half done.
 
 Imports no torch.
 """
@@ -16,19 +16,18 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir
+from benchmark.memory import remembered
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes must not fetch the same file at the same time
-    fcntl = None  # type: ignore[assignment]
-
-TIMEOUT = 30.0  # seconds without an answer
+TIMEOUT = 30.0
+"""Seconds without an answer."""
 ATTEMPTS = 3
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 20
+"""Bytes."""
 
 
 def place(url: str, name: str | None = None) -> Path:
@@ -37,10 +36,10 @@ def place(url: str, name: str | None = None) -> Path:
 
 
 def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> tuple[Path, str]:
-    """The local copy of ``url``, fetched if there is none.
+    """The local copy of ``url``, downloaded if there is none.
 
-    A file that somebody put there by hand is taken as it is. Where ``sha256`` is not known, that of the first copy is
-    recorded beside it as ``<name>.sha256`` and compared ever after.
+    A file that was put there by hand is used as it is. Where ``sha256`` is not known, that of the first copy is written
+    next to it as ``<name>.sha256``, and later copies must match it.
 
     Args:
         url: http or https.
@@ -51,69 +50,76 @@ def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> t
         The file and its sha256.
 
     Raises:
-        BenchmarkError: without network, saying what to fetch and where to put it; for a file that is not the one
-            expected; for a cache that cannot be written.
+        BenchmarkError: no network (the message says what to download and where to put it), a file that is not the one
+            expected, or a cache that cannot be written.
     """
     target = place(url, name)
     record = target.with_name(target.name + ".sha256")
     if not target.exists():
         _fetch(url, target, sha256)
     digest = sha256_of(target)
-    known, source = sha256, "its card"
-    if known is None and record.exists():
-        known, source = record.read_text(encoding="ascii", errors="replace").split()[0], str(record)
-    if known is None:
+    expected, source = sha256, "its card"
+    if expected is None and record.exists():
+        expected, source = record.read_text(encoding="ascii", errors="replace").split()[0], str(record)
+    if expected is None:
         with contextlib.suppress(OSError):  # a read-only cache: nothing to compare with next time
             record.write_text(f"{digest}  {target.name}\n", encoding="ascii")
-    elif digest != known:
+    elif digest != expected:
         raise BenchmarkError(
-            f"{target} has sha256 {digest}, but {source} says {known}. Delete {target} to fetch {url} again"
-            + ("" if sha256 else f", and {record} too if the file was meant to change")
+            f"{target} has sha256 {digest}, but {source} says {expected}. Delete {target} to download {url} again"
+            + ("" if sha256 else f"; delete {record} too if the file is meant to change")
         )
     return target, digest
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
+    """Hexadecimal sha256 of a file, remembered on disk until its size or time of modification changes."""
+    return str(remembered("sha256", [str(path)], lambda paths: [(path, _sha256_of(path)) for path in paths])[str(path)])
+
+
+def _sha256_of(path: str | Path) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(url: str, target: Path, sha256: str | None) -> None:
     part = target.with_name(target.name + ".part")
-    by_hand = f"Fetch it elsewhere and put it at {target}, or give a local file with -k FILE"
+    by_hand = f"Download it elsewhere and put it at {target}, or give a local file with -k FILE"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("ab")
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if target.exists():  # another process was faster
+                return
+            with part.open("ab") as file:
+                _download_patiently(url, file, by_hand)
+                file.flush()
+                os.fsync(file.fileno())
+            if sha256 is not None and (digest := _sha256_of(part)) != sha256:
+                os.truncate(part, 0)
+                raise BenchmarkError(
+                    f"{url} was downloaded and deleted: it has sha256 {digest}, but its card says {sha256}. {by_hand}"
+                )
+            os.replace(part, target)
     except OSError as error:
         raise BenchmarkError(
-            f"cannot write {part}: {error.strerror}. Set BENCHMARK_CACHE to a folder that can be written"
+            f"cannot write {part}: {error.strerror}. Free some space, or set BENCHMARK_CACHE to a folder that can be "
+            "written"
         ) from error
-    with file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if target.exists():  # another process was faster
-            return
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                _download(url, file)
-                break
-            except urllib.error.HTTPError as error:
-                if error.code < 500 or attempt == ATTEMPTS:
-                    raise BenchmarkError(f"{url} answered HTTP {error.code} {error.reason}. {by_hand}") from error
-            except (OSError, http.client.HTTPException) as error:
-                if attempt == ATTEMPTS:
-                    so_far = f" ({file.tell():,} bytes are kept and will be resumed from)" if file.tell() else ""
-                    raise BenchmarkError(f"cannot fetch {url}: {error}{so_far}. {by_hand}") from error
-            time.sleep(0.2 * attempt)
-        file.flush()
-        os.fsync(file.fileno())
-        if sha256 is not None and (digest := sha256_of(part)) != sha256:
-            file.truncate(0)
-            raise BenchmarkError(
-                f"{url} was fetched, but has sha256 {digest} and its card says {sha256}; it was thrown away. {by_hand}"
-            )
-        os.replace(part, target)
+
+
+def _download_patiently(url: str, file: IO[bytes], by_hand: str) -> None:
+    """:func:`_download`, again after errors that may pass."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _download(url, file)
+        except urllib.error.HTTPError as error:
+            if error.code < 500 or attempt == ATTEMPTS:
+                raise BenchmarkError(f"{url} answered HTTP {error.code} {error.reason}. {by_hand}") from error
+        except (OSError, http.client.HTTPException) as error:
+            if attempt == ATTEMPTS:
+                so_far = f" ({file.tell():,} bytes are kept, and the next attempt resumes)" if file.tell() else ""
+                raise BenchmarkError(f"cannot download {url}: {error}{so_far}. {by_hand}") from error
+        time.sleep(0.2 * attempt)
 
 
 def _download(url: str, file: IO[bytes]) -> None:
@@ -123,7 +129,7 @@ def _download(url: str, file: IO[bytes]) -> None:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing beyond start: complete, or not the same file
+        if error.code == 416 and start:  # nothing beyond start: complete, or another file
             total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
             if total == str(start):
                 return
@@ -131,7 +137,7 @@ def _download(url: str, file: IO[bytes]) -> None:
             return _download(url, file)
         raise
     with response:
-        if start and response.status != 206:  # the server knows no ranges: from the beginning
+        if start and response.status != 206:  # the server does not support ranges: start again
             file.truncate(0)
             start = 0
         length = response.headers.get("Content-Length")
@@ -149,5 +155,5 @@ def _write(file: IO[bytes], chunk: bytes) -> None:
     try:
         file.write(chunk)
         file.flush()
-    except OSError as error:
-        raise BenchmarkError(f"cannot write {file.name}: {error.strerror}. Free some room and start again") from error
+    except OSError as error:  # not the connection's: trying again does not help
+        raise BenchmarkError(f"cannot write {file.name}: {error.strerror}. Free some space and start again") from error

@@ -1,7 +1,8 @@
 """Filterbank features: the baseline without a checkpoint.
 
 SUPERB's FBANK (https://github.com/s3prl/s3prl/blob/71a4cd5/s3prl/upstream/baseline/fbank.yaml): Kaldi's 80 log mel
-energies in windows of 25 ms every 10 ms, their first and second differences, zero mean and unit variance per utterance.
+energies in windows of 25 ms every 10 ms, with deltas and delta-deltas, normalised to zero mean and unit variance per
+utterance.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from torchaudio.functional import compute_deltas
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
 
-WINDOW = 400  # samples, 25 ms
+WINDOW = 400
+"""Samples, 25 ms."""
 
 
 class Fbank(Upstream):
-    """One state of 240 features: 80 log mel energies and their differences of order 1 and 2."""
+    """One state of 240 features: 80 log mel energies, their deltas and delta-deltas."""
 
     sample_rate = 16000
     hidden_size = 240
@@ -33,7 +35,7 @@ class Fbank(Upstream):
         self.info: dict[str, Any] = {"name": "fbank", "objective": "none", "licence": "Apache-2.0"}
 
     def output_lengths(self, wav_lens: Tensor) -> Tensor:
-        """Frames (batch,) of waveforms of ``wav_lens`` (batch,) samples: windows that fit."""
+        """Frames (batch,) of waveforms of ``wav_lens`` (batch,) samples: the whole windows in each."""
         return (torch.div(wav_lens - WINDOW, self.frame_shift, rounding_mode="floor") + 1).clamp(min=0)
 
     @torch.no_grad()
@@ -44,12 +46,12 @@ class Fbank(Upstream):
             BenchmarkError: for a waveform shorter than one window, naming the item.
         """
         if keep is not None and list(keep) != [0]:
-            raise BenchmarkError(f"keep = {list(keep)}: fbank has one state, 0")
+            raise BenchmarkError(f"keep = {list(keep)}: fbank has one state, number 0")
         for i, n in enumerate(wav_lens.tolist()):
             if n < WINDOW or n > wavs.size(1):
                 raise BenchmarkError(
-                    f"item {i} of the batch has {n} samples; expected {WINDOW} or more, and at most the {wavs.size(1)} "
-                    "of the batch"
+                    f"item {i} of the batch has {n} samples; expected {WINDOW} or more, and no more than the "
+                    f"{wavs.size(1)} of the batch"
                 )
         rows = [self._features(wav[:n].float()) for wav, n in zip(wavs, wav_lens.tolist(), strict=True)]
         return HiddenStates([torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)], self.output_lengths(wav_lens))
@@ -59,6 +61,6 @@ class Fbank(Upstream):
         mel = kaldi.fbank(wav.unsqueeze(0), num_mel_bins=80, sample_frequency=self.sample_rate).T  # (80, frame)
         delta = compute_deltas(mel)
         x = torch.cat([mel, delta, compute_deltas(delta)]).T
-        # One frame has no deviation: nan without the condition. 1e-10 is s3prl's.
+        # The deviation of a single frame would be nan. 1e-10 is s3prl's.
         deviation = x.std(dim=0) if len(x) > 1 else torch.zeros_like(x[0])
         return (x - x.mean(dim=0)) / (deviation + 1e-10)

@@ -1,6 +1,6 @@
 """Label budgets: nested, seeded subsets of a training split.
 
-A budget is one or more parts joined by ``+``, each applied to what the one before it left:
+A budget is one or more parts joined by ``+``, each applied to what the part before it left:
 
 ==================  ==================================================================================================
 ``all``             everything
@@ -12,14 +12,14 @@ A budget is one or more parts joined by ``+``, each applied to what the one befo
 ``100speakers``     everything of this many speakers
 ==================  ==================================================================================================
 
-``8utt/speaker+1session/speaker`` would take sessions of what is left; write ``1session/speaker+8utt/speaker`` for eight
-utterances of one session each.
+``8utt/speaker+1session/speaker`` takes sessions of the eight utterances; for eight utterances of one session each,
+write ``1session/speaker+8utt/speaker``.
 
-Every choice is a prefix of an order that the seed alone decides, so that for one seed a smaller budget of a kind is a
-subset of every larger one. The order balances strata: the next utterance is always taken from the stratum with the
-least audio so far (of languages for LID; of genders, then speakers, for ASR), ties and everything within a stratum by a
-hash of seed and id. Which of the labels help matters as much as how many (Vaessen & van Leeuwen, 2203.14688): the kinds
-of budgets are the ways of composing a set of one size.
+Every choice is a prefix of an order that depends on the seed alone, so that for one seed a smaller budget of a kind is
+a subset of every larger one. The order balances strata: the next utterance is always taken from the stratum with the
+least audio so far (of languages for LID; of genders, then speakers, for ASR); ties, and the order within a stratum, are
+decided by a hash of seed and id. Which utterances are labelled matters as much as how many (Vaessen & van Leeuwen,
+2203.14688): the kinds of budgets are the ways of composing a set of a given size.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import hashlib
 import heapq
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Seconds, Utterance
 
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
@@ -54,7 +54,7 @@ def parse(text: str) -> list[Part]:
     """Read a budget; ``all`` has no part.
 
     Raises:
-        BenchmarkError: it is none, or an amount that takes nothing or more than everything.
+        BenchmarkError: it is not a budget, or an amount is nothing or more than everything.
     """
     if text.strip() == "all":
         return []
@@ -62,7 +62,7 @@ def parse(text: str) -> list[Part]:
     for item in text.split("+"):
         match = _PATTERN.fullmatch(item.strip())
         if match is None:
-            raise BenchmarkError(f"budget '{text}': '{item.strip()}' is no budget. Examples: {EXAMPLES}")
+            raise BenchmarkError(f"budget '{text}': '{item.strip()}' is not a valid budget. Examples: {EXAMPLES}")
         amount, unit = float(match["amount"]), match["unit"]
         if unit in _UNITS:
             part = Part(amount * _UNITS[unit], "s")
@@ -90,15 +90,16 @@ def choose(
     """The utterances of a budget, in the order of ``utterances``.
 
     Args:
-        text: as in the module's description.
+        text: see the module.
         utterances: the training split.
         seconds: utterance id -> duration.
         seed: of the order.
-        strata: fields of :class:`Utterance` between whose values the order balances the audio, outermost first.
+        strata: names of labels (:meth:`Utterance.label`) between whose values the order balances the audio, outermost
+            first.
 
     Raises:
-        BenchmarkError: there is less than the budget asks for, nothing is left, or utterances lack the speaker that a
-            part needs.
+        BenchmarkError: the split has less than the budget asks for, nothing is left, or utterances lack the speaker
+            that a part needs.
     """
     left = list(utterances)
     for part in parse(text):
@@ -114,11 +115,11 @@ def _take(
         nameless = [utterance.id for utterance in left if utterance.speaker is None]
         if nameless:
             raise BenchmarkError(
-                f"budget '{text}' needs speakers; {len(nameless)} utterances have none: {nameless[0]} …"
+                f"budget '{text}' needs speakers; {len(nameless):,} utterances have none: {shorten(nameless)}"
             )
     if part.unit == "speakers":
         names = sorted({str(u.speaker) for u in left}, key=lambda name: _hash(seed, name))
-        _enough(text, part.amount, len(names), "speakers")
+        _check_enough(text, part.amount, len(names), "speakers")
         kept = set(names[: int(part.amount)])
         return [u for u in left if u.speaker in kept]
     if part.unit == "session/speaker":
@@ -127,8 +128,8 @@ def _take(
             sessions[str(u.speaker)].add(_session(u))
         first = {
             (speaker, session)
-            for speaker, of in sessions.items()
-            for session in sorted(of, key=lambda s: _hash(seed, f"{speaker} {s}"))[: int(part.amount)]
+            for speaker, own in sessions.items()
+            for session in sorted(own, key=lambda s: _hash(seed, f"{speaker} {s}"))[: int(part.amount)]
         }
         return [u for u in left if (str(u.speaker), _session(u)) in first]
     if part.unit == "utt/speaker":
@@ -137,19 +138,19 @@ def _take(
             by_speaker[str(u.speaker)].append(u)
         return [
             u
-            for of in by_speaker.values()
-            for u in order(of, dict.fromkeys((u.id for u in of), 1.0), seed=seed, strata=["session"])[
+            for own in by_speaker.values()
+            for u in order(own, dict.fromkeys((u.id for u in own), 1.0), seed=seed, strata=["session"])[
                 : int(part.amount)
             ]
         ]
     ordered = order(left, seconds, seed=seed, strata=strata)
     if part.unit == "utt":
-        _enough(text, part.amount, len(ordered), "utterances")
+        _check_enough(text, part.amount, len(ordered), "utterances")
         return ordered[: int(part.amount)]
     total = sum(seconds[u.id] for u in ordered)
     budget = part.amount if part.unit == "s" else total * part.amount / 100
     if part.unit == "s":
-        _enough(text, budget, total, "seconds")
+        _check_enough(text, budget, total, "seconds")
     taken, used = [], 0.0
     for u in ordered:  # a prefix: it ends with the utterance before the one that goes over
         used += seconds[u.id]
@@ -167,12 +168,11 @@ def order(
     """All utterances, such that every prefix has about as much audio of one stratum as of the others."""
     if not strata:
         return sorted(utterances, key=lambda u: _hash(seed, u.id))
-    field, *inner = strata
-    value: Callable[[Utterance], str] = _session if field == "session" else lambda u: str(getattr(u, field))
+    label, *inner = strata
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
-        groups[value(utterance)].append(utterance)
-    queues = {name: iter(order(of, seconds, seed=seed, strata=inner)) for name, of in groups.items()}
+        groups[_session(utterance) if label == "session" else str(utterance.label(label))].append(utterance)
+    queues = {name: iter(order(group, seconds, seed=seed, strata=inner)) for name, group in groups.items()}
     heap = [(0.0, _hash(seed, name), name) for name in queues]
     heapq.heapify(heap)
     ordered = []
@@ -185,15 +185,15 @@ def order(
     return ordered
 
 
-def _enough(text: str, wanted: float, there: float, what: str) -> None:
-    if wanted > there * (1 + 1e-9):
+def _check_enough(text: str, wanted: float, available: float, what: str) -> None:
+    if wanted > available * (1 + 1e-9):
         raise BenchmarkError(
-            f"budget '{text}' asks for {wanted:g} {what}, the training split has {there:g}; take 'all' or a smaller one"
+            f"budget '{text}' asks for {wanted:g} {what}, the training split has {available:g}; take 'all' or less"
         )
 
 
 def _session(utterance: Utterance) -> str:
-    """The session; an utterance that names none is taken for one of its own."""
+    """The session; an utterance without one is a session of its own."""
     return utterance.session or utterance.id
 
 

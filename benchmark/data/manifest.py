@@ -1,11 +1,11 @@
-"""Lists of utterances: reading and writing them, what they add up to, and a digest that tells two lists apart.
+"""Manifests, lists of utterances on disk; trial lists.
 
-A manifest is a file in UTF-8 with an utterance a line: JSONL (``.jsonl``, an object a line) or a table (``.csv``,
-``.tsv``, a header with the same names). The columns are the fields of :class:`benchmark.interfaces.Utterance`; only
-``path`` must be there::
+A manifest is a UTF-8 file with one utterance per line: JSONL (``.jsonl``, an object per line) or a table (``.csv``,
+``.tsv``, a header with the same names). Columns are the fields of :class:`benchmark.interfaces.Utterance`, of which
+only ``path`` is required, and whichever other labels the reader asks for::
 
-    {"id": "a1", "path": "wav/a1.wav", "speaker": "anna", "text": "good morning"}
-    {"id": "a2", "path": "/corpora/long.flac", "start": 12.5, "duration": 3.25, "speaker": "ben"}
+    {"id": "a1", "path": "wav/a1.wav", "speaker": "anna", "text": "good morning", "emotion": "joy"}
+    {"id": "a2", "path": "/corpora/long.flac", "start": 12.5, "duration": 3.25, "speaker": "ben", "emotion": "calm"}
 """
 
 from __future__ import annotations
@@ -13,36 +13,29 @@ from __future__ import annotations
 import codecs
 import csv
 import dataclasses
-import hashlib
 import io
-import itertools
 import json
-import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, raise_problems, shorten
 from benchmark.files import write_atomically
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.registry import suggest
 
 OWN_DATA = "manifests"
-"""Name of the corpus that :func:`corpus` makes of own manifests, and what the cards that take them say as theirs."""
+"""Name of the corpus that :func:`corpus` makes of manifests; protocol cards that take manifests name it as theirs."""
 
-FIELDS = tuple(f.name for f in dataclasses.fields(Utterance))
+FIELDS = tuple(f.name for f in dataclasses.fields(Utterance) if f.name != "labels")
+"""Columns that every manifest may have."""
 _FIELDS = frozenset(FIELDS)
+_RESERVED = _FIELDS | {"labels"}
+"""What a label cannot be called."""
 _NUMBERS = ("start", "duration")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_SHOWN = 10
-"""Problems that an error shows; the others are counted."""
-_TOUCH = 1e-3
-"""Seconds by which neighbouring stretches may overlap: they were cut at times rounded to a millisecond."""
 
 _KNOWN_AS = {
     "id": ("utt", "utt_id", "uttid", "utterance", "utterance_id", "key"),
@@ -57,26 +50,11 @@ _KNOWN_AS = {
     "gender": ("sex",),
 }
 _MEANT = {other: name for name, others in _KNOWN_AS.items() for other in others}
-"""What other tools call a column -> what it is called here."""
+"""Name of a column in other tools -> its name here."""
 
 
 def _meant(name: str) -> str:
     return _MEANT.get(name.lower().strip(), name)
-
-
-def complain(about: str, problems: Sequence[str], advice: str = "") -> NoReturn:
-    """Raise one :class:`BenchmarkError` for all problems: the first ten, and how many more there are."""
-    lines = [f"{about}: {len(problems):,} problem{'s' if len(problems) > 1 else ''}:"]
-    lines += [f"  {problem}" for problem in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"  … and {len(problems) - _SHOWN:,} more")
-    raise BenchmarkError("\n".join([*lines, advice] if advice else lines))
-
-
-def some(items: Iterable[object], most: int = 3) -> str:
-    """``a, b, c and 4 more``."""
-    named = [str(item) for item in items]
-    return ", ".join(named[:most]) + (f" and {len(named) - most:,} more" if len(named) > most else "")
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -84,88 +62,91 @@ def some(items: Iterable[object], most: int = 3) -> str:
 
 @dataclass
 class Scan:
-    """All that a manifest holds, good and bad."""
+    """The content of a manifest, good and bad."""
 
     path: Path
+    labels: tuple[str, ...] = ()
+    """Columns that are taken beside the fields."""
     rows: list[tuple[int, Utterance]] = field(default_factory=list)
     """(line, utterance) of every row that could be read."""
-    found: list[tuple[int, str]] = field(default_factory=list)
-    """(line, what is wrong there); line 0 is the file as a whole."""
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    """(line, problem); line 0 is the file as a whole."""
 
-    @property
-    def problems(self) -> list[str]:
-        """``file:line: what is wrong``, by line."""
-        return [f"{self.path}{f':{line}' if line else ''}: {text}" for line, text in sorted(self.found)]
+    def messages(self) -> list[str]:
+        """``file:line: problem``, by line."""
+        return [f"{self.path}{f':{line}' if line else ''}: {text}" for line, text in sorted(self.problems)]
 
 
-def read(path: Path | str) -> list[Utterance]:
+def read(path: Path | str, labels: Sequence[str] = ()) -> list[Utterance]:
     """Read a manifest.
 
     Args:
-        path: ``.jsonl``, ``.csv`` or ``.tsv``. Audio paths in it count from the manifest's folder unless absolute; an
-            ``id`` that is left out is the path as written.
+        path: ``.jsonl``, ``.csv`` or ``.tsv``. Audio paths in it are relative to the manifest's folder unless absolute;
+            an ``id`` that is left out is the path as written.
+        labels: columns to take into :attr:`Utterance.labels`; names of fields are ignored.
 
     Returns:
         The utterances in the file's order, ``path`` absolute.
 
     Raises:
-        BenchmarkError: the file is missing, empty or of another kind, or rows are wrong: an unknown column, no path, an
-            id that is there twice, a value of the wrong type, a negative time, NaN, text that is not UTF-8. One pass
-            finds all of it; the message shows the first ten by file and line.
+        BenchmarkError: the file is missing, empty or of another kind, or rows are invalid: an unknown column, no path,
+            a duplicate id, a value of the wrong type, a negative time, NaN, text that is not UTF-8. One pass finds all
+            problems; the message shows the first ten by file and line.
     """
-    scanned = scan(path)
+    scanned = scan(path, labels)
     if scanned.problems:
-        complain(str(path), scanned.problems)
+        raise_problems(str(path), scanned.messages())
     return [utterance for _, utterance in scanned.rows]
 
 
-def scan(path: Path | str) -> Scan:
-    """Read a manifest as far as it can be read.
+def scan(path: Path | str, labels: Sequence[str] = ()) -> Scan:
+    """Read a manifest as far as it can be read; see :func:`read`.
 
     Raises:
         BenchmarkError: there is no such file, or its name ends in none of ``.jsonl``, ``.csv`` and ``.tsv``.
     """
     path = Path(path)
     _refuse_other_kinds(path)
-    result = Scan(path)
+    result = Scan(path, tuple(name for name in labels if name not in _RESERVED))
+    known = _FIELDS.union(result.labels)
     data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        result.found.append((0, "the file is UTF-16; save it as UTF-8"))
+        result.problems.append((0, "the file is UTF-16; save it as UTF-8"))
         return result
     if path.suffix == ".jsonl" and data.lstrip().startswith(b"["):
-        result.found.append((1, "the file is one JSON array; write an object a line (jq -c '.[]' does)"))
+        result.problems.append((1, "the file is one JSON array; write one object per line (jq -c '.[]' does)"))
         return result
     rows = _jsonl_rows(data, result) if path.suffix == ".jsonl" else _table_rows(data, _DELIMITERS[path.suffix], result)
     folder = os.path.abspath(path.parent)
     lines: dict[str, int] = {}
     unknown: dict[str, list[int]] = {}
     for line, row in rows:
-        for name in row.keys() - _FIELDS:
+        for name in row.keys() - known:
             unknown.setdefault(name, []).append(line)
             row.setdefault(_meant(name), row[name])  # so that its values are checked as well
-        wrong, utterance = _utterance(row, folder)
+        wrong, utterance = _utterance(row, folder, result.labels)
         if utterance is not None and lines.setdefault(utterance.id, line) != line:
-            advice = "" if "id" in row else ". Ids default to the path: give the utterances of one file an id each"
-            wrong.append(f"id '{utterance.id}' is on line {lines[utterance.id]} already{advice}")
-        result.found += [(line, text) for text in wrong]
+            advice = "" if "id" in row else ". Ids default to the path: give each utterance of a file an id of its own"
+            wrong.append(f"id '{utterance.id}' is already on line {lines[utterance.id]}{advice}")
+        result.problems += [(line, text) for text in wrong]
         if utterance is not None:
             result.rows.append((line, utterance))
-    result.found += [(where[0], _unknown(name, len(where))) for name, where in unknown.items()]
-    if not result.rows and not result.found:
-        result.found.append((0, "holds no utterances"))
+    result.problems += [(numbers[0], _unknown(name, len(numbers))) for name, numbers in unknown.items()]
+    if not result.rows and not result.problems:
+        result.problems.append((0, "contains no utterances"))
     return result
 
 
 def _refuse_other_kinds(path: Path) -> None:
     if path.is_dir():
         raise BenchmarkError(
-            f"{path} is a folder, expected a manifest (.jsonl, .csv or .tsv). 'wavbench prepare' makes manifests of "
+            f"{path} is a folder; expected a manifest (.jsonl, .csv or .tsv). 'wavbench prepare' makes manifests from "
             "Kaldi data directories, lhotse cuts and Hugging Face datasets"
         )
     if path.suffix not in (".jsonl", *_DELIMITERS):
         raise BenchmarkError(
-            f"{path}: a manifest's name ends in .jsonl (an object a line), .csv or .tsv (a table with a header), "
-            f"not in '{path.suffix}'"
+            f"{path}: the name of a manifest ends in .jsonl (one object per line), .csv or .tsv (a table with a "
+            f"header), not in '{path.suffix}'"
         )
     if not path.is_file():
         raise BenchmarkError(f"manifest {path} not found")
@@ -178,32 +159,32 @@ def _jsonl_rows(data: bytes, result: Scan) -> Iterator[tuple[int, dict[str, Any]
         try:
             row = _DECODER.decode(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            result.found.append((number, _not_utf8(error)))
+            result.problems.append((number, _not_utf8(error)))
         except json.JSONDecodeError as error:
-            result.found.append((number, f"invalid JSON: {error.msg} at character {error.colno}"))
+            result.problems.append((number, f"invalid JSON: {error.msg} at character {error.colno}"))
         except (ValueError, RecursionError) as error:
-            result.found.append((number, f"invalid JSON: {error}"))
+            result.problems.append((number, f"invalid JSON: {error}"))
         else:
             if isinstance(row, dict):
                 yield number, row
             else:
                 found = "an array" if isinstance(row, list) else json.dumps(row)[:40]
-                result.found.append((number, f'expected an object a line, {{"path": …}}, found {found}'))
+                result.problems.append((number, f'expected one object per line, {{"path": …}}, found {found}'))
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number; leave the field out")
+    raise ValueError(f"{name} is not a JSON number; leave the field out")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the object has '{next(name for name in names if names.count(name) > 1)}' twice")
+        raise ValueError(f"duplicate key '{next(name for name in names if names.count(name) > 1)}'")
     return row
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_once)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:
@@ -219,7 +200,8 @@ def _table_rows(data: bytes, delimiter: str, result: Scan) -> Iterator[tuple[int
             try:
                 encoded.decode("utf-8")
             except UnicodeDecodeError as error:
-                result.found.append((number, _not_utf8(error)))
+                result.problems.append((number, _not_utf8(error)))
+    known = _FIELDS.union(result.labels)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
@@ -230,7 +212,7 @@ def _table_rows(data: bytes, delimiter: str, result: Scan) -> Iterator[tuple[int
             return
         except csv.Error as error:
             advice = "; a cell that begins with a quote must end with one, and quotes within it are doubled"
-            result.found.append((line, f"{error}{'' if 'limit' in str(error) else advice}"))
+            result.problems.append((line, f"{error}{'' if 'limit' in str(error) else advice}"))
             continue
         if not cells:
             continue
@@ -240,10 +222,10 @@ def _table_rows(data: bytes, delimiter: str, result: Scan) -> Iterator[tuple[int
                 return
         elif len(cells) != len(header):
             advice = ": quote a text that holds the delimiter" if len(cells) > len(header) else ""
-            result.found.append((line, f"{len(cells)} cells, but the header has {len(header)}{advice}"))
+            result.problems.append((line, f"{len(cells)} cells, but the header has {len(header)}{advice}"))
         else:
             row = zip(header, cells, strict=True)
-            yield line, {name: _value(name, cell) for name, cell in row if cell and name in _FIELDS}
+            yield line, {name: _value(name, cell) for name, cell in row if cell and name in known}
 
 
 def _value(name: str, cell: str) -> str | float:
@@ -256,43 +238,43 @@ def _value(name: str, cell: str) -> str | float:
 
 
 def _header(names: list[str], delimiter: str, line: int, result: Scan) -> list[str]:
-    """The columns' names, where one is unknown the one that was meant, so that its values are checked as well."""
-    meant = [_meant(name) if _meant(name) not in names else name for name in names]
+    """The names of the columns; for an unknown one, the field it stands for, so that its values are checked as well."""
+    unknown = [name for name in dict.fromkeys(names) if name not in _FIELDS and name not in result.labels]
+    meant = [_meant(name) if name in unknown and _meant(name) not in names else name for name in names]
     if not set(meant) & _FIELDS:
         other = next(
             (f" The columns look separated by {d!r}." for d in "\t;,|" if d != delimiter and d in names[0]), ""
         )
-        result.found.append(
-            (line, f"expected a header with columns of {', '.join(FIELDS)}; found {some(names)}.{other}")
+        result.problems.append(
+            (line, f"expected a header with columns of {', '.join(FIELDS)}; found {shorten(names)}.{other}")
         )
         return meant
-    result.found += [(line, _unknown(name, 1)) for name in dict.fromkeys(names) if name not in _FIELDS]
-    result.found += [
-        (line, f"column '{name}' is there twice") for name in dict.fromkeys(names) if names.count(name) > 1
-    ]
+    result.problems += [(line, _unknown(name, 1)) for name in unknown]
+    result.problems += [(line, f"duplicate column '{name}'") for name in dict.fromkeys(names) if names.count(name) > 1]
     if "path" not in meant:
-        result.found.append((line, "there is no column 'path'"))
+        result.problems.append((line, "there is no column 'path'"))
     return meant
 
 
 def _unknown(name: str, times: int) -> str:
-    often = f" (on {times:,} lines)" if times > 1 else ""
+    lines = f" (on {times:,} lines)" if times > 1 else ""
     if name in ("supervisions", "recording", "sources"):
         advice = "This looks like a lhotse manifest: 'wavbench prepare lhotse' converts it"
     elif not name:
-        advice = "Remove the column without a name (pandas writes none with index=False)"
+        advice = "Remove the column without a name (in pandas, write with index=False)"
     elif _meant(name) in _FIELDS:
         advice = f"Did you mean '{_meant(name)}'? known: {', '.join(FIELDS)}"
     else:
-        advice = f"{suggest(name, list(FIELDS), noun='known')}. Rename or remove it"
-    return f"unknown column '{name}'{often}. {advice}"
+        label = f". To use it as a label: -d classify --label {name}" if name != "labels" else ""
+        advice = f"{suggest(name, list(FIELDS), noun='known')}. Rename or remove it{label}"
+    return f"unknown column '{name}'{lines}. {advice}"
 
 
-def _utterance(row: Mapping[str, Any], folder: str) -> tuple[list[str], Utterance | None]:
-    """What is wrong with a row, and the utterance if nothing is."""
+def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tuple[list[str], Utterance | None]:
+    """The problems of a row, and the utterance if there are none."""
     wrong: list[str] = []
     values: dict[str, Any] = {}
-    for name in FIELDS:
+    for name in (*FIELDS, *labels):
         value = row.get(name)
         if value is None:
             continue
@@ -317,7 +299,8 @@ def _utterance(row: Mapping[str, Any], folder: str) -> tuple[list[str], Utteranc
     for name in _NUMBERS:
         if name in values:
             values[name] = float(values[name])
-    return wrong, Utterance(**{"id": written, **values})
+    own = {name: values.pop(name) for name in labels if name in values}
+    return wrong, Utterance(**{"id": written, **values}, labels=own)
 
 
 def _check_seconds(name: str, value: Any, wrong: list[str]) -> None:
@@ -338,38 +321,43 @@ def write(path: Path | str, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, JSONL or a table by the name's ending; :func:`read` gives the same utterances back.
 
     Audio that lies below the manifest's folder is written relative to it, so that the folder can be moved as a whole;
-    other audio is written absolute, so that the manifest can be moved alone. A table cannot tell an empty text from
-    none.
+    other audio is written absolute, so that the manifest can be moved alone. Labels become columns. A table does not
+    distinguish an empty text from none.
 
     Raises:
-        BenchmarkError: the name ends otherwise, there are no utterances, or one of them could not be read back; nothing
-            is written then.
+        BenchmarkError: the name ends otherwise, there are no utterances, or one of them could not be read back: then
+            nothing is written.
     """
     path = Path(path)
     if path.suffix not in (".jsonl", *_DELIMITERS):
-        raise BenchmarkError(f"cannot write {path}: a manifest's name ends in .jsonl, .csv or .tsv")
+        raise BenchmarkError(f"cannot write {path}: the name of a manifest ends in .jsonl, .csv or .tsv")
     folder = os.path.abspath(path.parent)
     rows, problems = [], []
     ids: set[str] = set()
     for utterance in utterances:
         row = _row(utterance, folder)
-        wrong, _ = _utterance(row, folder)
+        wrong, _ = _utterance(row, folder, utterance.labels)
         if utterance.id in ids:
-            wrong.append("the id is there twice")
+            wrong.append("duplicate id")
+        for name in utterance.labels:
+            if name in _RESERVED:
+                wrong.append(f"label '{name}' has the name of a field; rename it")
+            elif not name or name != name.strip():
+                wrong.append(f"the name of label {name!r} is empty, or begins or ends with white space")
         ids.add(utterance.id)
         problems += [f"utterance {utterance.id!r}: {text}" for text in wrong]
         rows.append(row)
     if not rows:
         raise BenchmarkError(f"cannot write {path}: there are no utterances")
     if problems:
-        complain(f"cannot write {path}", problems)
+        raise_problems(f"cannot write {path}", problems)
     data = _as_jsonl(rows) if path.suffix == ".jsonl" else _as_table(rows, _DELIMITERS[path.suffix], path)
     write_atomically(path, lambda file: file.write(data))
 
 
 def _row(utterance: Utterance, folder: str) -> dict[str, Any]:
-    """Its fields but those at their defaults."""
-    row = {f.name: getattr(utterance, f.name) for f in dataclasses.fields(utterance)}
+    """Its labels, and its fields except those at their defaults."""
+    row = {**utterance.labels, **{name: getattr(utterance, name) for name in FIELDS}}
     absolute = os.path.join(os.getcwd(), utterance.path)
     below = absolute.removeprefix(folder + os.sep).lstrip(os.sep)
     row["path"] = below if absolute.startswith(folder + os.sep) and below else absolute
@@ -387,12 +375,12 @@ def _as_jsonl(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _as_table(rows: list[dict[str, Any]], delimiter: str, path: Path) -> bytes:
-    used = {name for row in rows for name in row}
+    used = dict.fromkeys(name for row in rows for name in row)
     bare_return = any("\r" in value for row in rows for value in row.values() if isinstance(value, str))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(
         text,
-        [name for name in FIELDS if name in used],
+        [*(name for name in FIELDS if name in used), *(name for name in used if name not in _FIELDS)],
         delimiter=delimiter,
         lineterminator="\n",
         quoting=csv.QUOTE_ALL if bare_return else csv.QUOTE_MINIMAL,  # which overlooks a carriage return
@@ -416,15 +404,15 @@ def read_trials(path: Path | str, ids: Collection[str], *, source: str = "", whe
 
     Args:
         path: the list, in VoxCeleb's format.
-        ids: the utterances that there are; a set or a dictionary for long lists.
-        source: where to get a proper list; said when this one is missing, empty or malformed.
-        where: where the utterances should be; said when some are not among ``ids``.
+        ids: the utterances that exist; a set or a dictionary for long lists.
+        source: where to get a proper list; shown when this one is missing, empty or malformed.
+        where: where the utterances should be; shown when some are not among ``ids``.
 
     Raises:
         BenchmarkError: the list is missing or empty, lines are malformed, or utterances are not among ``ids``.
     """
     path = Path(path)
-    source = source or "Expected a line a trial: 1 (same speaker) or 0, and the ids of two utterances"
+    source = source or "Expected one trial per line: 1 (same speaker) or 0, and the ids of two utterances"
     if not path.is_file():
         raise BenchmarkError(f"trial list {path} not found. {source}")
     trials: list[Trial] = []
@@ -440,7 +428,7 @@ def read_trials(path: Path | str, ids: Collection[str], *, source: str = "", whe
         advice = " (Kaldi's order: write 1 or 0 for target or nontarget, and write it first)" if kaldi else ""
         problems.append(f"{path}:{number}: expected '<1 or 0> <enrolment> <test>', got {line.strip()[:120]!r}{advice}")
     if problems:
-        complain(f"trial list {path}", problems, source)
+        raise_problems(f"trial list {path}", problems, source)
     if not trials:
         raise BenchmarkError(f"trial list {path} is empty. {source}")
     ids = ids if isinstance(ids, set | dict | frozenset) else set(ids)
@@ -448,8 +436,9 @@ def read_trials(path: Path | str, ids: Collection[str], *, source: str = "", whe
     absent = [name for name in named if name not in ids]
     if absent:
         raise BenchmarkError(
-            f"trial list {path} names {len(absent):,} of {len(named):,} utterances that are not there: {some(absent)}. "
-            + (where or "Trials name utterances by their ids in the test manifest, such as " + some(ids))
+            f"trial list {path} names {len(absent):,} utterances (of {len(named):,}) that do not exist: "
+            f"{shorten(absent)}. "
+            + (where or "Trials name utterances by their ids in the test manifest, such as " + shorten(ids))
         )
     return trials
 
@@ -462,13 +451,14 @@ def corpus(
     dev: Path | str | None = None,
     test: Path | str | None = None,
     trials: Path | str | None = None,
+    labels: Sequence[str] = (),
 ) -> Corpus:
-    """The corpus ``manifests`` of the files that were given: splits ``train``, ``dev`` and ``test``, trials ``trials``.
+    """The corpus ``manifests`` of the given files: splits ``train``, ``dev`` and ``test``, trials ``trials``.
 
-    Which of them it needs, a task says itself.
+    ``labels`` are the columns to take beside the fields; see :func:`read`.
 
     Raises:
-        BenchmarkError: whatever is wrong with any of them; trials without a test manifest.
+        BenchmarkError: no manifest; problems of any of them; trials without a test manifest.
     """
     given = {name: path for name, path in (("train", train), ("dev", dev), ("test", test)) if path is not None}
     if not given:
@@ -480,7 +470,7 @@ def corpus(
     errors: list[str] = []
     for name, path in given.items():
         try:
-            splits[name] = read(path)
+            splits[name] = read(path, labels)
         except BenchmarkError as error:
             errors.append(f"--{name}: {error}")
     if trials is not None and "test" in splits:
@@ -491,89 +481,3 @@ def corpus(
     if errors:
         raise BenchmarkError("\n".join(errors))
     return Corpus(OWN_DATA, splits, lists)
-
-
-def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:
-    """Refuse splits that share utterances.
-
-    Raises:
-        BenchmarkError: an id is in two splits, or a stretch of a file is; see :func:`overlaps`.
-    """
-    found = overlaps(splits)
-    if found:
-        complain(f"{' and '.join(splits)} must not share utterances", found)
-
-
-def overlaps(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
-    """What two splits share, a line an item: equal ids, and stretches of one file that overlap (by over a millisecond).
-
-    Of overlapping stretches each is named with the longest of each other split before it. A file is one file whatever
-    links between folders lead to it. Takes some seconds for a million utterances.
-    """
-    found: list[str] = []
-    by_id = {name: {utterance.id: utterance for utterance in utterances} for name, utterances in splits.items()}
-    for one, other in itertools.combinations(splits, 2):
-        for name in [utterance.id for utterance in splits[one] if utterance.id in by_id[other]]:
-            paths = [by_id[split][name].path for split in (one, other)]
-            files = "" if paths[0] == paths[1] else f", for two files: {paths[0]} and {paths[1]}; ids must be unique"
-            found.append(f"'{name}' is in {one} and in {other}{files}")
-
-    folders: dict[str, str] = {}
-    at: dict[str, str] = {}
-    """File -> the split it was first seen in."""
-    several: set[str] = set()
-    for name, utterances in splits.items():
-        for utterance in utterances:
-            file = _file(utterance.path, folders)
-            if at.setdefault(file, name) != name:
-                several.add(file)
-    spans: dict[str, list[tuple[float, float, int, str, str]]] = {}
-    if several:
-        for order, (name, utterances) in enumerate(splits.items()):
-            for u in utterances:
-                file = _file(u.path, folders)
-                if file in several:
-                    end = math.inf if u.duration is None else u.start + u.duration
-                    spans.setdefault(file, []).append((u.start, end, order, name, u.id))
-    for file, of_file in spans.items():
-        latest: dict[str, tuple[float, str]] = {}
-        """Split -> the latest end so far, and whose it is."""
-        for start, end, _, name, id_ in sorted(of_file):
-            for other, (until, other_id) in latest.items():
-                if other != name and other_id != id_ and start < until - _TOUCH:
-                    stop = min(end, until)
-                    span = f"from {start:.3f} s" if stop == math.inf else f"{start:.3f}–{stop:.3f} s"
-                    found.append(f"'{other_id}' of {other} and '{id_}' of {name} share audio: {file}, {span}")
-            if name not in latest or end > latest[name][0]:
-                latest[name] = (end, id_)
-    return found
-
-
-def _file(path: str, folders: dict[str, str]) -> str:
-    """The path with its folder's links followed; ``folders`` keeps those that have been."""
-    folder, name = os.path.split(path)
-    if folder not in folders:
-        folders[folder] = os.path.realpath(folder)
-    return path if folders[folder] == folder else os.path.join(folders[folder], name)
-
-
-# ----------------------------------------------------------------------------------------------------- what is kept
-
-
-def digest(utterances: Sequence[Utterance]) -> str:
-    """Sixteen hex digits over ids, spans and labels, in order; where the files lie does not matter."""
-    state = hashlib.sha256()
-    for u in utterances:
-        state.update(repr((u.id, u.start, u.duration, u.text, u.speaker, u.language, u.session)).encode())
-    return state.hexdigest()[:16]
-
-
-def summary(utterances: Sequence[Utterance], seconds: NDArray[np.float64]) -> dict[str, Any]:
-    """What ``result.json`` keeps of a split."""
-    return {
-        "utterances": len(utterances),
-        "seconds": round(float(seconds.sum()), 3),
-        "speakers": len({u.speaker for u in utterances if u.speaker is not None}),
-        "languages": len({u.language for u in utterances if u.language is not None}),
-        "digest": digest(utterances),
-    }

@@ -30,8 +30,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         batch_size: utterances a batch.
         seed: of the permutations.
         bucket: sort by duration among the utterances of this many batches, and shuffle these batches; 0: do not.
-        start: batches of this process that were already consumed.
-        rank, world: this process takes every ``world``-th batch.
+        start: batches that were already consumed.
     """
 
     def __init__(
@@ -42,21 +41,19 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         seed: int,
         bucket: int = 0,
         start: int = 0,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
         self.seconds, self.batch_size, self.seed = np.asarray(seconds), batch_size, seed
-        self.window, self.start, self.rank, self.world = max(bucket, 1), start, rank, world
+        self.window, self.start = max(bucket, 1), start
         self._orders: dict[int, np.ndarray] = {}
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        number, window, batches = self.start * self.world + self.rank, -1, []
+        number, window, batches = self.start, -1, []
         while True:
             if number // self.window != window:
                 window = number // self.window
                 batches = self._window(window)
             yield batches[number % self.window]
-            number += self.world
+            number += 1
 
     def _window(self, window: int) -> list[list[tuple[int, int]]]:
         """The batches number ``window * self.window`` and the following ones."""
@@ -80,12 +77,10 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
 class EvaluationBatches(Sampler[list[tuple[int, int]]]):
     """Each utterance once, longest first, so that a batch that does not fit into memory is met at once."""
 
-    def __init__(
-        self, seconds: Sequence[Seconds] | np.ndarray, batch_size: int, *, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, seconds: Sequence[Seconds] | np.ndarray, batch_size: int) -> None:
         order = np.argsort(-np.asarray(seconds), kind="stable")
         batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-        self.batches = [[(0, int(index)) for index in batch] for batch in batches[rank::world]]
+        self.batches = [[(0, int(index)) for index in batch] for batch in batches]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return iter(self.batches)

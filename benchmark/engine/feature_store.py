@@ -12,7 +12,6 @@ Whole utterances only: the states of a crop are not a crop of the states.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections import defaultdict
@@ -21,6 +20,7 @@ from pathlib import Path
 from random import Random
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -40,13 +40,16 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 def _held(shard: Path, *, wait: bool) -> Iterator[bool]:
     """Hold a folder of the store; false where another process holds it and ``wait`` was not asked for."""
     shard.mkdir(parents=True, exist_ok=True)
-    with open(shard / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+    lock = FileLock(shard / ".lock", timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        lock.release()
 
 
 class FeatureStore:

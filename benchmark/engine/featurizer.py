@@ -41,14 +41,14 @@ class WeightedSum(nn.Module):
 class SingleLayer(nn.Module):
     """One state alone; blocks above it are not run."""
 
-    def __init__(self, state: int, num_states: int, *, normalize: bool = False) -> None:
+    def __init__(self, layer: int, num_states: int, *, normalize: bool = False) -> None:
         super().__init__()
-        if not -num_states <= state < num_states:
+        if not -num_states <= layer < num_states:
             raise BenchmarkError(
-                f"state {state} does not exist: this upstream has {num_states} states, 0 (input of the first block) "
-                f"to {num_states - 1} (output of the encoder)"
+                f"layer {layer} does not exist: this upstream has {num_states} layers, 0 (input of the first block) to "
+                f"{num_states - 1} (output of the encoder)"
             )
-        self.keep: Sequence[int] | None = [state % num_states]
+        self.keep: Sequence[int] | None = [layer % num_states]
         self.normalize = normalize
 
     def forward(self, hidden: HiddenStates) -> Tensor:

@@ -1,39 +1,28 @@
-"""``wavbench predict``: what a trained run makes of audio files."""
+"""A trained run, ready to be applied to audio."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
-from benchmark import config, registry
+from benchmark import registry, results
 from benchmark.data import audio, manifest
-from benchmark.engine import batching, run as experiment
+from benchmark.engine import batching
+from benchmark.engine.model import Model
+from benchmark.engine.prepare import frame_counts, read_card, saved_configuration, task_class, weights_digest
+from benchmark.engine.trainer import choose_device, read_checkpoint
 from benchmark.errors import BenchmarkError
-from benchmark.files import write_atomically
-from benchmark.interfaces import Task, Utterance
-from benchmark.engine.regimes import Pairing
-from benchmark.engine.trainer import read_checkpoint
+from benchmark.interfaces import Upstream, Utterance
 
-EXAMPLES = """\
-examples:
-  wavbench predict results/my_asr *.wav                    # a JSON object a line: {"id": …, "text": …}
-  wavbench predict results/my_lid test.jsonl -o out.jsonl  # the utterances of a manifest
-  wavbench predict results/my_sv *.wav -o embeddings.npz   # id -> (size,) float32
-"""
+MANIFESTS = (".jsonl", ".csv", ".tsv")
 
 
-class Predictor:
-    """A trained run, ready to be applied. Needs its folder and its upstream's checkpoint, not its corpus.
+class TrainedRun:
+    """A trained run. Needs its folder and its upstream's checkpoint, not its corpus.
 
     Args:
         folder: the experiment folder.
@@ -44,55 +33,55 @@ class Predictor:
     """
 
     def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
-        folder = Path(folder)
-        if not (folder / "config.yaml").exists():
-            raise BenchmarkError(f"{folder} holds no run (no config.yaml)")
-        saved = config.read_yaml(folder / "config.yaml")
-        for plugin in saved.get("plugins") or []:
-            registry.load_plugin(plugin)
-        card = experiment.read_card(saved["downstream"])
-        self.task: type[Task] = experiment.task_class(card)
-        values = {key: value for key, value in saved.items() if key != "downstream"}
-        self.run = config.compose(card, self.task.Config, [(str(folder / "config.yaml"), values)])
-        if not (folder / "checkpoints" / "best.pt").exists():
+        self.folder = Path(folder)
+        self.config = saved_configuration(self.folder)
+        self.task = task_class(read_card(self.config.downstream))
+        if not (self.folder / "checkpoints" / "best.pt").exists():
             raise BenchmarkError(
-                f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev; go on with "
-                f"run_downstream.py -e {folder}"
+                f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev; resume it "
+                f"with run_downstream.py -e {folder}"
             )
-        torch.manual_seed(self.run.seed)  # as experiment.prepare: an upstream with random weights has the same ones
-        upstream = registry.load_upstream(
-            self.run.upstream.name, checkpoint=self.run.upstream.checkpoint, **self.run.upstream.options
-        )
+        torch.manual_seed(self.config.seed)  # as when it was trained: an upstream with random weights has the same ones
+        chosen = self.config.upstream
+        upstream = registry.load_upstream(chosen.name, checkpoint=chosen.checkpoint, **chosen.options)
         self.sample_rate = upstream.sample_rate
-        self.inventory: dict[str, Any] = {}
-        weights = experiment.weights_digest(upstream)
+        self.vocabulary: dict[str, Any] = {}
+        weights = weights_digest(upstream)
 
         def take_over(state: dict[str, Any]) -> None:
             trained_on = state["fingerprint"].get("upstream", weights)
             if trained_on != weights:
                 raise BenchmarkError(
-                    f"{folder} was trained on other weights of '{self.run.upstream.name}' (sha256 {trained_on[:12]}…) "
-                    f"than are found now ({weights[:12]}…); put that checkpoint back"
+                    f"{folder} was trained on other weights of '{chosen.name}' (sha256 {trained_on[:12]}…) than the ones "
+                    f"found now ({weights[:12]}…); restore that checkpoint"
                 )
-            self.inventory = state["inventory"]
-            head = self.task.make_head(self.run.task, self.inventory, upstream.hidden_size)
-            self.pairing = Pairing(upstream, head, self.run.regime, self.run.featurizer, self.run.tune)
-            self.pairing.load_trained_state(state["pairing"])
+            self.vocabulary = state["inventory"]
+            head = self.task.make_head(self.config.task, self.vocabulary, upstream.hidden_size)
+            self.model = Model(upstream, head, self.config.regime, self.config.featurizer, self.config.tune)
+            self.model.load_trained_state(state["pairing"])
 
-        read_checkpoint(folder / "checkpoints" / "best.pt", take_over)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        self.pairing.to(self.device).eval()
+        read_checkpoint(self.folder / "checkpoints" / "best.pt", take_over)
+        self.device = choose_device(device)
+        self.model.to(self.device).eval()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of ``result.json``; :class:`BenchmarkError` where the run has not been evaluated yet."""
+        return results.read(self.folder / "result.json")
+
+    @property
+    def upstream(self) -> Upstream:
+        """The upstream as the checkpoint that was best on dev has it."""
+        return self.model.upstream
 
     def __call__(self, utterances: Sequence[Utterance], *, batch_size: int = 1) -> Iterator[tuple[str, Any]]:
-        """(id, prediction) of each utterance, longest first; what a prediction is, the task's head says.
+        """(id, prediction) of each utterance, longest first; the task's head defines what a prediction is.
 
         Raises:
             BenchmarkError: audio that cannot be used: all of it is named before the first prediction.
         """
         seconds = audio.durations(utterances)
-        frames = experiment.frame_counts(self.pairing.upstream, seconds)
+        frames = frame_counts(self.upstream, seconds)
         short = [u.id for u, n in zip(utterances, frames, strict=True) if n < 1]
         if short:
             raise BenchmarkError(f"too short for a single frame: {', '.join(short[:5])} ({len(short)} in all)")
@@ -100,80 +89,46 @@ class Predictor:
         with torch.inference_mode():
             for batch in batching.loader(utterances, batches, sample_rate=self.sample_rate):
                 batch.wavs, batch.wav_lens = batch.wavs.to(self.device), batch.wav_lens.to(self.device)
-                yield from zip(batch.ids, self.pairing.predict(batch), strict=True)
+                yield from zip(batch.ids, self.model.predict(batch), strict=True)
 
     def present(self, prediction: Any) -> dict[str, Any]:
         """A prediction as plain data: ``{"text": …}``, ``{"language": …, "posteriors": …}``, ``{"embedding": …}``."""
-        return self.task.present(self.run.task, self.inventory, prediction)
+        return self.task.present(self.config.task, self.vocabulary, prediction)
+
+    def predict(self, inputs: Sequence[str | os.PathLike[str]], *, batch_size: int = 1) -> list[dict[str, Any]]:
+        """What the run predicts for audio files.
+
+        Args:
+            inputs: audio files, and manifests (``.jsonl``, ``.csv``, ``.tsv``) of utterances.
+            batch_size: utterances at a time; predictions do not depend on it.
+
+        Returns:
+            one object an utterance, in the order of the inputs: ``id``, and what :meth:`present` gives.
+
+        Raises:
+            BenchmarkError: an input that cannot be read, or an id that is duplicated.
+        """
+        utterances = read_inputs(inputs)
+        predictions = {name: self.present(value) for name, value in self(utterances, batch_size=batch_size)}
+        return [{"id": utterance.id, **predictions[utterance.id]} for utterance in utterances]
 
 
-def _write_npz(arrays: Mapping[str, Any], file: BinaryIO) -> None:
-    """As ``numpy.savez``, which has arguments of its own that an utterance may be called like."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def read_inputs(paths: Sequence[str]) -> list[Utterance]:
-    """Audio files, and the utterances of manifests (``.jsonl``, ``.csv``, ``.tsv``); ids are unique.
+def read_inputs(inputs: Sequence[str | os.PathLike[str]]) -> list[Utterance]:
+    """Audio files, and the utterances of manifests (``.jsonl``, ``.csv``, ``.tsv``).
 
     Raises:
-        BenchmarkError: an id that occurs twice, or a manifest that cannot be read.
+        BenchmarkError: an id that is duplicated, or a manifest that cannot be read.
     """
-    found: list[Utterance] = []
-    for path in paths:
-        if Path(path).suffix in (".jsonl", ".csv", ".tsv"):
-            found += manifest.read(Path(path))
+    utterances: list[Utterance] = []
+    for item in inputs:
+        path = os.fspath(item)
+        if Path(path).suffix in MANIFESTS:
+            utterances += manifest.read(Path(path))
         else:
-            found.append(Utterance(id=path, path=path))
+            utterances.append(Utterance(id=path, path=path))
     ids: set[str] = set()
-    for utterance in found:
+    for utterance in utterances:
         if utterance.id in ids:
-            raise BenchmarkError(f"utterance id '{utterance.id}' occurs twice among the inputs")
+            raise BenchmarkError(f"utterance id '{utterance.id}' is duplicated among the inputs")
         ids.add(utterance.id)
-    return found
-
-
-def main(argv: Sequence[str]) -> int:
-    """``wavbench predict EXPDIR FILES…``."""
-    parser = argparse.ArgumentParser(
-        prog="wavbench predict",
-        description="Embeddings (SV), posteriors (LID, SID) or transcripts (ASR) of audio files, by a trained run.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("expdir", metavar="EXPDIR", help="the folder of a trained run")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files or manifests")
-    parser.add_argument("-o", "--output", metavar="OUT", help=".jsonl, or .npz for embeddings; default: the terminal")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="utterances at a time; default 1")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    options = parser.parse_args(argv)
-    if options.batch_size < 1:
-        raise BenchmarkError(f"--batch-size is {options.batch_size}; expected at least 1")
-    if options.output and Path(options.output).suffix not in (".jsonl", ".npz"):
-        raise BenchmarkError(f"-o {options.output}: expected a name that ends in .jsonl or .npz")
-    utterances = read_inputs(options.files)
-    predictor = Predictor(options.expdir, device=options.device)
-    progress = tqdm(total=len(utterances), unit="utterance", disable=not sys.stderr.isatty())
-    found: dict[str, dict[str, Any]] = {}
-    with progress:
-        for name, prediction in predictor(utterances, batch_size=options.batch_size):
-            found[name] = predictor.present(prediction)
-            progress.update()
-    ordered = {utterance.id: found[utterance.id] for utterance in utterances}
-    if options.output and options.output.endswith(".npz"):
-        arrays: dict[str, Any] = {}
-        for name, shown in ordered.items():
-            if "embedding" not in shown:
-                raise BenchmarkError(f"-o {options.output}: .npz is for embeddings, this run gives {', '.join(shown)}")
-            arrays[name] = np.asarray(shown["embedding"], dtype=np.float32)
-        write_atomically(Path(options.output), partial(_write_npz, arrays))
-        return 0
-    lines = "".join(json.dumps({"id": name, **shown}, ensure_ascii=False) + "\n" for name, shown in ordered.items())
-    if options.output:
-        write_atomically(Path(options.output), lambda file: file.write(lines.encode()))
-    else:
-        sys.stdout.write(lines)
-    return 0
+    return utterances

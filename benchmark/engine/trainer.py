@@ -1,8 +1,8 @@
 """One training loop: updates, evaluations on dev, checkpoints, exact resume.
 
 A checkpoint needs no generator states and no sampler position: before update N every generator is seeded from
-(seed, N, rank), and the batches of update N are a function of (seed, N). So a run that resumes at N goes on as if it
-had never stopped, also when a checkpoint was written by one process and is read by another.
+(seed, N), and the batches of update N are a function of (seed, N). So a run that resumes at N continues as if it had
+never stopped, also when a checkpoint was written by one process and is read by another.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,17 +22,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import gather_object
+from torch import Tensor
 from tqdm import tqdm
 
-from benchmark.engine import batching, regimes
 from benchmark.config import RunConfig
+from benchmark.engine import batching, optim
 from benchmark.errors import BenchmarkError
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
+from benchmark.engine.model import Model
 from benchmark.files import write_atomically, write_files
 from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream, Utterance
+from benchmark.metrics import find as find_metric
 
 log = logging.getLogger("wavbench")
 
@@ -39,17 +41,23 @@ CHECKPOINT_FORMAT = 2
 
 
 class Interrupted(Exception):
-    """The user or the system asked the run to stop; it has saved what it had."""
+    """The user or the system asked the run to stop; it has saved its state."""
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM: finish the update at hand, save, stop. A second Ctrl-C stops at once."""
+    """Ctrl-C or SIGTERM: finish the current update, save, stop. A second Ctrl-C stops at once.
+
+    Outside of the main thread, where Python delivers no signals, only :attr:`requested` asks for it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> StopRequest:
-        self._former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._former = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,15 +93,36 @@ def read_checkpoint(path: Path, use: Callable[[dict[str, Any]], None]) -> dict[s
     return state
 
 
+class Precision:
+    """Mixed precision on one device: ``no``, ``bf16``, or ``fp16`` with a gradient scaler.
+
+    No state is shared between runs, so that one process can run several of different precision, also in threads.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        self.device, self.dtype = device, dtype
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        """The context of forward passes."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` as a device."""
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 class Trainer:
-    """Trains a pairing and keeps the checkpoint that is best on dev.
+    """Trains a model and keeps the checkpoint that is best on dev.
 
     Args:
         run: the configuration.
         task: splits, targets and metrics.
         upstream: in evaluation mode.
         folder: the experiment folder.
-        fingerprint: digests of the data and of the upstream's weights; a run goes on with the same ones only.
+        fingerprint: digests of the data and of the upstream's weights; a run is resumed with the same ones only.
         provenance: of the process that starts the run.
     """
 
@@ -108,23 +137,19 @@ class Trainer:
     ) -> None:
         self.run, self.task, self.folder = run, task, folder
         self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
-        self.accelerator = Accelerator(
-            cpu=run.device == "cpu" or not torch.cuda.is_available(),
-            mixed_precision=run.trainer.precision,
-            gradient_accumulation_steps=run.trainer.accumulate,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=run.regime == "finetune")],
-        )
-        self._quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())  # no bars in log files
+        self.metric = find_metric(task.selection)
+        self.device = choose_device(run.device)
+        self.precision = Precision(run.trainer.precision, self.device)
+        self._quiet = not sys.stderr.isatty()  # no progress bars in log files
         self._seed(0)
-        self.inventory = task.inventory()
-        head: Head = task.make_head(run.task, self.inventory, upstream.hidden_size)
-        self.pairing = regimes.Pairing(upstream, head, run.regime, run.featurizer, run.tune)
+        self.vocabulary = task.vocabulary()
+        head: Head = task.make_head(run.task, self.vocabulary, upstream.hidden_size)
+        self.model = Model(upstream, head, run.regime, run.featurizer, run.tune).to(self.device)
         self.sample_rate = upstream.sample_rate
         self.store = self._make_store(upstream, head)
-        self.parameters = [p for p in self.pairing.parameters() if p.requires_grad]
-        optimizer = regimes.optimizer(self.pairing, run.optim)
-        self.scheduler = regimes.scheduler(optimizer, run.optim, run.trainer.max_steps)
-        self.model, self.optimizer = self.accelerator.prepare(self.pairing, optimizer)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = optim.optimizer(self.model, run.optim)
+        self.scheduler = optim.scheduler(self.optimizer, run.optim, run.trainer.max_steps)
         self.step = 0
         self.evaluated = -1
         self.best: dict[str, Any] | None = None
@@ -163,7 +188,7 @@ class Trainer:
                     raise
                 losses.append(loss)
                 progress.update()
-                if self.step % config.log_every == 0 and writer is not None:
+                if self.step % config.log_every == 0:
                     writer.add_scalar("train/loss", float(np.mean(losses)), self.step)
                     writer.add_scalar("train/gradient_norm", norm, self.step)
                     for group in self.optimizer.param_groups:
@@ -175,34 +200,36 @@ class Trainer:
                 if stop.requested:
                     raise Interrupted(f"stopped after update {self.step}, which is saved")
         self.save()
-        if writer is not None:
-            writer.close()
+        writer.close()
 
     def _update(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """One update; returns (mean loss, gradient norm)."""
         self._seed(self.step + 1)
         self.model.train()
-        self.pairing.updates = self.step
-        total = torch.zeros((), device=self.accelerator.device)
+        self.model.updates = self.step
+        scaler, accumulate = self.precision.scaler, self.run.trainer.accumulate
+        total = torch.zeros((), device=self.device)
         ids: list[str] = []
-        for _ in range(self.run.trainer.accumulate):
+        for _ in range(accumulate):
             batch = next(batches)
             ids += batch.ids
-            samples = int(batch.wav_lens.sum()) * self.accelerator.num_processes
+            samples = int(batch.wav_lens.sum())
             self.spent["samples_seen"] += samples
             self.spent["samples_upstream"] += samples if self.store is None else 0
-            with self.accelerator.accumulate(self.model):
-                loss = self.model(self._to_device(batch))
-                self.accelerator.backward(loss)
-            total += loss.detach() / self.run.trainer.accumulate
+            with self.precision.autocast():
+                loss: Tensor = self.model(self._to_device(batch)).float() / accumulate
+            scaler.scale(loss).backward()
+            total += loss.detach()
         value = float(total)
         if not np.isfinite(value):
             self._stop_on_nan(f"the loss is {value}", ids)
+        scaler.unscale_(self.optimizer)
         clip = self.run.optim.clip
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip))
-        if not np.isfinite(norm) and self.accelerator.scaler is None:
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip))
+        if not np.isfinite(norm) and not scaler.is_enabled():
             self._stop_on_nan(f"the gradient's norm is {norm}", ids)
-        self.optimizer.step()
+        scaler.step(self.optimizer)  # skipped where fp16 overflowed
+        scaler.update()
         self.scheduler.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -229,13 +256,11 @@ class Trainer:
         batches = batching.EvaluationBatches(
             seconds,
             self.run.trainer.eval_batch_size,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
         )
         data = self._load(utterances, batches, scoring=split)
-        self.pairing.eval()
-        statistics = StateStatistics(self.pairing.upstream.num_states)
-        found: list[tuple[str, Any]] = []
+        self.model.eval()
+        statistics = StateStatistics(self.model.upstream.num_states)
+        predictions: dict[str, Any] = {}
         progress = tqdm(
             total=len(batches.batches),
             desc=f"evaluating {split}",
@@ -244,17 +269,17 @@ class Trainer:
             dynamic_ncols=True,
             disable=self._quiet,
         )
-        with torch.inference_mode(), self.accelerator.autocast(), progress:
+        with torch.inference_mode(), self.precision.autocast(), progress:
             for batch in data:
                 if stop is not None and stop.requested:
                     if split == "dev":  # at test the chosen parameters are in place, and the last ones are saved
                         self.save()
                     raise Interrupted(f"stopped while evaluating {split} at update {self.step}; training is saved")
-                predictions = self.pairing.predict(self._to_device(batch), statistics)
-                found += zip(batch.ids, predictions, strict=True)
+                batch_predictions = self.model.predict(self._to_device(batch), statistics)
+                predictions.update(zip(batch.ids, batch_predictions, strict=True))
                 progress.update()
         self.spent["samples_upstream"] += round(sum(seconds) * self.sample_rate) if self.store is None else 0
-        evaluation = self.task.evaluate(split, dict(gather_object(found)))
+        evaluation = self.task.evaluate(split, predictions)
         return evaluation, statistics
 
     def _evaluate_dev(self, stop: StopRequest, writer: Any) -> None:
@@ -264,34 +289,30 @@ class Trainer:
         if not np.isfinite(value):
             raise BenchmarkError(f"dev {self.task.selection} is {value} at update {self.step}")
         log.info("update %d: dev %s", self.step, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
-        if writer is not None:
-            for name, number in metrics.items():
-                writer.add_scalar(f"dev/{name}", number, self.step)
-        better = self.best is None or (
-            value > self.best["value"] if self.task.higher_is_better else value < self.best["value"]
-        )
+        for name, number in metrics.items():
+            writer.add_scalar(f"dev/{name}", number, self.step)
+        sign = 1 if self.metric.higher_is_better else -1
+        better = self.best is None or sign * value > sign * self.best["value"]
         if better:
             self.best = {"step": self.step, "metric": self.task.selection, "value": value}
-            featurizer = self.pairing.featurizer
+            featurizer = self.model.featurizer
             kept = {
                 "format": CHECKPOINT_FORMAT,
                 "fingerprint": self.fingerprint,
-                "inventory": self.inventory,
+                "inventory": self.vocabulary,
                 **self.best,
                 "dev": metrics,
                 "layers": statistics.summary(featurizer) if isinstance(featurizer, WeightedSum) else None,
-                "pairing": self.pairing.trained_state(),
+                "pairing": self.model.trained_state(),
             }
-            if self.accelerator.is_main_process:
-                write_files(self.folder, evaluation.files)
-                write_atomically(self._path("best"), lambda file: torch.save(kept, file))
+            write_files(self.folder, evaluation.files)
+            write_atomically(self._path("best"), lambda file: torch.save(kept, file))
         self.evaluated = self.step
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write ``checkpoints/last.pt``, atomically."""
-        scaler = self.accelerator.scaler
         state = {
             "format": CHECKPOINT_FORMAT,
             "fingerprint": self.fingerprint,
@@ -300,16 +321,15 @@ class Trainer:
             "evaluated": self.evaluated,
             "best": self.best,
             "spent": self._spent_now(),
-            "pairing": self.pairing.trained_state(),
+            "pairing": self.model.trained_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
+            "scaler": self.precision.scaler.state_dict() if self.precision.scaler.is_enabled() else None,
         }
-        if self.accelerator.is_main_process:
-            write_atomically(self._path("last"), lambda file: torch.save(state, file))
+        write_atomically(self._path("last"), lambda file: torch.save(state, file))
 
     def resume(self) -> bool:
-        """Go on from ``checkpoints/last.pt``; false where there is none yet."""
+        """Continue from ``checkpoints/last.pt``; false where there is none yet."""
         if not self._path("last").exists():
             return False
         read_checkpoint(self._path("last"), self._take_over)
@@ -319,14 +339,14 @@ class Trainer:
         changed = [name for name, digest in self.fingerprint.items() if state["fingerprint"].get(name) != digest]
         if changed:
             raise BenchmarkError(
-                f"{self.folder} was run with another {', another '.join(changed)} than is found now, and can only go "
-                "on with the same. Put it back, or start a new run with -p"
+                f"{self.folder} was run with a different {' and a different '.join(changed)}; a run can only be resumed "
+                "with the same. Restore it, or start a new run with -p"
             )
-        self.pairing.load_trained_state(state["pairing"])
+        self.model.load_trained_state(state["pairing"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] is not None:
+            self.precision.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
         self.spent, self.provenance = state["spent"], state["provenance"]
 
@@ -335,9 +355,9 @@ class Trainer:
         if not self._path("best").exists():
             raise BenchmarkError(
                 f"{self.folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev "
-                f"(update {self.run.trainer.eval_every}); go on with -a"
+                f"(update {self.run.trainer.eval_every}); resume it with -a"
             )
-        return read_checkpoint(self._path("best"), lambda state: self.pairing.load_trained_state(state["pairing"]))
+        return read_checkpoint(self._path("best"), lambda state: self.model.load_trained_state(state["pairing"]))
 
     def _path(self, name: str) -> Path:
         return self.folder / "checkpoints" / f"{name}.pt"
@@ -358,15 +378,15 @@ class Trainer:
         now = time.monotonic()
         self.spent["wall_seconds"] += now - self._clock
         self._clock = now
-        if self.accelerator.device.type == "cuda":
-            memory = torch.cuda.max_memory_allocated(self.accelerator.device)
+        if self.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self.device)
         else:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.spent["peak_memory_bytes"] = max(self.spent["peak_memory_bytes"], memory)
         return self.spent
 
     def _seed(self, step: int) -> None:
-        entropy = [self.run.seed, step, self.accelerator.process_index if step else 0]
+        entropy = [self.run.seed, step, 0]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
@@ -379,8 +399,6 @@ class Trainer:
             seed=self.run.seed,
             bucket=self.run.data.bucket,
             start=self.step * self.run.trainer.accumulate,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
         )
         return self._load(self.task.splits["train"], batches)
 
@@ -400,15 +418,15 @@ class Trainer:
                 workers=workers,
             )
         seconds = [self.task.seconds[utterance.id] for utterance in utterances]
-        self.pairing.upstream.eval()
+        self.model.upstream.eval()
         stop = self._stop
         filled = self.store.fill(utterances, seconds, quiet=self._quiet, should_stop=lambda: stop.requested)
         self.spent["samples_upstream"] += round(filled * self.sample_rate)
         if stop.requested:
             if scoring != "test":  # then the chosen parameters are in place, and the last ones are saved
                 self.save()
-            raise Interrupted(f"stopped at update {self.step} while extracting features; those so far are kept")
-        keep = self.pairing.featurizer.keep
+            raise Interrupted(f"stopped at update {self.step} while extracting features; what has been extracted is kept")
+        keep = self.model.featurizer.keep
         return batching.stored(
             utterances, batches, self.store, keep=keep, seconds=self.task.seconds, targets=targets, workers=workers
         )
@@ -426,13 +444,13 @@ class Trainer:
         identity = repr((self.fingerprint.get("upstream"), self.run.upstream.name, dict(self.run.upstream.options)))
         normalize = self.run.featurizer.normalize
         if head.mean_suffices:
-            self.pairing.featurizer.normalize = False  # the means are of states that the store has normalised
+            self.model.featurizer.normalize = False  # the means are of states that the store has normalised
         return FeatureStore(
             upstream, identity, means=head.mean_suffices, normalize=normalize, limit=features.limit_gb * 1e9
         )
 
     def _to_device(self, batch: Batch) -> Batch:
-        device = self.accelerator.device
+        device = self.device
 
         def move(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
@@ -445,8 +463,6 @@ class Trainer:
         return Batch(batch.wavs.to(device), batch.wav_lens.to(device), move(batch.targets), batch.ids, hidden)
 
     def _tensorboard(self) -> Any:
-        if not self.accelerator.is_main_process:
-            return None
         from torch.utils.tensorboard import SummaryWriter  # a second to import: not before it is needed
 
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)

@@ -1,1 +1,2 @@
-"""What studies found: comparisons, sentences, tables, figures, one page."""
+"""Reports on studies: ``collect`` reads runs, ``compare`` compares them, ``sentences`` and ``exhibits`` present them,
+``page`` puts everything on one page."""

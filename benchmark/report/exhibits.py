@@ -1,10 +1,8 @@
-"""What a report shows: its tables (HTML, CSV, LaTeX) and its figures, of one task and of all."""
+"""What a report shows: its tables and figures, of one task and of all."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,102 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data import budget as budgets
 from benchmark import metrics, plots
 from benchmark import statistics as stats
+from benchmark.data import budget as budgets
 from benchmark.errors import BenchmarkError
-from benchmark.report.findings import (
-    Bootstrap,
-    Gathered,
-    Run,
-    Series,
-    TaskView,
-    det_curve,
-    duration_text,
-    interval_text,
-    normalised_areas,
-    number_text,
-    plural,
-    read_confusion,
-    verdict,
-)
-
-# --- Kinds ------------------------------------------------------------------------------------------------------------
-
-Value = str | int | float | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """On the page, as CSV (full precision) and as LaTeX (booktabs)."""
-
-    name: str
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Value]]
-    caption: str = ""
-    """How it was made: settings, seeds, commit."""
-
-    def html(self) -> str:
-        """In a box that scrolls by itself."""
-        head = "".join(
-            f'<th scope="col" class="{"number" if numeric else "text"}">{escape(column)}</th>'
-            for column, numeric in zip(self.columns, self._numeric(), strict=True)
-        )
-        body = "".join(f"<tr>{''.join(map(self._cell, row))}</tr>" for row in self.rows)
-        return (
-            f'<figure class="table"><figcaption><b>{escape(self.title)}</b> {escape(self.caption)}</figcaption>'
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(self.title)}">'
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
-        )
-
-    def _numeric(self) -> list[bool]:
-        return [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
-
-    @staticmethod
-    def _cell(value: Value) -> str:
-        kind = "number" if not isinstance(value, str) else "long" if len(value) > 30 else "text"
-        return f'<td class="{kind}">{escape(_shown(value))}</td>'
-
-    def csv(self) -> str:
-        """Comma-separated, with a header; nothing for what is not known."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
-        return text.getvalue()
-
-    def latex(self) -> str:
-        """A table environment."""
-        lines = [
-            r"% \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_tex(f'{self.title} {self.caption}'.strip())}}}",
-            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in self._numeric())}}}",
-            r"\toprule",
-            " & ".join(map(_tex, self.columns)) + r" \\",
-            r"\midrule",
-            *(" & ".join(_tex(_shown(value)) for value in row) + r" \\" for row in self.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _shown(value: Value) -> str:
-    if value is None:
-        return "–"
-    return number_text(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-
-
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "×": r"$\times$"}
-_TEX |= {sign: rf"\{sign}" for sign in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$", "≤": r"$\le$"}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in text)
+from benchmark.evaluation import Classes, Items, Trials, read_items
+from benchmark.report.collect import Gathered, Run, read_evaluation
+from benchmark.report.compare import Bootstrap, TaskView, normalised_areas
+from benchmark.report.sentences import duration_text, interval_text, verdict
+from benchmark.tables import Table, Value, number_text, plural
 
 
 @dataclass(frozen=True)
@@ -130,8 +41,8 @@ class Picture:
         )
 
 
-def _made_of(runs: Sequence[Run]) -> str:
-    """What a figure or table was made of: upstreams, regimes, budgets, seeds, search, protocol, commit."""
+def _sources(runs: Sequence[Run]) -> str:
+    """What a figure or table shows: upstreams, protocols, budgets, seeds, commits, search."""
 
     def listed(values: Iterable[Any]) -> str:
         return ", ".join(map(str, dict.fromkeys(values)))
@@ -139,7 +50,7 @@ def _made_of(runs: Sequence[Run]) -> str:
     protocols = listed(f"{r.cell.task} v{r.result['downstream']['protocol_version']}" for r in runs)
     searched = {len(run.outcome["tried"]) for run in runs if run.outcome}
     tried = "/".join(map(str, sorted(searched)))
-    search = f" Best of {tried} candidates a cell on dev." if searched - {1} else ""
+    search = f" Best of {tried} candidates per cell on dev." if searched - {1} else ""
     return (
         f"Upstream {listed(r.cell.upstream for r in runs)}; {protocols}; budgets "
         f"{listed(r.cell.budget for r in runs)}; seeds {listed(sorted({r.cell.seed for r in runs}))}; commit "
@@ -148,57 +59,69 @@ def _made_of(runs: Sequence[Run]) -> str:
 
 
 def identifier(text: str) -> str:
-    """Of ASCII letters, digits and ``_``: for files' names and sections' ids."""
+    """ASCII letters, digits and ``_``, for names of files and ids of sections."""
     return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")
 
 
 # --- One task ---------------------------------------------------------------------------------------------------------
 
 
-def _points(view: TaskView, series: Series, bootstrap: Bootstrap) -> plots.Points:
-    spreads = [stats.seed_spread([run.value for run in of.values()]) for of in series.points.values()]
-    intervals = [bootstrap.summary(list(of.values()))[0] for of in series.points.values()]
+def _points(x: Sequence[float], groups: Sequence[Sequence[Run]], bootstrap: Bootstrap) -> plots.Points:
+    """A point for each group of runs, which differ in their seeds."""
+    spreads = [stats.seed_spread([run.value for run in runs]) for runs in groups]
+    intervals = [bootstrap.summary(runs)[0] for runs in groups]
     return plots.Points(
-        x=[view.seconds[budget] for budget in series.points],
+        x=x,
         y=[spread.mean for spread in spreads],
         sd=[spread.sd for spread in spreads],
         bars=[None if interval is None else (interval.low, interval.high) for interval in intervals],
-        runs=[[run.value for run in of.values()] for of in series.points.values()],
+        runs=[[run.value for run in runs] for runs in groups],
     )
 
 
 _BANDS = (
-    "Bands: ± 1 standard deviation over seeds (dots: the seeds); bars: 95 % interval over the test set, clustered "
-    "bootstrap. The two are different uncertainties and do not contain each other. Bars that overlap do not mean that "
-    "there is no difference: that takes a paired comparison."
+    "Bands: ± 1 standard deviation over seeds (dots: the seeds); bars: 95 % interval over the test set, by a clustered "
+    "bootstrap. These are different uncertainties; neither contains the other. Overlapping bars do not mean that there "
+    "is no difference: that takes a paired comparison."
 )
 
 
 def task_section(view: TaskView, bootstrap: Bootstrap, notices: list[str]) -> list[Table | Picture]:
     """Figures and tables of one task."""
-    found: list[Table | Picture] = []
-    slug, runs = identifier(view.name), view.runs
+    parts: list[Table | Picture] = []
+    slug = identifier(view.name)
     title = f"{view.name}: {view.metric.label}"
     if view.series:
-        curves = {series.name: _points(view, series, bootstrap) for series in view.series}
+        curves = {
+            series.name: _points(
+                [view.seconds[budget] for budget in series.points],
+                [list(runs.values()) for runs in series.points.values()],
+                bootstrap,
+            )
+            for series in view.series
+        }
         ticks = {}
         for budget, seconds in view.seconds.items():
             if any(budget in series.points for series in view.series):
                 timed = all(part.unit == "s" for part in budgets.parse(budget)) and budget != "all"
                 ticks[seconds] = budget if timed else f"{budget}\n{duration_text(seconds)}"
-        own = [run for run in runs if run.cell.state is None]
-        png = plots.learning_curves(curves, ticks, view.metric.axis, title)
-        caption = f"Learning curves. {_BANDS} {_made_of(own)}"
-        found.append(Picture(f"{slug}_curves", png, caption, f"{title} over label budgets"))
-        found += [_results_table(view, slug, bootstrap), _efficiency_table(view, slug)]
+        figure = plots.learning_curves(curves, ticks, view.metric.axis, title)
+        caption = f"Learning curves. {_BANDS} {_sources(_over_budgets(view))}"
+        parts.append(Picture(f"{slug}_curves", plots.png(figure), caption, f"{title} over label budgets"))
+        parts += [_results_table(view, slug, bootstrap), _efficiency_table(view, slug)]
     if view.contrasts:
-        found.append(_differences_table(view, slug))
-    found += _layers(view, slug, bootstrap)
-    found += _detection(view, slug, notices)
-    found += _confusions(view, slug, notices)
+        parts.append(_differences_table(view, slug))
+    parts += _layers(view, slug, bootstrap)
+    parts += _detection(view, slug, notices)
+    parts += _confusions(view, slug, notices)
     if view.series:
-        found.append(_costs(view, slug, title))
-    return found
+        parts.append(_costs(view, slug, title))
+    return parts
+
+
+def _over_budgets(view: TaskView) -> list[Run]:
+    """The runs on all layers, which the learning curves are of."""
+    return [run for run in view.runs if run.cell.layer is None]
 
 
 def _ends(interval: stats.Interval | None) -> tuple[float | None, float | None]:
@@ -226,10 +149,8 @@ def _results_table(view: TaskView, slug: str, bootstrap: Bootstrap) -> Table:
         "regime", "budget", "labels (h)", "seeds", f"dev{unit}", f"test {view.metric.label}{unit}", "SD over seeds",
         "95 % from", "to", "interval over",
     ]  # fmt: skip
-    caption = "Means over seeds; the interval is over the test set. " + _made_of(
-        [r for r in view.runs if r.cell.state is None]
-    )
-    return Table(f"{slug}_results", f"{view.name}: results.", columns, rows, caption)
+    caption = f"Means over seeds; the interval is over the test set. {_sources(_over_budgets(view))}"
+    return Table(columns, rows, f"{view.name}: results.", caption, f"{slug}_results")
 
 
 def _efficiency_table(view: TaskView, slug: str) -> Table:
@@ -266,7 +187,7 @@ def _efficiency_table(view: TaskView, slug: str) -> Table:
         "cost at budget", "updates", "audio trained on (h)", "audio through the upstream (h)", "wall time (min)",
         "trained parameters (M)",
     ]  # fmt: skip
-    what = f"{view.metric.ceiling:g} − {view.metric.label}" if view.metric.higher else view.metric.label
+    what = f"{view.metric.ceiling:g} − {view.metric.label}" if view.metric.higher_is_better else view.metric.label
     caption = "ALC: normalised area under the error curve"
     if areas:
         upstream = {series.name: series.upstream for series in view.series}
@@ -277,11 +198,11 @@ def _efficiency_table(view: TaskView, slug: str) -> Table:
         caption += f" ({what}) over log labels {', '.join(dict.fromkeys(over))}, lower is better"
     base = ", ".join(dict.fromkeys(contrast.first.name for contrast in own))
     caption += (
-        f". Baseline: {base or 'none'}. Multiplier: labels that the baseline needs over those that the regime needs, "
-        "for the same error. Nothing is extrapolated. Costs are of the chosen runs alone; a search costs about as many "
-        "times that as it has candidates. " + _made_of([r for r in view.runs if r.cell.state is None])
+        f". Baseline: {base or 'none'}. Multiplier: labels that the baseline needs, over those that the regime needs, "
+        "for the same error. Nothing is extrapolated. Costs are of the selected runs only; a search multiplies them by "
+        f"about the number of its candidates. {_sources(_over_budgets(view))}"
     )
-    return Table(f"{slug}_efficiency", f"{view.name}: sample efficiency and cost.", columns, rows, caption)
+    return Table(columns, rows, f"{view.name}: sample efficiency and cost.", caption, f"{slug}_efficiency")
 
 
 def _differences_table(view: TaskView, slug: str) -> Table:
@@ -302,48 +223,41 @@ def _differences_table(view: TaskView, slug: str) -> Table:
     ]  # fmt: skip
     caption = (
         f"{view.metric.axis}. Paired by seed and by the drawn clusters of the test set. P(improvement): share of the "
-        "bootstrap's draws in which the first named is better. "
-        + _made_of([r for r in view.runs if r.cell.state is None])
+        f"bootstrap's draws in which the one named first is better. {_sources(_over_budgets(view))}"
     )
-    return Table(f"{slug}_differences", f"{view.name}: paired differences.", columns, rows, caption)
+    return Table(columns, rows, f"{view.name}: paired differences.", caption, f"{slug}_differences")
 
 
 def _layers(view: TaskView, slug: str, bootstrap: Bootstrap) -> list[Table | Picture]:
-    if not view.probes:
+    if not view.layers:
         return []
-    several = {part: len({key[part] for key in view.probes}) > 1 for part in range(3)}
+    several = {part: len({key[part] for key in view.layers}) > 1 for part in range(3)}
     curves: dict[str, plots.Points] = {}
     rows: list[list[Value]] = []
-    for key, states in view.probes.items():
+    for key, layers in view.layers.items():
         parts = [key[part] for part in range(3) if several[part]]
         name = ", ".join(f"budget {text}" if text == key[2] else text for text in parts) or key[1]
-        order = sorted(states)
-        spreads = [stats.seed_spread([run.value for run in states[state].values()]) for state in order]
-        intervals = [bootstrap.summary(list(states[state].values()))[0] for state in order]
-        curves[name] = plots.Points(
-            order,
-            [spread.mean for spread in spreads],
-            [spread.sd for spread in spreads],
-            [None if one is None else (one.low, one.high) for one in intervals],
-            [[run.value for run in states[state].values()] for state in order],
-        )
-        for state, spread, interval in zip(order, spreads, intervals, strict=True):
-            rows.append([*key, state, spread.n, spread.mean, spread.sd, *_ends(interval)])
-    wanted = {(upstream, budget) for upstream, _, budget in view.probes}
+        order = sorted(layers)
+        curves[name] = _points(order, [list(layers[layer].values()) for layer in order], bootstrap)
+        for layer in order:
+            runs = list(layers[layer].values())
+            spread = stats.seed_spread([run.value for run in runs])
+            rows.append([*key, layer, spread.n, spread.mean, spread.sd, *_ends(bootstrap.summary(runs)[0])])
+    wanted = {(upstream, budget) for upstream, _, budget in view.layers}
     levels = {
-        f"{series.name}, all states": series.mean(budget)
+        f"{series.name}, all layers": series.mean(budget)
         for series in view.series
         for budget in series.points
         if (series.upstream, budget) in wanted
     }
-    runs = [run for states in view.probes.values() for seeds in states.values() for run in seeds.values()]
-    title = f"{view.name}: {view.metric.label} of single states"
-    png = plots.layer_curves(curves, view.metric.axis, title, dict(list(levels.items())[:4]))
-    caption = f"One state at a time; horizontal: all states, weighted. {_BANDS} {_made_of(runs)}"
-    columns = ["upstream", "regime", "budget", "state", "seeds", f"test {view.metric.label}", "SD", "95 % from", "to"]
+    runs = [run for layers in view.layers.values() for seeds in layers.values() for run in seeds.values()]
+    title = f"{view.name}: {view.metric.label} of single layers"
+    figure = plots.layer_curves(curves, view.metric.axis, title, dict(list(levels.items())[:4]))
+    caption = f"One layer at a time; horizontal: all layers, weighted. {_BANDS} {_sources(runs)}"
+    columns = ["upstream", "regime", "budget", "layer", "seeds", f"test {view.metric.label}", "SD", "95 % from", "to"]
     return [
-        Picture(f"{slug}_layers", png, caption, title),
-        Table(f"{slug}_layers", f"{view.name}: single states.", columns, rows, _made_of(runs)),
+        Picture(f"{slug}_layers", plots.png(figure), caption, title),
+        Table(columns, rows, f"{view.name}: single layers.", _sources(runs), f"{slug}_layers"),
     ]
 
 
@@ -363,17 +277,17 @@ def _shown_runs(view: TaskView) -> tuple[str, dict[str, dict[int, Run]]]:
 def _detection(view: TaskView, slug: str, notices: list[str]) -> list[Picture]:
     """DET curves of verification trials, or of each class against each other."""
     budget, shown = _shown_runs(view)
-    seeds = [set(of) for of in shown.values()]
+    seeds = [set(runs) for runs in shown.values()]
     common = sorted(set.intersection(*seeds)) if seeds else []
     if not common:
         return []
     curves: dict[str, metrics.DetCurve] = {}
     used = []
-    for name, of in list(shown.items())[:_MOST_LINES]:
-        run = of[common[0]]
+    for name, runs in list(shown.items())[:_MOST_LINES]:
+        run = runs[common[0]]
         try:
-            curve = det_curve(run.folder)
-        except (OSError, ValueError, LookupError, TypeError, BenchmarkError) as error:
+            curve = _det_curve(_items(run))
+        except BenchmarkError as error:
             notices.append(f"{run.folder}: no DET curve ({error}).")
             continue
         if curve is not None:
@@ -381,37 +295,61 @@ def _detection(view: TaskView, slug: str, notices: list[str]) -> list[Picture]:
             used.append(run)
     if not curves:
         return []
-    left_out = len(shown) - len(curves)
+    omitted = len(shown) - len(curves)
     caption = (
         f"Detection error trade-off, budget {budget}, seed {common[0]} (curves of several seeds cannot be averaged). "
-        + (f"{plural(left_out, 'regime')} left out. " if left_out else "")
-        + _made_of(used)
+        + (f"{plural(omitted, 'regime')} omitted. " if omitted else "")
+        + _sources(used)
     )
     title = f"{view.name}, budget {budget}, seed {common[0]}"
-    return [Picture(f"{slug}_det", plots.det(curves, title), caption, f"DET curves: {title}")]
+    return [Picture(f"{slug}_det", plots.png(plots.det(curves, title)), caption, f"DET curves: {title}")]
+
+
+def _items(run: Run) -> Items | None:
+    about = read_evaluation(run)
+    return None if about is None else read_items(run.folder, about)
+
+
+def _det_curve(items: Items | None) -> metrics.DetCurve | None:
+    if isinstance(items, Trials):
+        return metrics.det_curve(items.labels, items.scores)
+    if isinstance(items, Classes) and items.llrs is not None:
+        return metrics.det_curve(*metrics.language_pairs(items.references, items.llrs))
+    return None
+
+
+_MOST_CLASSES = 200
+"""Of a confusion matrix that can be read."""
 
 
 def _confusions(view: TaskView, slug: str, notices: list[str]) -> list[Picture]:
+    """Confusion matrices of runs that kept their log-posteriors."""
     budget, shown = _shown_runs(view)
-    found = []
-    for name, of in shown.items():
-        runs = [run for run in of.values() if (run.folder / "confusion.csv").exists()]
-        if not runs:
+    pictures = []
+    for name, runs in shown.items():
+        matrices: dict[tuple[str, ...], list[Any]] = {}
+        used = []
+        for run in runs.values():
+            try:
+                items = _items(run)
+            except BenchmarkError as error:
+                notices.append(f"{run.folder}: no confusion matrix ({error}).")
+                continue
+            if isinstance(items, Classes) and items.log_posteriors is not None and len(items.names) <= _MOST_CLASSES:
+                matrix = metrics.confusion_matrix(items.references, items.predictions, len(items.names))
+                matrices.setdefault(tuple(items.names), []).append(matrix)
+                used.append(run)
+        if len(matrices) > 1:
+            notices.append(f"{view.name}, {name}: no confusion matrix, as the classes differ between seeds.")
+        if len(matrices) != 1:
             continue
-        try:
-            matrices = [read_confusion(run.folder / "confusion.csv") for run in runs]
-        except (ValueError, BenchmarkError) as error:
-            notices.append(f"{view.name}, {name}: no confusion matrix ({error}).")
-            continue
-        classes = matrices[0][0]
-        if any(names != classes for names, _ in matrices):
-            notices.append(f"{view.name}, {name}: the seeds' classes differ, so that there is no confusion matrix.")
-            continue
+        ((classes, summed),) = matrices.items()
         title = f"{view.name}, {name}, budget {budget}"
-        png = plots.confusion(sum(matrix for _, matrix in matrices), classes, title)
-        caption = f"Confusions, summed over {plural(len(runs), 'seed')}; rows in percent. {_made_of(runs)}"
-        found.append(Picture(f"{slug}_confusion_{identifier(name)}", png, caption, f"Confusion matrix: {title}"))
-    return found
+        picture = plots.png(plots.confusion(sum(summed), classes, title))
+        caption = f"Confusions, summed over {plural(len(used), 'seed')}; rows in percent. {_sources(used)}"
+        label = f"Confusion matrix: {title}"
+        pictures.append(Picture(f"{slug}_confusion_{identifier(name)}", picture, caption, label))
+    return pictures
 
 
 _COSTS = {
@@ -432,14 +370,11 @@ def _costs(view: TaskView, slug: str, title: str) -> Picture:
             )
             for series in view.series
         }
-    own = [run for run in view.runs if run.cell.state is None]
+    own = _over_budgets(view)
     devices = ", ".join(dict.fromkeys(run.result["provenance"]["device"] for run in own))
-    caption = (
-        f"Against cost: a point a budget, means over seeds, of the chosen runs (device: {devices}). {_made_of(own)}"
-    )
-    return Picture(
-        f"{slug}_cost", plots.costs(points, view.metric.axis, f"{title} against cost"), caption, f"{title} against cost"
-    )
+    caption = f"One point per budget: means over seeds, of the selected runs (device: {devices}). {_sources(own)}"
+    title = f"{title} against cost"
+    return Picture(f"{slug}_cost", plots.png(plots.costs(points, view.metric.axis, title)), caption, title)
 
 
 # --- All tasks --------------------------------------------------------------------------------------------------------
@@ -448,7 +383,7 @@ _MOST_ROWS = 30
 
 
 def weights(views: Sequence[TaskView]) -> tuple[list[Picture], list[Table]]:
-    """Heat maps of layer weights over tasks and regimes, an upstream each, frozen beside fine-tuned; and a table."""
+    """Heat maps of layer weights over tasks and regimes, one per upstream; and a table."""
     groups: dict[str, dict[str, list[Run]]] = {}
     rows: list[list[Value]] = []
     for view in views:
@@ -460,7 +395,7 @@ def weights(views: Sequence[TaskView]) -> tuple[list[Picture], list[Table]]:
                 for run in runs:
                     shares = zip(run.result["layer_weights"], run.result["layer_shares"], strict=True)
                     known = [series.upstream, view.name, series.regime, budget, str(run.cell.seed)]
-                    rows += [[*known, state, *both] for state, both in enumerate(shares)]
+                    rows += [[*known, layer, *both] for layer, both in enumerate(shares)]
     largest = {view.name: _shown_runs(view)[0] for view in views}
     pictures = []
     for upstream, named in groups.items():
@@ -469,21 +404,21 @@ def weights(views: Sequence[TaskView]) -> tuple[list[Picture], list[Table]]:
         every = [run for runs in named.values() for run in runs]
         for key, what in (("layer_weights", "softmax weight"), ("layer_shares", "share of the summed feature")):
             means = {name: np.mean([run.result[key] for run in runs], axis=0).tolist() for name, runs in named.items()}
-            title = f"{upstream}: {what} of each state"
+            title = f"{upstream}: {what} of each layer"
             caption = (
-                f"{what.capitalize()} of each state, in percent, mean over seeds; a row a task, regime and budget. "
+                f"{what.capitalize()} of each layer in percent, mean over seeds; one row per task, regime, budget. "
             )
             if key == "layer_shares":
-                caption += "States of a large norm count for more than their weight says. "
-            picture = plots.heat_map(means, title, what)
-            pictures.append(Picture(f"{key}_{identifier(upstream)}", picture, caption + _made_of(every), title))
-    columns = ["upstream", "task", "regime", "budget", "seed", "state", "weight", "share"]
-    title = "Layer weights of every chosen run."
-    return pictures, [Table("layer_weights", title, columns, rows)] if rows else []
+                caption += "Layers with a large norm count for more than their weight suggests. "
+            picture = plots.png(plots.heat_map(means, title, what))
+            pictures.append(Picture(f"{key}_{identifier(upstream)}", picture, caption + _sources(every), title))
+    columns = ["upstream", "task", "regime", "budget", "seed", "layer", "weight", "share"]
+    title = "Layer weights of all selected runs."
+    return pictures, [Table(columns, rows, title, name="layer_weights")] if rows else []
 
 
 def glance(views: Sequence[TaskView]) -> Table | None:
-    """All comparisons at the largest budget, in a line each."""
+    """All comparisons at the largest budget, one per line."""
     rows: list[list[Value]] = []
     for view in views:
         for contrast in view.contrasts:
@@ -505,15 +440,15 @@ def glance(views: Sequence[TaskView]) -> Table | None:
         "verdict", "SD over seeds", "seeds", "label multiplier",
     ]  # fmt: skip
     runs = [run for view in views for run in view.runs]
-    return Table("glance", "At a glance: each regime against the baseline.", columns, rows, _made_of(runs))
+    return Table(columns, rows, "At a glance: each regime against the baseline.", _sources(runs), "glance")
 
 
-def targets(found: Gathered, views: Sequence[TaskView]) -> Table | None:
-    """The recipes' published results beside those measured here."""
+def targets(gathered: Gathered, views: Sequence[TaskView]) -> Table | None:
+    """The published results that recipes name, beside those measured here."""
     rows: list[list[Value]] = []
     known = {view.name: view for view in views}
     seen = set()
-    for study in found.studies.values():
+    for study in gathered.studies.values():
         for task, of in study.tasks.items():
             view = known.get(task)
             ours = "none"
@@ -528,29 +463,29 @@ def targets(found: Gathered, views: Sequence[TaskView]) -> Table | None:
                 rows.append([task, name, shown, ours, str(of.targets.get("source", ""))])
     if not rows:
         return None
-    caption = "The recipe names them; settings of theirs may differ from those here."
-    if found.synthetic:
-        caption += " Results here are on synthetic speech, which they cannot be held against."
+    caption = "As named in the recipe; their settings may differ from those here."
+    if gathered.synthetic:
+        caption += " The results here are on synthetic speech and cannot be compared with them."
     columns = ["task", "published result", "value", "measured here, largest budget", "source"]
-    return Table("targets", "Published results.", columns, rows, caption)
+    return Table(columns, rows, "Published results.", caption, "targets")
 
 
-def every_run(found: Gathered) -> Table:
-    """All chosen runs with all their metrics and costs."""
+def every_run(gathered: Gathered) -> Table:
+    """All selected runs with all their metrics and costs."""
     names = list(dict.fromkeys(
         f"{of}: {metric}"
-        for run in found.runs.values()
+        for run in gathered.runs.values()
         for of, values in run.result["metrics"].items()
         for metric in values
     ))  # fmt: skip
-    costs = list(next(iter(found.runs.values())).result["cost"])
+    costs = list(next(iter(gathered.runs.values())).result["cost"])
     rows: list[list[Value]] = []
-    for run in found.runs.values():
+    for run in gathered.runs.values():
         cell, made = run.cell, run.result["provenance"]
         values = {f"{of}: {key}": value for of, them in run.result["metrics"].items() for key, value in them.items()}
         rows.append(
             [
-                cell.upstream, cell.task, cell.regime, None if cell.state is None else str(cell.state), cell.budget,
+                cell.upstream, cell.task, cell.regime, None if cell.layer is None else str(cell.layer), cell.budget,
                 str(cell.seed), str(run.outcome.get("chosen", "")), run.result["selected"]["step"],
                 *(values.get(name) for name in names), *(run.result["cost"][name] for name in costs),
                 run.result["data"]["train"]["utterances"], run.result["data"]["train"]["seconds"],
@@ -558,7 +493,7 @@ def every_run(found: Gathered) -> Table:
             ]
         )  # fmt: skip
     columns = [
-        "upstream", "task", "regime", "state", "budget", "seed", "chosen", "update", *names, *costs, "train utterances",
+        "upstream", "task", "regime", "layer", "budget", "seed", "chosen", "update", *names, *costs, "train utterances",
         "train seconds", "train digest", "commit", "device", "started",
     ]  # fmt: skip
-    return Table("runs", "Every chosen run.", columns, rows, "All metrics of all evaluation sets.")
+    return Table(columns, rows, "All selected runs.", "All metrics of all evaluation sets.", "runs")

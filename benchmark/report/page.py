@@ -1,12 +1,7 @@
-"""``wavbench report``: what studies found, on one page that stands alone, with its tables as CSV and LaTeX beside it.
-
-What is read and computed is in ``benchmark/report/findings.py``, tables and figures are in ``benchmark/report/exhibits.py``; this is
-the page and the command.
-"""
+"""The page of a report: one HTML file that loads nothing else, with its tables and figures as files beside it."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,23 +10,19 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from benchmark import statistics as stats
-from benchmark.report.exhibits import Picture, Table, every_run, glance, identifier, targets, task_section, weights
 from benchmark.files import write_bytes, write_text
-from benchmark.report.findings import (
-    Bootstrap,
-    Contrast,
-    Gathered,
-    TaskView,
+from benchmark.report.collect import Gathered, gather
+from benchmark.report.compare import Bootstrap, Contrast, TaskView, tasks
+from benchmark.report.exhibits import Picture, every_run, glance, identifier, targets, task_section, weights
+from benchmark.report.sentences import (
     duration_text,
-    gather,
-    plural,
     sentences,
     sentences_on_compositions,
-    sentences_on_states,
+    sentences_on_layers,
     sentences_without_contrasts,
-    tasks,
 )
-from benchmark.study.runner import Study
+from benchmark.study.recipe import Study
+from benchmark.tables import Table, Value, plural
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -84,12 +75,12 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
         replicates: of the bootstrap.
 
     Raises:
-        BenchmarkError: as :func:`benchmark.report.findings.gather`.
+        BenchmarkError: as :func:`benchmark.report.collect.gather`.
     """
-    found = gather(folders)
+    gathered = gather(folders)
     bootstrap = Bootstrap(replicates)
-    views = tasks(found, bootstrap)
-    names = list(dict.fromkeys(study.name for study in found.studies.values()))
+    views = tasks(gathered, bootstrap)
+    names = list(dict.fromkeys(study.name for study in gathered.studies.values()))
     title = title or f"wavbench: {', '.join(names) or 'results'}"
     tables: list[Table] = []
     pictures: list[Picture] = []
@@ -102,21 +93,21 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
                 shown.append(part.html())
         return "\n".join(shown)
 
-    sections: list[tuple[str, str, str]] = [("answer", "The answer", _answer(found, views) + show([glance(views)]))]
+    sections: list[tuple[str, str, str]] = [("answer", "The answer", _answer(gathered, views) + show([glance(views)]))]
     for view in views:
-        body = show(task_section(view, bootstrap, found.notices))
-        sections.append((f"task-{identifier(view.name)}", view.name, _said(view) + body))
+        body = show(task_section(view, bootstrap, gathered.notices))
+        sections.append((f"task-{identifier(view.name)}", view.name, _introduction(view) + body))
     pictures_of_weights, table_of_weights = weights(views)
     tables += table_of_weights  # long: not on the page
     layered = show(pictures_of_weights)
     if layered:
-        sections.append(("weights", "Which states are used", layered))
-    published = targets(found, views)
+        sections.append(("weights", "Which layers are used", layered))
+    published = targets(gathered, views)
     if published is not None:
         sections.append(("targets", "Published results", show([published])))
-    sections.append(("cells", "What was run", _completeness(found, show)))
-    tables.append(every_run(found))
-    sections.append(("settings", "Settings", _settings(found)))
+    sections.append(("cells", "What was run", _completeness(gathered, show)))
+    tables.append(every_run(gathered))
+    sections.append(("settings", "Settings", _settings(gathered)))
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
     body = "\n".join(f'<section id="{key}"><h2>{escape(name)}</h2>\n{text}</section>' for key, name, text in sections)
     page = f"""<!DOCTYPE html>
@@ -130,7 +121,7 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
 </head>
 <body>
 <header><h1>{escape(title)}</h1>
-{"".join(f"<p>{escape(study.question)}</p>" for study in _unique(found) if study.question)}
+{"".join(f"<p>{escape(study.question)}</p>" for study in _unique(gathered) if study.question)}
 <nav aria-label="Sections">{links}</nav></header>
 <main>
 {body}
@@ -141,49 +132,49 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
     return Report(page, tables, pictures)
 
 
-def _unique(found: Gathered) -> list[Study]:
-    return list({study.name: study for study in found.studies.values()}.values())
+def _unique(gathered: Gathered) -> list[Study]:
+    return list({study.name: study for study in gathered.studies.values()}.values())
 
 
-def _answer(found: Gathered, views: Sequence[TaskView]) -> str:
+def _answer(gathered: Gathered, views: Sequence[TaskView]) -> str:
     parts = []
-    if found.synthetic:
+    if gathered.synthetic:
         parts.append(
-            '<p class="note"><b>Synthetic data.</b> These results were measured on speech that a program made. They '
-            "show that the tools work; they say nothing about people's speech.</p>"
+            '<p class="note"><b>Synthetic data.</b> These results were measured on speech generated by a program. '
+            "They show that the tools work and say nothing about real speech.</p>"
         )
-    if found.absent:
+    if gathered.absent:
         parts.append(
-            f'<p class="note"><b>Incomplete.</b> Of {len(found.absent) + len(found.runs)} cells, {len(found.absent)} '
-            'without a result: see <a href="#cells">what was run</a>.</p>'
+            f'<p class="note"><b>Incomplete.</b> {len(gathered.absent)} of {len(gathered.absent) + len(gathered.runs)} '
+            'cells have no result: see <a href="#cells">what was run</a>.</p>'
         )
     for view in views:
-        said = sentences_on_compositions(view)
+        texts = sentences_on_compositions(view)
         if not view.contrasts:
-            said += sentences_without_contrasts(view)
+            texts += sentences_without_contrasts(view)
         foremost = [sentences(view, contrast) for contrast in view.contrasts if _foremost(view, contrast)]
-        for some in foremost or (sentences(view, contrast)[:1] for contrast in view.contrasts):
-            said += some
-        said += sentences_on_states(view)
-        once = list(dict.fromkeys(said))  # with all labels, curves over budgets of any kind say the same
+        for about_contrast in foremost or (sentences(view, contrast)[:1] for contrast in view.contrasts):
+            texts += about_contrast
+        texts += sentences_on_layers(view)
+        once = list(dict.fromkeys(texts))  # with all labels, curves over budgets of any kind give the same sentence
         parts.append(f"<h3>{escape(view.name)}</h3>{_list(once)}")
     return "\n".join(parts)
 
 
 def _foremost(view: TaskView, contrast: Contrast) -> bool:
-    """Whether a comparison is of two regimes of the first upstream that has two: what the page begins with.
+    """Whether a comparison is between two regimes of the first upstream that has two: what the page begins with.
 
-    The others are a line each of the table below it, and sentences in the task's section.
+    Each of the others has a line in the table below, and sentences in the task's section.
     """
-    within = [one.first.upstream for one in view.contrasts if one.first.upstream == one.second.upstream]
+    within = [other.first.upstream for other in view.contrasts if other.first.upstream == other.second.upstream]
     return contrast.first.upstream == contrast.second.upstream == next(iter(within), None)
 
 
-def _list(said: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in said)}</ul>"
+def _list(texts: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in texts)}</ul>"
 
 
-def _said(view: TaskView) -> str:
+def _introduction(view: TaskView) -> str:
     test = view.runs[0].result["data"]["test"]
     text = f"{view.metric.axis}. Test set: {test['utterances']:,} utterances, {duration_text(test['seconds'])}"
     text += f", {test['speakers']:,} speakers." if test["speakers"] else "."
@@ -195,26 +186,26 @@ def _said(view: TaskView) -> str:
     return "\n".join(parts)
 
 
-def _completeness(found: Gathered, show: Callable[[Iterable[Table | Picture | None]], str]) -> str:
+def _completeness(gathered: Gathered, show: Callable[[Iterable[Table | Picture | None]], str]) -> str:
     parts = [
-        f"<p>{plural(len(found.runs), 'cell')} with a result, {len(found.absent)} without. Every run with all its "
-        "metrics and costs, and all tables of this page, are CSV and LaTeX files in the folder of tables beside it.</p>"
+        f"<p>{plural(len(gathered.runs), 'cell')} with a result, {len(gathered.absent)} without. The folder of tables "
+        "beside this page holds all its tables, and every run with all metrics and costs, as CSV and LaTeX.</p>"
     ]
-    if found.absent:
-        rows = [
-            [cell.upstream, cell.task, cell.regime, None if cell.state is None else str(cell.state), cell.budget,
+    if gathered.absent:
+        rows: list[list[Value]] = [
+            [cell.upstream, cell.task, cell.regime, None if cell.layer is None else str(cell.layer), cell.budget,
              str(cell.seed), why]
-            for cell, why in found.absent.items()
+            for cell, why in gathered.absent.items()
         ]  # fmt: skip
-        columns = ["upstream", "task", "regime", "state", "budget", "seed", "why"]
-        parts.append(show([Table("absent", "Cells without a result.", columns, rows)]))
-    if found.notices:
-        parts.append("<h3>Notices</h3><ul>" + "".join(f"<li>{escape(one)}</li>" for one in found.notices) + "</ul>")
+        columns = ["upstream", "task", "regime", "layer", "budget", "seed", "why"]
+        parts.append(show([Table(columns, rows, "Cells without a result.", name="absent")]))
+    if gathered.notices:
+        parts.append(f"<h3>Notices</h3>{_list(gathered.notices)}")
     return "\n".join(parts)
 
 
-def _settings(found: Gathered) -> str:
-    runs = list(found.runs.values())
+def _settings(gathered: Gathered) -> str:
+    runs = list(gathered.runs.values())
     started = sorted(run.result["provenance"]["started"] for run in runs)
     facts = {
         "Commits": dict.fromkeys(run.commit for run in runs),
@@ -230,37 +221,16 @@ def _settings(found: Gathered) -> str:
     recipes = "".join(
         f"<details><summary>Recipe of {escape(root)}</summary><pre>"
         f"{escape(OmegaConf.to_yaml(OmegaConf.structured(study)))}</pre></details>"
-        for root, study in found.studies.items()
+        for root, study in gathered.studies.items()
     )
     method = (
         "<p>Budgets are nested and seeded; every regime tried the same number of candidates on dev; test was scored "
-        "once, with the chosen one. Intervals over the test set are BCa bootstrap intervals over clusters (speakers "
-        "where they are known), of the mean over seeds; intervals over seeds are t-intervals. An interval marked as "
-        "biased has a bootstrap bias above half its standard error: it fails more often than it says. Curves are "
-        "straight in the logarithm of the labels between budgets and are not continued beyond them.</p>"
+        "once, with the selected candidate. Intervals over the test set are BCa bootstrap intervals over clusters "
+        "(speakers where they are known), of the mean over seeds; intervals over seeds are t-intervals. An interval "
+        "marked as biased has a bootstrap bias above half its standard error and is less reliable than its level says. "
+        "Curves are straight in the logarithm of the labels between budgets and are never extrapolated.</p>"
     )
     return f"{method}<dl>{listed}</dl>{recipes}"
-
-
-def main(argv: Sequence[str]) -> int:
-    """``wavbench report RESULTS…``."""
-    parser = argparse.ArgumentParser(
-        prog="wavbench report",
-        description="One page on one or more studies; its tables (CSV, LaTeX) and figures (PNG) in folders beside it.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("folders", nargs="+", metavar="RESULTS", help="folders that 'wavbench recipe' or runs wrote")
-    parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="default: report.html")
-    parser.add_argument("--title", help="default: the names of the studies")
-    parser.add_argument(
-        "--replicates", type=int, default=stats.REPLICATES, metavar="N", help=f"bootstrap; default: {stats.REPLICATES}"
-    )
-    options = parser.parse_args(argv)
-    output = Path(options.output)
-    report = make([Path(folder) for folder in options.folders], title=options.title, replicates=options.replicates)
-    write(report, output)
-    print(f"{output}: {len(report.pictures)} figures, {len(report.tables)} tables ({output.stem}_tables/, _figures/)")
-    return 0
 
 
 def write(report: Report, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Uncertainty of results (:mod:`~benchmark.statistics.bootstrap`) and curves over budgets (``curves``)."""
+"""Uncertainty of results, and curves over label budgets; docs/statistics.md explains them."""
 
 from benchmark.statistics.bootstrap import (
     LEVEL,
@@ -6,14 +6,10 @@ from benchmark.statistics.bootstrap import (
     Comparison,
     Interval,
     SeedSpread,
-    Statistic,
     Summary,
     compare,
-    error_rates,
-    identification,
     seed_spread,
     summarise,
-    verification,
 )
 from benchmark.statistics.curves import (
     Area,
@@ -27,9 +23,10 @@ from benchmark.statistics.curves import (
     labels_to_target,
     learning_curve,
 )
+from benchmark.statistics.statistic import Statistic, error_rates, identification, of, verification
 
 __all__ = [
     "LEVEL", "REPLICATES", "Area", "Comparison", "Crossover", "Curve", "Interval", "Multiplier", "SeedSpread",
     "Statistic", "Summary", "Target", "area", "compare", "crossovers", "error_rates", "identification",
-    "label_multiplier", "labels_to_target", "learning_curve", "seed_spread", "summarise", "verification",
+    "label_multiplier", "labels_to_target", "learning_curve", "of", "seed_spread", "summarise", "verification",
 ]  # fmt: skip

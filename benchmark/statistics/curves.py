@@ -1,7 +1,7 @@
 """Curves over label budgets: areas, labels to a target, label multipliers, crossovers; pure functions on arrays.
 
-Errors (lower is better) over budgets (seconds, utterances, speakers: any unit, the same for all curves that
-are compared), straight lines between the points in ``log(budget)``, never continued beyond them.
+Errors (lower is better) over budgets (seconds, utterances, speakers: any unit, the same for all curves that are
+compared), straight in ``log(budget)`` between the points, and never extrapolated.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from benchmark.statistics.bootstrap import LEVEL, SeedSpread, seed_spread
 Floats = NDArray[np.float64]
 
 
-
 @dataclass(frozen=True)
 class Curve:
-    """Errors (lower is better) over label budgets; between the points straight in ``log(budget)``, nothing beyond."""
+    """Errors (lower is better) over label budgets; straight in ``log(budget)`` between the points, undefined beyond."""
 
     budgets: tuple[float, ...]
     """(point,) increasing."""
@@ -62,7 +61,7 @@ def learning_curve(points: Mapping[float, Sequence[float]], level: float = LEVEL
 
 @dataclass(frozen=True)
 class Area:
-    """Normalised area under a learning curve; compare only such as share both ranges."""
+    """Normalised area under a learning curve; comparable only between curves that share both ranges."""
 
     value: float
     """0: no error at any budget; 1: the error of the ceiling at all of them."""
@@ -101,21 +100,21 @@ def area(
 
 @dataclass(frozen=True)
 class Target:
-    """The labels that it takes to come down to an error."""
+    """The labels needed to reach an error."""
 
     error: float
     reached: bool
     budget: float | None
-    """Where the curve first meets the error; ``None`` when it does not."""
+    """Where the curve first reaches the error; ``None``: nowhere."""
     at_smallest: bool = False
-    """Reached already at the smallest budget, which is then ``budget``: that many or fewer."""
+    """Reached at the smallest budget already: ``budget`` is an upper bound."""
 
 
 def labels_to_target(curve: Curve, error: float) -> Target:
     """The smallest budget at which the curve is at or below an error.
 
-    Straight in ``log(budget)`` between points. A curve that rises again afterwards has still reached it: the first
-    crossing counts. Never extrapolated: not reached is an answer, and so is reached already at the smallest budget.
+    The first crossing counts: a curve that rises again afterwards has still reached the error. Nothing is extrapolated:
+    "not reached" is an answer, and so is "reached at the smallest budget already".
 
     Raises:
         BenchmarkError: the error is not finite.
@@ -139,7 +138,7 @@ def _between(budgets: Sequence[float], part: float, whole: float) -> float:
 
 @dataclass(frozen=True)
 class Multiplier:
-    """How many times the labels one curve needs that another needs, over the errors that both come down to."""
+    """How many times the labels of one curve another curve needs, over the errors that both reach."""
 
     errors: tuple[float, ...]
     """Decreasing, evenly spaced; empty where the curves have no error in common (see :func:`label_multiplier`)."""
@@ -184,8 +183,8 @@ class Crossover:
 def crossovers(first: Curve, second: Curve) -> tuple[Crossover, ...]:
     """The budgets at which the difference of two curves changes sign, increasing; empty where it does not.
 
-    Within the budgets that both curves span. Curves that touch and part again do not cross; where they lie on each
-    other for a while and part on the other side, the crossover is the (geometric) middle of that stretch.
+    Within the budgets that both curves span. Curves that touch and separate again do not cross; where they coincide for
+    a while and separate on the other side, the crossover is the (geometric) middle of that stretch.
     """
     start, stop = max(first.budgets[0], second.budgets[0]), min(first.budgets[-1], second.budgets[-1])
     if start > stop:

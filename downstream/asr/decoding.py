@@ -1,6 +1,7 @@
 """Log posteriors -> text: greedily, or by beam search with a lexicon and a KenLM language model.
 
-The beam search is Flashlight's, through ``torchaudio.models.decoder.ctc_decoder``; it and KenLM are the extra ``lm``.
+The beam search is Flashlight's, called through ``torchaudio.models.decoder.ctc_decoder``; the extra ``lm`` installs it
+and KenLM.
 """
 
 from __future__ import annotations
@@ -28,38 +29,38 @@ Lexicon = list[tuple[str, str]]
 
 @dataclass
 class LMConfig:
-    """Beam search with a language model; none is used while ``path`` is ``None``.
+    """Beam search with a language model; off while ``path`` is ``None``.
 
     The defaults are SUPERB's (s3prl ec8064b5 ``downstream/asr/config.yaml``): beam 5, beam threshold 25, LM weight 2,
     word score -1, with LibriSpeech's official 4-gram (https://www.openslr.org/resources/11/4-gram.arpa.gz) and
-    fairseq's letter lexicon (https://dl.fbaipublicfiles.com/fairseq/wav2vec/librispeech_lexicon.lst). The weight and
-    the word score are also those of fairseq's ``examples/wav2vec/README.md``; wav2vec 2.0's own figures come from much
-    wider beams, with weights tuned on dev-other.
+    fairseq's letter lexicon (https://dl.fbaipublicfiles.com/fairseq/wav2vec/librispeech_lexicon.lst). fairseq's
+    ``examples/wav2vec/README.md`` has the same weight and word score; wav2vec 2.0's own figures come from much wider
+    beams, with weights tuned on dev-other.
     """
 
     path: str | None = None
-    """A KenLM model: ARPA text (also ``.gz``) or KenLM's binary format. Words."""
+    """A KenLM model of words: ARPA text (also ``.gz``) or KenLM's binary format."""
     lexicon: str | None = None
-    """Lines of a word and its symbols (``CAT C A T |``); ``None``: the words of the model, spelt in their characters;
-    it must be ARPA text then. Words that are not in the lexicon are never written."""
+    """Lines of a word and its symbols (``CAT C A T |``); ``None``: the words of the model, which must be ARPA text,
+    spelt in their characters. Words that are not in the lexicon are never written."""
     beam: int = 5
-    """Hypotheses that are kept at each frame."""
+    """Hypotheses kept at each frame."""
     threshold: float = 25.0
-    """Hypotheses whose score is lower than the best one's by more than this are dropped."""
+    """Hypotheses that score lower than the best by more than this are dropped."""
     weight: float = 2.0
-    """Of the language model's log probability (log 10) beside the acoustic one's (log e)."""
+    """Weight of the language model's log probability (base 10), relative to the acoustic one (base e)."""
     word_score: float = -1.0
     """Added for each word."""
 
     def __post_init__(self) -> None:
-        # a saved run is gone on with from anywhere
+        # a saved run can be resumed from any folder
         self.path = None if self.path is None else str(Path(self.path).expanduser().absolute())
         self.lexicon = None if self.lexicon is None else str(Path(self.lexicon).expanduser().absolute())
 
     def check(self, alphabet: Alphabet) -> None:
-        """Raise on values out of range, absent files and lexicons that do not fit the alphabet.
+        """Raise on values out of range, missing files and lexicons that do not fit the alphabet.
 
-        The model itself is not loaded: that may take minutes, and gigabytes until training has ended.
+        The model itself is not loaded: that may take minutes, and gigabytes of memory throughout training.
         """
         if self.beam < 1 or not self.threshold > 0:
             raise BenchmarkError(
@@ -71,7 +72,7 @@ class LMConfig:
             return
         for key, value in (("path", self.path), ("lexicon", self.lexicon)):
             if value is not None and not Path(value).is_file():
-                raise BenchmarkError(f"task.lm.{key}: there is no file {value}")
+                raise BenchmarkError(f"task.lm.{key}: {value} does not exist")
         read_lexicon(self, alphabet)
 
 
@@ -81,7 +82,7 @@ def greedy(log_posteriors: Tensor, alphabet: Alphabet) -> str:
 
 
 def unavailable() -> str | None:
-    """Why there is no beam search with a language model here, or ``None``."""
+    """Why beam search with a language model cannot run; ``None`` if it can."""
     try:
         importlib.import_module("flashlight.lib.text.decoder.kenlm")
         importlib.import_module("torchaudio.models.decoder._ctc_decoder")
@@ -94,8 +95,11 @@ class BeamDecoder:
     """Beam search over the words of a lexicon.
 
     Args:
-        config: the model and the search; :meth:`LMConfig.check` has passed.
+        config: the model and the search, checked by :meth:`LMConfig.check`.
         alphabet: of the log posteriors.
+
+    Raises:
+        BenchmarkError: KenLM cannot read the model; as :func:`read_lexicon`.
     """
 
     def __init__(self, config: LMConfig, alphabet: Alphabet) -> None:
@@ -117,20 +121,20 @@ class BeamDecoder:
                     blank_token=alphabet.symbols[BLANK],
                     sil_token=SPACE,
                 )
-            except Exception as error:  # KenLM's exceptions, whatever they are in Python
+            except Exception as error:  # whatever KenLM's exceptions become in Python
                 raise BenchmarkError(
                     f"task.lm.path: {config.path} cannot be read by KenLM (…{' '.join(str(error).split())[-300:]}). "
-                    "Build it again, or take its ARPA text"
+                    "Build it again, or use its ARPA text"
                 ) from error
 
     def __call__(self, log_posteriors: Tensor) -> str:
-        """The best text; ``log_posteriors`` (frame, symbol). Empty where no hypothesis ends in a whole word."""
-        found = self._search(log_posteriors.float().contiguous()[None])[0]
-        return " ".join(found[0].words) if found else ""
+        """The best text; ``log_posteriors`` (frame, symbol). Empty if no hypothesis ends in a whole word."""
+        hypotheses = self._search(log_posteriors.float().contiguous()[None])[0]
+        return " ".join(hypotheses[0].words) if hypotheses else ""
 
 
 def beam_decoder(config: LMConfig, alphabet: Alphabet) -> BeamDecoder:
-    """A decoder, the last one again when nothing has changed: loading a model takes long."""
+    """A decoder; the last one is reused if nothing has changed, because loading a model is slow."""
     return _beam_decoder(astuple(config), alphabet.symbols)
 
 
@@ -145,8 +149,8 @@ def read_lexicon(config: LMConfig, alphabet: Alphabet) -> Lexicon:
     """The words of ``config.lexicon``, or of the model, with their spellings.
 
     Raises:
-        BenchmarkError: none of them can be spelt in the alphabet, a line has no spelling, or there is no lexicon and
-            the model is not ARPA text.
+        BenchmarkError: no word can be spelt in the alphabet; a line has no spelling; there is no lexicon and the model
+            is not ARPA text.
     """
     assert config.path is not None
     if config.lexicon is not None:
@@ -158,8 +162,8 @@ def read_lexicon(config: LMConfig, alphabet: Alphabet) -> Lexicon:
     if not lexicon:
         words = ", ".join(repr(word) for word, _ in entries[:3])
         raise BenchmarkError(
-            f"{source}: not one of its {len(entries)} words can be spelt in the alphabet {' '.join(alphabet.symbols)} "
-            f"(its first words: {words}). Is its case another one (task.text.case)?"
+            f"{source}: none of its {len(entries)} words can be spelt in the alphabet {' '.join(alphabet.symbols)} "
+            f"(its first words: {words}). Does its case differ (task.text.case)?"
         )
     if len(lexicon) < len(entries):
         log.info(
@@ -170,8 +174,8 @@ def read_lexicon(config: LMConfig, alphabet: Alphabet) -> Lexicon:
 
 def _open(path: Path) -> IO[str]:
     with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8")
+        compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rt", encoding="utf-8") if compressed else open(path, encoding="utf-8")
 
 
 def _lexicon_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -180,7 +184,7 @@ def _lexicon_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
             fields = line.split()
             if len(fields) == 1:
                 raise BenchmarkError(
-                    f"{path}:{number}: expected a word and its symbols, as 'CAT C A T |', got {line!r}"
+                    f"{path}:{number}: expected a word and its symbols, such as 'CAT C A T |', got {line!r}"
                 )
             if fields:
                 yield fields[0], fields[1:]
@@ -202,6 +206,6 @@ def _unigrams(path: Path) -> Iterator[str]:
             inside = False
     if not inside:
         raise BenchmarkError(
-            f"task.lm.path: no \\1-grams: section can be read in {path}, so it is not ARPA text. KenLM's binary format "
-            "does not give its words back: name a lexicon (task.lm.lexicon), or the ARPA file that it was built from"
+            f"task.lm.path: {path} has no readable \\1-grams: section, so it is not ARPA text. KenLM's binary format "
+            "does not list its words: name a lexicon (task.lm.lexicon), or the ARPA file that the model was built from"
         )

@@ -21,7 +21,7 @@ from downstream.asr.text import BLANK
 
 
 @dataclass
-class HeadConfig:
+class CTCHeadConfig:
     """Which head, and how large."""
 
     name: str = "bilstm"
@@ -30,16 +30,16 @@ class HeadConfig:
     size: int = 1024
     """bilstm: features are projected to this size first."""
     hidden: int = 1024
-    """bilstm: units of a layer and direction."""
+    """bilstm: units per layer and direction."""
     layers: int = 2
     """bilstm: layers."""
     dropout: float = 0.2
-    """bilstm: of each layer's output, the last one's too."""
+    """bilstm: of each layer's output, the last one included."""
     final_dropout: float = 0.0
     """linear: of the features (fairseq: ``final_dropout``)."""
 
     def check(self) -> None:
-        """Raise on a name that there is not and on values that no head can have."""
+        """Raise on an unknown name and on values out of range."""
         if self.name not in HEADS:
             raise BenchmarkError(f"unknown head '{self.name}' (task.head.name). " + suggest(self.name, sorted(HEADS)))
         for key in ("size", "hidden", "layers"):
@@ -47,17 +47,15 @@ class HeadConfig:
                 raise BenchmarkError(f"task.head.{key} must be positive, got {getattr(self, key)}")
         for key in ("dropout", "final_dropout"):
             if not 0 <= getattr(self, key) < 1:
-                raise BenchmarkError(
-                    f"task.head.{key} must be from 0 up to, not including, 1, got {getattr(self, key)}"
-                )
+                raise BenchmarkError(f"task.head.{key} must be at least 0 and below 1, got {getattr(self, key)}")
 
 
 class CTCHead(Head):
     """What CTC heads share: SpecAugment in training, the loss, log posteriors.
 
-    The loss is torch's mean: each utterance's negative log likelihood divided by its labels, then averaged (s3prl;
-    fairseq divides the sum by the number of utterances). Utterances that no alignment fits count as 0
-    (``zero_infinity``, s3prl and fairseq); the engine drops those from training beforehand.
+    The loss is torch's mean: each utterance's negative log likelihood divided by its number of labels, then averaged
+    (as in s3prl; fairseq divides the sum by the number of utterances). An utterance that has no alignment counts as 0
+    (``zero_infinity``, as in s3prl and fairseq); the engine drops such utterances before training.
     """
 
     def __init__(self, specaugment: SpecAugmentConfig) -> None:
@@ -73,7 +71,7 @@ class CTCHead(Head):
         return self.logits(features, lengths).float().log_softmax(dim=2)
 
     def loss(self, features: Tensor, lengths: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
-        """CTC loss; ``targets``: labels (batch, label), padded with anything, and how many of them (batch,)."""
+        """CTC loss; ``targets``: labels (batch, label) with arbitrary padding, and how many are valid (batch,)."""
         if self.training:
             features = spec_augment(features, lengths, self.specaugment)
         labels, counts = targets
@@ -97,13 +95,13 @@ def bidirectional(rnn: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
         lengths: (batch,) valid frames, at least 1.
 
     Returns:
-        (batch, frame, 2 * hidden); what stands in the padding has no meaning.
+        (batch, frame, 2 * hidden); values in the padding are meaningless.
     """
     if x.device.type != "cpu":
         packed, _ = rnn(pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False))
         return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0]
-    # On the CPU packed sequences have no fused kernel, training takes 5 to 15 times as long: each direction runs over
-    # padded ones, in which valid frames come first, the backward one over reversed utterances.
+    # On the CPU, packed sequences have no fused kernel and training takes 5 to 15 times as long. Each direction runs
+    # over padded sequences in which valid frames come first; for the backward direction they are reversed.
     frames = torch.arange(x.shape[1])
     place = torch.where(frames < lengths[:, None], lengths[:, None] - 1 - frames, frames)[:, :, None]
     start = (x.new_zeros(1, len(x), rnn.hidden_size),) * 2
@@ -125,11 +123,11 @@ class BiLSTM(CTCHead):
     Args:
         feature_size: dim.
         symbols: of the alphabet.
-        config: sizes.
+        config: sizes and dropout.
         specaugment: applied to the features in training.
     """
 
-    def __init__(self, feature_size: int, symbols: int, config: HeadConfig, specaugment: SpecAugmentConfig) -> None:
+    def __init__(self, feature_size: int, symbols: int, config: CTCHeadConfig, specaugment: SpecAugmentConfig) -> None:
         super().__init__(specaugment)
         self.projector = nn.Linear(feature_size, config.size)
         sizes = [config.size] + [2 * config.hidden] * (config.layers - 1)
@@ -153,7 +151,7 @@ class Linear(CTCHead):
     ``Wav2VecEncoder`` of fairseq 0.12.2 ``models/wav2vec/wav2vec2_asr.py``.
     """
 
-    def __init__(self, feature_size: int, symbols: int, config: HeadConfig, specaugment: SpecAugmentConfig) -> None:
+    def __init__(self, feature_size: int, symbols: int, config: CTCHeadConfig, specaugment: SpecAugmentConfig) -> None:
         super().__init__(specaugment)
         self.final_dropout = nn.Dropout(config.final_dropout)
         self.proj = nn.Linear(feature_size, symbols)
@@ -167,11 +165,11 @@ class Linear(CTCHead):
 
 
 HEADS: dict[str, type[BiLSTM | Linear]] = {"bilstm": BiLSTM, "linear": Linear}
-"""A head is made by ``Head(feature_size, symbols, head_config, specaugment_config)``."""
+"""Name -> class, constructed as ``cls(feature_size, symbols, head_config, specaugment_config)``."""
 
 
-def make_head(feature_size: int, symbols: int, head: HeadConfig, specaugment: SpecAugmentConfig) -> CTCHead:
-    """The head that ``head.name`` names, freshly initialised."""
+def make_head(feature_size: int, symbols: int, head: CTCHeadConfig, specaugment: SpecAugmentConfig) -> CTCHead:
+    """A newly initialised head of the kind ``head.name``."""
     head.check()
     specaugment.check()
     return HEADS[head.name](feature_size, symbols, head, specaugment)

@@ -1,11 +1,11 @@
 """SpecAugment on features: time warping, time masks, feature masks.
 
 Park et al., SpecAugment: a simple data augmentation method for automatic speech recognition, Interspeech 2019, as
-SUPERB applies it to the weighted sum of the states (s3prl ec8064b5 ``downstream/specaug.py``). Here in one pass over
-the batch, and within each utterance's own length: s3prl draws time masks within the longest utterance of the batch, so
-that those of the others may fall into their padding.
+SUPERB applies it to the weighted sum of the layers (s3prl ec8064b5 ``downstream/specaug.py``). This implementation
+augments the whole batch at once and keeps within each utterance's own length; s3prl draws time masks within the longest
+utterance of the batch, so that those of shorter utterances may fall into their padding.
 
-All draws come from torch's CPU generator, so that they do not depend on the device.
+All random numbers come from torch's CPU generator, so that they do not depend on the device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark.errors import BenchmarkError
 
 CUBIC = -0.75
-"""Keys' coefficient of bicubic interpolation in torch (and in s3prl, which uses torch's)."""
+"""Coefficient of Keys' bicubic interpolation in torch (and in s3prl, which uses torch's)."""
 
 
 @dataclass
@@ -27,15 +27,15 @@ class SpecAugmentConfig:
 
     enabled: bool = True
     time_warp: int = 5
-    """Frames by which a random point is moved at most, the two sides stretched or compressed; 0: none."""
+    """Frames by which a random point is moved at most; the two sides are stretched or compressed. 0: no warping."""
     time_masks: int = 2
     """Stretches of frames set to zero in each utterance."""
     time_width: int = 40
-    """Frames of a time mask at most; drawn uniformly from 0."""
+    """Greatest width of a time mask in frames; widths are uniform from 0."""
     feature_masks: int = 4
     """Ranges of features set to zero in each utterance."""
     feature_width: int = 50
-    """Features of a feature mask at most; drawn uniformly from 0. Lower it for upstreams of few features."""
+    """Greatest width of a feature mask; widths are uniform from 0. Reduce it for upstreams with few features."""
 
     def check(self) -> None:
         """Raise on a value out of range."""
@@ -45,12 +45,12 @@ class SpecAugmentConfig:
 
 
 def spec_augment(features: Tensor, lengths: Tensor, config: SpecAugmentConfig) -> Tensor:
-    """Augmented features (batch, frame, dim); padding is left as it is.
+    """Augmented features (batch, frame, dim).
 
     Args:
         features: (batch, frame, dim).
         lengths: (batch,) valid frames.
-        config: what to apply; nothing when it is not ``enabled``.
+        config: what to apply; nothing unless ``enabled``.
     """
     if not config.enabled:
         return features
@@ -73,7 +73,7 @@ def draw_masks(lengths: Tensor, size: int, count: int, width: int) -> Tensor:
 
 
 def draw_warp(lengths: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Which frame boundary is moved, (batch,), and where to, (batch,); to itself in utterances too short for it."""
+    """Which frame boundary moves, (batch,), and where to, (batch,); it stays put in utterances that are too short."""
     fits = lengths > 2 * window
     center = window + _below((lengths - 2 * window).clamp(min=1))
     moved = center - window + 1 + _below(torch.full_like(lengths, 2 * window))
@@ -83,7 +83,7 @@ def draw_warp(lengths: Tensor, window: int) -> tuple[Tensor, Tensor]:
 def time_warp(features: Tensor, lengths: Tensor, center: Tensor, moved: Tensor) -> Tensor:
     """Resize frames ``[0, center)`` to ``[0, moved)`` and ``[center, length)`` to ``[moved, length)``.
 
-    Cubic interpolation, each side by itself: what ``interpolate(mode="bicubic", align_corners=False)`` gives.
+    Each side is interpolated separately, with the result of ``interpolate(mode="bicubic", align_corners=False)``.
 
     Args:
         features: (batch, frame, dim).
@@ -116,5 +116,5 @@ def time_warp(features: Tensor, lengths: Tensor, center: Tensor, moved: Tensor) 
 
 
 def _below(bounds: Tensor) -> Tensor:
-    """An integer from 0 up to, not including, each bound, uniformly; 0 where the bound is at most 1."""
+    """Uniform integers, at least 0 and below each bound; 0 where the bound is at most 1."""
     return (torch.rand(bounds.shape, dtype=torch.float64) * bounds.clamp(min=1)).long()

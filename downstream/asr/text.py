@@ -1,8 +1,8 @@
 """Transcripts: how they are normalised, and the characters that a head can write.
 
 Symbol 0 is CTC's blank, ``|`` stands for the space between words, and symbols of more than one character are never
-part of a transcript. The labels of a transcript are its words, each followed by ``|``: the last one too, as in fairseq
-(``examples/wav2vec/libri_labels.py``), so that a lexicon whose spellings end in ``|`` fits.
+part of a transcript. The labels of a transcript are its words, each followed by ``|``, the last one included, as in
+fairseq (``examples/wav2vec/libri_labels.py``); a lexicon whose spellings end in ``|`` fits.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ SPACE = "|"
 CASES = ("upper", "lower", "keep")
 
 ALPHABETS = {"librispeech": ("<s>", "<pad>", "</s>", "<unk>", *"|ETAONIHSRDLUMCWFGYPBVK'XJQZ")}
-"""Alphabets with a name. ``librispeech``: fairseq's ``dict.ltr.txt`` behind fairseq's four special symbols, also the
-dictionary of SUPERB's ASR (s3prl ec8064b5 ``downstream/asr/char.dict``): 32 symbols, the blank is ``<s>``."""
+"""Named alphabets. ``librispeech``: fairseq's four special symbols, then its ``dict.ltr.txt``; also the dictionary of
+SUPERB's ASR (s3prl ec8064b5 ``downstream/asr/char.dict``). It has 32 symbols, and the blank is ``<s>``."""
 
 
 @dataclass
 class TextConfig:
     """How transcripts become labels; references are normalised exactly as training transcripts are.
 
-    Always: Unicode NFC, white space to single spaces. Nothing else is touched unless it is asked for here; numbers are
-    not spelt out.
+    Unicode is always normalised to NFC and white space to single spaces. Nothing else changes unless it is requested
+    here; numbers are never spelt out.
     """
 
     alphabet: str | None = None
-    """``librispeech``, or the characters that may occur, written one after the other (``abc…xyz'``); ``None``: those of
-    the training transcripts, of the whole split whatever the label budget, so that all budgets have one head."""
+    """``librispeech``, or the characters that may occur, in one string (``abc…xyz'``); ``None``: those of all training
+    transcripts, whatever the label budget, so that the head is the same for every budget."""
     case: str = "keep"
     """``upper``, ``lower`` or ``keep``."""
     strip_punctuation: bool = False
-    """Put a space in the place of punctuation and symbols (Unicode categories P and S), apostrophes excepted; a
-    typographic apostrophe becomes ``'``."""
+    """Replace punctuation and symbols (Unicode categories P and S) except apostrophes by a space; a typographic
+    apostrophe becomes ``'``."""
 
     def check(self) -> None:
         """Raise on a value out of range."""
@@ -50,7 +50,7 @@ class TextConfig:
             raise BenchmarkError(f"task.text.case is '{self.case}'. " + suggest(self.case, list(CASES)))
         if self.alphabet is not None and self.alphabet not in ALPHABETS:
             if SPACE in self.alphabet:
-                raise BenchmarkError(f"task.text.alphabet has '{SPACE}', which stands for the space; leave it out")
+                raise BenchmarkError(f"task.text.alphabet contains '{SPACE}', which stands for the space; remove it")
             if not self.alphabet.strip():
                 raise BenchmarkError("task.text.alphabet is empty; give the characters, or null to derive them")
 
@@ -68,6 +68,11 @@ def normalise(text: str, config: TextConfig) -> str:
     return " ".join(text.split())
 
 
+def spell(text: str) -> str:
+    """The labels of a normalised transcript, as characters: its words, each followed by ``|``."""
+    return text.replace(" ", SPACE) + SPACE if text else ""
+
+
 class Alphabet:
     """The symbols of a head, in the order of its outputs."""
 
@@ -78,8 +83,8 @@ class Alphabet:
             raise BenchmarkError(f"not an alphabet (distinct symbols, blank first, '{SPACE}' among them): {symbols}")
 
     @classmethod
-    def of(cls, config: TextConfig, transcripts: Iterable[str]) -> Alphabet:
-        """The alphabet that the options name, or that of normalised ``transcripts``, in the order of code points."""
+    def from_config(cls, config: TextConfig, transcripts: Iterable[str]) -> Alphabet:
+        """The alphabet that the options name, or that of normalised ``transcripts``, ordered by code point."""
         if config.alphabet in ALPHABETS:
             return cls(ALPHABETS[config.alphabet])
         if config.alphabet is not None:
@@ -95,18 +100,18 @@ class Alphabet:
         return [c for c in text if c in unknown] if unknown else []
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a normalised transcript without :meth:`unknown` characters."""
-        return [self.index[c] for c in text.replace(" ", SPACE) + SPACE] if text else []
+        """Labels of a normalised transcript, which must not have :meth:`unknown` characters."""
+        return [self.index[c] for c in spell(text)]
 
     def decode(self, labels: Iterable[int]) -> str:
-        """The text of labels; special symbols (more than one character) write nothing."""
+        """The text of labels; special symbols (of more than one character) are left out."""
         symbols = (self.symbols[label] for label in labels)
         text = "".join(symbol for symbol in symbols if len(symbol) == 1)
         return " ".join(text.replace(SPACE, " ").split())
 
 
 def collapse(frames: Tensor) -> list[int]:
-    """CTC's mapping: the best symbol of each frame (frame,) -> labels, repetitions merged, then blanks taken out."""
+    """CTC's mapping: the best symbol of each frame (frame,) -> labels, with repetitions merged, then blanks removed."""
     merged = torch.unique_consecutive(frames)
     labels: list[int] = merged[merged != BLANK].tolist()
     return labels

@@ -17,9 +17,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.data.manifest import some
 from downstream.corpora.tree import find_folder, folders, listing, scan
 
 log = logging.getLogger("wavbench")
@@ -72,12 +71,12 @@ def prepare(root: Path) -> Corpus:
             splits[split] += found
     if misplaced:
         raise BenchmarkError(
-            f"{len(misplaced)} .wav files do not lie where CommonLanguage has them: {some(sorted(misplaced))}. "
+            f"{len(misplaced)} .wav files do not lie where CommonLanguage has them: {shorten(sorted(misplaced))}. "
             f"Expected {folder}/<Language>/<split>/<speaker>/<clip>.wav; move them there"
         )
     if empty:
         raise BenchmarkError(
-            f"{len(empty)} folders are missing or hold no <speaker>/<clip>.wav: {some(empty)}. Unpack the archive "
+            f"{len(empty)} folders are missing or hold no <speaker>/<clip>.wav: {shorten(empty)}. Unpack the archive "
             f"again, or move the languages that it is not to have out of {folder}. {_HELP}"
         )
     if len(languages) != LANGUAGES:

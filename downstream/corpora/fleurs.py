@@ -18,9 +18,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.data.manifest import some
 from downstream.corpora.tree import find_folder, folders, listing, scan
 
 log = logging.getLogger("wavbench")
@@ -76,8 +75,8 @@ def prepare(root: Path) -> Corpus:
     ]
     if missing:
         packed = [f"{path}.tar.gz" for path in missing if Path(f"{path}.tar.gz").is_file()]
-        hint = f"Unpack {some(packed)} first (tar xzf, in the same folder). " if packed else ""
-        raise BenchmarkError(f"FLEURS is incomplete, {len(missing)} are missing: {some(missing)}. {hint}{_HELP}")
+        hint = f"Unpack {shorten(packed)} first (tar xzf, in the same folder). " if packed else ""
+        raise BenchmarkError(f"FLEURS is incomplete, {len(missing)} are missing: {shorten(missing)}. {hint}{_HELP}")
     splits = {split: [u for config in configs for u in _read(folder / config, split)] for split in SPLITS}
     if len(configs) != CONFIGS:
         log.info("%s has %d configs; FLEURS was published with %d", folder, len(configs), CONFIGS)
@@ -122,14 +121,14 @@ def _read(folder: Path, split: str) -> list[Utterance]:
         )
     if absent:
         raise BenchmarkError(
-            f"{len(absent)} of the files that {table} lists are not in {folder / 'audio' / split}: {some(absent)}. "
+            f"{len(absent)} of the files that {table} lists are not in {folder / 'audio' / split}: {shorten(absent)}. "
             f"Unpack {split}.tar.gz again, or delete their lines"
         )
     if not rows:
         raise BenchmarkError(f"{table} is empty. Get it again from {PAGE} (data/{folder.name}/{split}.tsv)")
     if unlisted := sorted(there - rows.keys()):
         log.warning("%d files in %s are not in %s and are left out: %s", len(unlisted), folder / "audio" / split, table,
-                    some(unlisted))  # fmt: skip
+                    shorten(unlisted))  # fmt: skip
     return list(rows.values())
 
 

@@ -25,9 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.data.manifest import some
 from downstream.corpora.tree import find_folder, listing, scan
 
 log = logging.getLogger("wavbench")
@@ -67,7 +66,7 @@ class _Problems:
 
     def raise_any(self) -> None:
         lines = [
-            f"{len(found)} {what}: {some(sorted(found))}"
+            f"{len(found)} {what}: {shorten(sorted(found))}"
             for what, found in (
                 ("audio files have no transcript in the .trans.txt beside them", self.untranscribed),
                 ("transcripts have no audio file beside them", self.silent),
@@ -116,7 +115,7 @@ def prepare(root: Path) -> Corpus:
                 folder / "SPEAKERS.TXT",
                 len(absent),
                 split,
-                some(absent),
+                shorten(absent),
             )
     limited = root / LIMITED_FOLDER
     if limited.is_dir():
@@ -124,8 +123,8 @@ def prepare(root: Path) -> Corpus:
         absent = [part for part, utterances in parts.items() if not utterances]
         if absent:
             raise BenchmarkError(
-                f"{limited} is incomplete: no .flac file in {some(absent)}. Unpack {LIMITED_ARCHIVE} there again, or "
-                "take the folder away"
+                f"{limited} is incomplete: no .flac file in {shorten(absent)}. Unpack {LIMITED_ARCHIVE} there again, "
+                "or take the folder away"
             )
         for split, names in LIMITED.items():
             utterances = [utterance for name in names for utterance in parts[name]]

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
-from benchmark.data.manifest import some
+from benchmark.errors import BenchmarkError, shorten
 
 
 def find_folder(root: Path, corpus: str, names: Sequence[str], how: str, inside: Sequence[str] = ()) -> Path:
@@ -39,7 +38,7 @@ def find_folder(root: Path, corpus: str, names: Sequence[str], how: str, inside:
         wanted = {_plain(name) for name in names}
         alike = [name for name in sorted(os.listdir(root)) if _plain(name) in wanted]
         if alike:
-            found += f" If {some(alike)} is it, rename it to {names[0]} or make a symbolic link of that name."
+            found += f" If {shorten(alike)} is it, rename it to {names[0]} or make a symbolic link of that name."
     looked = " or ".join(str(root / name) for name in names)
     raise BenchmarkError(f"{corpus} not found: looked for the folder {looked}. {found} {how}")
 
@@ -57,7 +56,7 @@ def folders(folder: str | Path) -> list[str]:
 
 def listing(folder: Path) -> str:
     """What lies in a folder, for a message."""
-    return some(sorted(os.listdir(folder)), most=8) or "nothing"
+    return shorten(sorted(os.listdir(folder)), most=8) or "nothing"
 
 
 def _plain(name: str) -> str:

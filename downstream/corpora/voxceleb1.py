@@ -22,9 +22,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.data.manifest import read_trials
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Trial, Utterance
-from benchmark.data.manifest import read_trials, some
 from downstream.corpora.tree import find_folder, listing, scan
 
 log = logging.getLogger("wavbench")
@@ -100,7 +100,7 @@ def prepare_identification(root: Path) -> Corpus:
     part = _read_identification(path, utterances)
     left_out = [name for name in utterances if name not in part]
     if left_out:
-        log.warning("%d utterances of the tree are not in %s, so not used: %s", len(left_out), path, some(left_out))
+        log.warning("%d utterances of the tree are not in %s, so not used: %s", len(left_out), path, shorten(left_out))
     splits: dict[str, list[Utterance]] = {name: [] for name in _PARTS.values()}
     for name in sorted(part):
         splits[part[name]].append(replace(utterances[name], split=part[name]))
@@ -165,7 +165,7 @@ def _read_tree(root: Path, how: str) -> tuple[Path, dict[str, list[Utterance]]]:
     both = [utterance.id for utterance in splits["test"] if utterance.id in ids]
     if both:
         raise BenchmarkError(
-            f"{len(both)} utterances are both under {folder / 'dev'} and under {folder / 'test'}: {some(both)}. "
+            f"{len(both)} utterances are both under {folder / 'dev'} and under {folder / 'test'}: {shorten(both)}. "
             "Every utterance belongs to one of them: delete the wrong copies"
         )
     speakers = {utterance.speaker for utterances in splits.values() for utterance in utterances}
@@ -191,7 +191,7 @@ def _read_identification(path: Path, ids: Collection[str]) -> dict[str, str]:
     absent = [name for name in part if name not in ids]
     if absent:
         raise BenchmarkError(
-            f"{path} names {len(absent):,} of {len(part):,} utterances that are not in the tree: {some(absent)}. "
+            f"{path} names {len(absent):,} of {len(part):,} utterances that are not in the tree: {shorten(absent)}. "
             f"Expected each at {path.parent}/{{dev,test}}/wav/<utterance>; unpack the missing archives"
         )
     return part
@@ -246,13 +246,13 @@ def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str
             m4a += [f"{video.path}/{stem}.m4a" for stem in sorted(unconverted)]
     if m4a:
         raise BenchmarkError(
-            f"{len(m4a)} utterances under {top} are .m4a without a .wav beside them: {some(sorted(m4a))}. "
+            f"{len(m4a)} utterances under {top} are .m4a without a .wav beside them: {shorten(sorted(m4a))}. "
             f"m4a cannot be read here; convert them: find {top} -name '*.m4a' -print0 | xargs -0 -P 8 -I{{}} sh -c "
             """'ffmpeg -nostdin -loglevel error -i "$1" -ac 1 -ar 16000 "${1%.m4a}.wav"' _ {}"""
         )
     if misplaced:
         raise BenchmarkError(
-            f"{len(misplaced)} .wav files do not lie where {corpus} has them: {some(sorted(misplaced))}. "
+            f"{len(misplaced)} .wav files do not lie where {corpus} has them: {shorten(sorted(misplaced))}. "
             f"Expected {top}/<speaker>/<video>/<utterance>.wav; move them there"
         )
     if not utterances:
@@ -271,4 +271,4 @@ def warn_of_absent_speakers(meta: Path, separator: str, there: Collection[str | 
     rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()]
     absent = sorted({row[0] for row in rows if part is None or row[-1] == part} - {str(name) for name in there})
     if absent:
-        log.warning("%s lists %d speakers that are not in the tree: %s", meta, len(absent), some(absent))
+        log.warning("%s lists %d speakers that are not in the tree: %s", meta, len(absent), shorten(absent))

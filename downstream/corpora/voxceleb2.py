@@ -18,9 +18,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus
-from benchmark.data.manifest import some
 from downstream.corpora import voxceleb1
 from downstream.corpora.tree import find_folder
 
@@ -66,8 +65,8 @@ def prepare(root: Path) -> Corpus:
     both = sorted(speakers["dev"] & set().union(*(those for name, those in speakers.items() if name != "dev")))
     if both:
         raise BenchmarkError(
-            f"{len(both)} speakers are both under {folder} and under {first}: {some(both)}. VoxCeleb2's dev set shares "
-            "no speaker with VoxCeleb1; one of the two trees holds folders of the other"
+            f"{len(both)} speakers are both under {folder} and under {first}: {shorten(both)}. VoxCeleb2's dev set "
+            "shares no speaker with VoxCeleb1; one of the two trees holds folders of the other"
         )
     voxceleb1.warn_of_absent_speakers(folder / "vox2_meta.csv", ",", speakers["dev"], part="dev")
     tested = [utterance for name, those in splits.items() if name != "dev" for utterance in those]

@@ -19,9 +19,8 @@ import logging
 import re
 from pathlib import Path
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from benchmark.data.manifest import some
 from downstream.corpora.tree import find_folder, folders, listing, scan
 
 log = logging.getLogger("wavbench")
@@ -69,9 +68,9 @@ def prepare(root: Path) -> Corpus:
     splits = {"train": _read(top, "train"), "dev": _read(folder / "dev", "dev")}
     languages = {str(utterance.language) for utterance in splits["train"]}
     if unknown := sorted(languages - LANGUAGES):
-        log.warning("%s has languages that VoxLingua107 was not published with: %s", top, some(unknown, 8))
+        log.warning("%s has languages that VoxLingua107 was not published with: %s", top, shorten(unknown, 8))
     if absent := sorted(LANGUAGES - languages):
-        log.info("%s has %d of VoxLingua107's 107 languages; not there: %s", top, 107 - len(absent), some(absent, 8))
+        log.info("%s has %d of VoxLingua107's 107 languages; not there: %s", top, 107 - len(absent), shorten(absent, 8))
     return Corpus("voxlingua107", splits)
 
 
@@ -107,9 +106,9 @@ def _read(top: Path, split: str) -> list[Utterance]:
             )
     if misnamed:
         raise BenchmarkError(
-            f"{len(misnamed)} .wav files in {top} are not named as VoxLingua107's: {some(sorted(misnamed))}. Expected "
-            f"<video>---<start>-<end>.wav, as EcFM6Ld_0n4---0112.450-0120.310.wav: the video tells which utterances "
-            "belong together"
+            f"{len(misnamed)} .wav files in {top} are not named as VoxLingua107's: {shorten(sorted(misnamed))}. "
+            f"Expected <video>---<start>-<end>.wav, as EcFM6Ld_0n4---0112.450-0120.310.wav: the video tells which "
+            "utterances belong together"
         )
     if not utterances:
         raise BenchmarkError(f"no .wav file in {top}/<language>/. In {top} there is: {listing(top)}. {_HELP}")

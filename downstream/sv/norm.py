@@ -22,7 +22,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Utterance
 from benchmark.registry import suggest
 from downstream.sv.scoring import Floats, cosines, inverse_norms, stack
-from downstream.sv.trials import Trials, order_key
+from downstream.sv.trials import TrialList, order_key
 
 log = logging.getLogger("wavbench")
 
@@ -44,16 +44,15 @@ class NormConfig:
     subtract_mean: bool = True
     """Subtract the mean over the cohort's utterances from all embeddings before cosines are taken."""
 
-
-def check_norm(config: NormConfig) -> None:
-    """Raise on an unknown name and on numbers out of range."""
-    if config.name not in NAMES:
-        raise BenchmarkError(f"unknown norm '{config.name}' (task.norm.name). " + suggest(config.name, list(NAMES)))
-    if config.top_n < 2 or config.utterances < 1:
-        raise BenchmarkError(
-            f"task.norm.top_n must be at least 2 and task.norm.utterances at least 1, got {config.top_n} and "
-            f"{config.utterances}"
-        )
+    def check(self) -> None:
+        """Raise :class:`BenchmarkError` for an unknown name or a number out of range."""
+        if self.name not in NAMES:
+            raise BenchmarkError(f"unknown norm '{self.name}' (task.norm.name). " + suggest(self.name, list(NAMES)))
+        if self.top_n < 2 or self.utterances < 1:
+            raise BenchmarkError(
+                f"task.norm.top_n must be at least 2 and task.norm.utterances at least 1, got {self.top_n} and "
+                f"{self.utterances}"
+            )
 
 
 def cohort_utterances(train: Sequence[Utterance], config: NormConfig, seed: int) -> list[Utterance]:
@@ -120,7 +119,7 @@ class AdaptiveSNorm:
         # an embedding that is equally far from all speakers (all zeros) has no deviation to divide by
         return means, np.maximum(deviations, np.float32(1e-6))
 
-    def __call__(self, trials: Trials, rows: Floats) -> Floats:
+    def __call__(self, trials: TrialList, rows: Floats) -> Floats:
         """Normalised scores (trial,).
 
         Args:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.errors import BenchmarkError
-from downstream.sv.trials import Trials
+from downstream.sv.trials import TrialList
 
 Floats = NDArray[np.float32]
 
@@ -50,7 +50,7 @@ def inverse_norms(rows: Floats) -> Floats:
     return inverse
 
 
-def cosines(trials: Trials, rows: Floats) -> Floats:
+def cosines(trials: TrialList, rows: Floats) -> Floats:
     """(trial,) cosine of the two embeddings of each trial; 0 where one of them is all zeros.
 
     Args:

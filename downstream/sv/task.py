@@ -8,17 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from benchmark import metrics, plots
-from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Corpus, Evaluation, Utterance
-from benchmark.data.manifest import some
+from benchmark import evaluation, metrics, plots
+from benchmark.errors import BenchmarkError, shorten
+from benchmark.interfaces import Corpus, Evaluation, Splits, Target, Utterance
 from benchmark.registry import suggest
-from downstream.heads import HeadConfig, LossConfig, SpeakerEncoder, check_names, nested
-from downstream.speakers import SpeakerTask, need_speakers, split_of
-from downstream.sv.norm import AdaptiveSNorm, NormConfig, check_norm, cohort_utterances
+from downstream.classification import Classifier, LabelTask
+from downstream.embedders import EmbedderConfig
+from downstream.losses import LossConfig
+from downstream.splits import labelled, values
+from downstream.sv.norm import AdaptiveSNorm, NormConfig, cohort_utterances
 from downstream.sv.scoring import Floats, cosines, stack
-from downstream.sv.trials import MOST_UTTERANCES, Trials, check, hold_out_speakers, make_trials
+from downstream.sv.trials import MOST_UTTERANCES, TrialList, check, connected, hold_out_speakers, make_trials
 
 log = logging.getLogger("wavbench")
 
@@ -47,24 +50,29 @@ class SVConfig:
     dev_seed: int = 0
     """Decides which speakers, utterances and trials (and which utterances are the cohort); part of the protocol, not
     varied with the run's seed."""
-    head: HeadConfig = field(default_factory=HeadConfig)
-    """See :class:`downstream.heads.HeadConfig`."""
+    head: EmbedderConfig = field(default_factory=EmbedderConfig)
+    """See :class:`downstream.embedders.EmbedderConfig`."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """See :class:`downstream.heads.LossConfig`."""
+    """See :class:`downstream.losses.LossConfig`."""
     norm: NormConfig = field(default_factory=NormConfig)
     """See :class:`downstream.sv.norm.NormConfig`."""
 
-    def __post_init__(self) -> None:
-        self.head = nested(HeadConfig, "head", self.head)
-        self.loss = nested(LossConfig, "loss", self.loss)
-        self.norm = nested(NormConfig, "norm", self.norm)
+
+class SpeakerEncoder(Classifier):
+    """A speaker classifier that predicts embeddings."""
+
+    @torch.no_grad()
+    def predict(self, features: Tensor, lengths: Tensor) -> list[Tensor]:
+        """One embedding (size,) an utterance, float32."""
+        return list(self.embed(features, lengths).float().cpu())
 
 
-class SpeakerVerification(SpeakerTask):
+class SpeakerVerification(LabelTask):
     """Train a speaker classifier, verify by the cosine of embeddings.
 
     ``train`` is the corpus' training split without the dev speakers; ``dev`` and ``test`` are the utterances that occur
-    in their trials. Everything is determined by the corpus' ids and ``dev_seed``, whatever order they come in.
+    in their trials, and ``sets`` the trial lists. Everything is determined by the corpus' ids and ``dev_seed``,
+    whatever order they come in.
 
     Raises:
         BenchmarkError: an option out of range; a split or trial list that is not there; too few speakers; speakers that
@@ -73,108 +81,85 @@ class SpeakerVerification(SpeakerTask):
 
     Config = SVConfig
     head = SpeakerEncoder
+    plural = "speakers"
     scoring = ("norm",)
     selection = "eer"
-    higher_is_better = False
 
-    def __init__(self, config: SVConfig, corpus: Corpus) -> None:
-        self.config, self.corpus = config, corpus.name
-        check_names(config.head, config.loss)
-        check_norm(config.norm)
-        _check_options(config)
-        pool = split_of(corpus, config.train_split, "train_split")
-        need_speakers(corpus, pool, "verification")
-        utterances = {utterance.id: utterance for split in corpus.splits.values() for utterance in split}
+    @classmethod
+    def label(cls, config: Any) -> str:
+        """``speaker``."""
+        return "speaker"
 
+    @classmethod
+    def check(cls, config: SVConfig) -> None:
+        """Raise :class:`BenchmarkError` for options out of range."""
+        super().check(config)
+        config.norm.check()
+        if min(config.dev_speakers, config.dev_utterances, config.dev_trials) < 2:
+            raise BenchmarkError("task.dev_speakers, task.dev_utterances and task.dev_trials must be at least 2")
+        if config.dev_speakers * config.dev_utterances > MOST_UTTERANCES:
+            raise BenchmarkError(
+                f"task.dev_speakers * task.dev_utterances must be at most {MOST_UTTERANCES}, got "
+                f"{config.dev_speakers} * {config.dev_utterances}; take fewer utterances of each speaker"
+            )
+
+    @classmethod
+    def split(cls, config: SVConfig, corpus: Corpus, target: Target | None = None) -> Splits:
+        """Hold out dev speakers, read or make the trials.
+
+        Args:
+            config: the options.
+            corpus: with the training data.
+            target: a trial list, or a split that trials are made of, scored as ``test`` and nothing beside it. A split
+                of own data is scored by the list that came with it (``--trials``), where one did; ``dev`` of the run's
+                own corpus may be the dev trials of held-out speakers.
+        """
+        cls.check(config)
+        pool = labelled(corpus, config.train_split, "train_split", "speaker")
         if config.dev_split is not None and config.dev_split in corpus.splits:
-            dev = corpus.splits[config.dev_split]
-            need_speakers(corpus, dev, "verification")
-            train = list(pool)
-            both = sorted({str(u.speaker) for u in train} & {str(u.speaker) for u in dev})
+            train, dev = pool, labelled(corpus, config.dev_split, "dev_split", "speaker")
+            both = values(train, "speaker") & values(dev, "speaker")
             if both:
                 raise BenchmarkError(
                     f"{len(both)} speakers are both in '{config.train_split}' and in '{config.dev_split}': "
-                    f"{some(both)}. Verification is of speakers that training has not seen; take them out of one of "
-                    f"the two, or leave '{config.dev_split}' out: dev speakers are then held out of training"
+                    f"{shorten(sorted(both))}. Verification is of speakers that training has not seen; take them out "
+                    f"of one of the two, or leave '{config.dev_split}' out: dev speakers are then held out of training"
                 )
             advice = "it needs at least two speakers, one of them with two utterances"
         else:
-            dev_speakers = hold_out_speakers({str(u.speaker) for u in pool}, config)
-            dev = [u for u in pool if u.speaker in dev_speakers]
-            train = [u for u in pool if u.speaker not in dev_speakers]
+            dev_speakers = hold_out_speakers(values(pool, "speaker"), config)
+            dev = [utterance for utterance in pool if utterance.speaker in dev_speakers]
+            train = [utterance for utterance in pool if utterance.speaker not in dev_speakers]
             advice = "a different task.dev_seed holds out others"
-        trained = {str(utterance.speaker) for utterance in train}
-        self.trials = {"dev": Trials(_made("dev", dev, config, advice, speakers=config.dev_speakers))}
-        check("dev", self.trials["dev"], utterances, trained)
-
-        self.trials["test"] = self._test_trials(corpus, utterances, trained)
-        for name in config.more_trials:
-            if name in corpus.trials:
-                self.trials[name] = Trials(corpus.trials[name])
-                check(name, self.trials[name], utterances, trained)
-        absent = [name for name in config.more_trials if name not in corpus.trials]
-        if absent:
-            log.warning("%s has no trial list %s (task.more_trials): not scored", corpus.name, ", ".join(absent))
-
-        self.splits = {
-            "train": sorted(train, key=lambda utterance: utterance.id),
-            "dev": [utterances[name] for name in self.trials["dev"].ids],
-            "test": self._tested(utterances),
-        }
-
-    def _test_trials(self, corpus: Corpus, utterances: Mapping[str, Utterance], trained: set[str]) -> Trials:
-        config = self.config
-        if config.trials in corpus.trials:
-            trials, name = Trials(corpus.trials[config.trials]), config.trials
-        elif config.test_split is not None:
-            name = config.test_split
-            split = split_of(corpus, name, "test_split")
-            trials = Trials(self._made_of(name, split, corpus))
+        trained = values(train, "speaker")
+        dev_trials = _made("dev", dev, config, advice, speakers=config.dev_speakers)
+        source = corpus if target is None else target.corpus
+        own = {utterance.id: utterance for split in corpus.splits.values() for utterance in split}
+        check("dev", dev_trials, own, trained)
+        if target is None:
+            tests = _protocol_trials(config, corpus)
+        elif target.name == "dev" and source.name == corpus.name and "dev" not in (*source.trials, *source.splits):
+            tests = {"dev": dev_trials}
         else:
-            raise BenchmarkError(
-                f"corpus '{corpus.name}' has no trial list '{config.trials}' (task.trials). "
-                + suggest(config.trials, sorted(corpus.trials))
-            )
-        check(name, trials, utterances, trained)
-        return trials
-
-    def _made_of(self, name: str, split: list[Utterance], corpus: Corpus) -> Trials:
-        need_speakers(corpus, split, "verification")
-        advice = "it needs at least two speakers, one of them with two utterances; or give a list (--trials FILE)"
-        return Trials(_made(name, split, self.config, advice))
-
-    def _tested(self, utterances: Mapping[str, Utterance]) -> list[Utterance]:
-        """The utterances of all lists but dev's, sorted by id."""
-        ids = {name for key, trials in self.trials.items() if key != "dev" for name in trials.ids}
-        return [utterances[name] for name in sorted(ids)]
+            tests = {target.name: _target_trials(config, target)}
+        there = {utterance.id: utterance for split in source.splits.values() for utterance in split}
+        for name, trials in tests.items():
+            check(name, trials, there, trained)
+        first, *others = tests
+        ids = {name for trials in tests.values() for name in trials.ids}
+        return Splits(
+            source.name,
+            train=sorted(train, key=lambda utterance: utterance.id),
+            dev=[own[name] for name in dev_trials.ids],
+            test=[there[name] for name in sorted(ids)],
+            sets={"dev": dev_trials, "test": tests[first], **{name: tests[name] for name in others}},
+        )
 
     def support(self, split: str) -> Sequence[Utterance]:
         """The cohort of score normalisation, at test: ``norm.utterances`` of each training speaker."""
         if split != "test" or self.config.norm.name == "none":
             return ()
-        return cohort_utterances(self.splits["train"], self.config.norm, self.config.dev_seed)
-
-    def retarget(self, name: str, corpus: Corpus) -> None:
-        """Score the trial list ``name``, or trials made of the split ``name``, as ``test``; nothing beside it.
-
-        A split of own data is scored by the list that came with it (``--trials``), where one did.
-        """
-        utterances = {utterance.id: utterance for split in corpus.splits.values() for utterance in split}
-        if name in corpus.trials:
-            trials = Trials(corpus.trials[name])
-        elif name in corpus.splits and "trials" in corpus.trials:
-            trials = Trials(corpus.trials["trials"])
-        elif name in corpus.splits:
-            trials = self._made_of(name, corpus.splits[name], corpus)
-        else:
-            raise BenchmarkError(
-                f"'{name}' is neither a trial list nor a split of '{corpus.name}'. "
-                + suggest(name, sorted({*corpus.trials, *corpus.splits}))
-            )
-        check(name, trials, utterances, {str(utterance.speaker) for utterance in self.splits["train"]})
-        self.corpus = corpus.name
-        self.trials = {"dev": self.trials["dev"], "test": trials}
-        self.splits["test"] = self._tested(utterances)
+        return cohort_utterances(self.splits.train, self.config.norm, self.config.dev_seed)
 
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:
         """Score trials by cosine and, at test and where ``norm`` says so, by normalised cosine as well.
@@ -184,14 +169,16 @@ class SpeakerVerification(SpeakerTask):
             predictions: utterance id -> embedding, a one-dimensional tensor or array.
 
         Returns:
-            eer in percent, min_dcf_p01 and min_dcf_p05 by evaluation set (normalised: ``<set>_snorm``);
-            ``scores*.txt``: ``label enrolment test score`` a trial, in the list's order; at test ``det*.png``.
+            eer in percent, min_dcf_p01 and min_dcf_p05, and whatever else is declared of trials, by evaluation set
+            (normalised: ``<set>_snorm``); ``scores*.txt``: ``label enrolment test score`` a trial, in the list's order;
+            at test ``det*.png``.
         """
         result = Evaluation(metrics={})
         cohort = self.support(split)
         norm = AdaptiveSNorm(cohort, predictions, self.config.norm) if cohort else None
-        curves: dict[str, dict[str, metrics.DetCurve]] = {}  # raw and normalised apart: four lines can be told apart
-        for name, trials in self.trials.items():
+        speaker = {utterance.id: utterance.speaker for utterance in self.splits[split]}
+        curves: dict[str, dict[str, metrics.DetCurve]] = {}  # raw and normalised apart: at most four lines a plot
+        for name, trials in self.splits.sets.items():
             if (name == "dev") != (split == "dev"):
                 continue
             rows = stack(trials.ids, predictions)  # (utterance, size)
@@ -199,48 +186,77 @@ class SpeakerVerification(SpeakerTask):
             if norm is not None:
                 rows -= norm.mean  # in place: of E and H there are 145,000
                 scored[f"{name}_snorm"] = norm(trials, rows)
+            speakers = [speaker[utterance] for utterance in trials.ids]
+            clusters = connected(trials) if None in speakers else [str(speaker) for speaker in speakers]
             for key, scores in scored.items():
-                result.metrics[key] = {
-                    "eer": metrics.eer(trials.labels, scores),
-                    "min_dcf_p01": metrics.min_dcf(trials.labels, scores, p_target=0.01),
-                    "min_dcf_p05": metrics.min_dcf(trials.labels, scores, p_target=0.05),
-                }
+                items = evaluation.Trials(
+                    trials.ids, clusters, "speaker", trials.labels, trials.enrolment, trials.test, scores
+                )
+                result.metrics[key] = metrics.score(items)
+                if key == split:
+                    result.items = items
                 result.files["scores.txt" if key == "test" else f"scores_{key}.txt"] = _lines(trials, scores)
                 curves.setdefault(key.removeprefix(name), {})[key] = metrics.det_curve(trials.labels, scores)
         if split == "test":
             for suffix, lines in curves.items():
-                result.files[f"det{suffix}.png"] = plots.det(lines, f"Speaker verification, {self.corpus}")
+                result.files[f"det{suffix}.png"] = plots.png(
+                    plots.det(lines, f"Speaker verification, {self.splits.corpus}")
+                )
         return result
 
     @classmethod
-    def present(cls, config: SVConfig, inventory: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
+    def present(cls, config: SVConfig, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
         """``{"embedding": [...]}``."""
         return {"embedding": np.asarray(prediction, dtype=np.float32).tolist()}
 
 
-def _check_options(config: SVConfig) -> None:
-    if min(config.dev_speakers, config.dev_utterances, config.dev_trials) < 2:
-        raise BenchmarkError("task.dev_speakers, task.dev_utterances and task.dev_trials must be at least 2")
-    if config.dev_speakers * config.dev_utterances > MOST_UTTERANCES:
+def _protocol_trials(config: SVConfig, corpus: Corpus) -> dict[str, TrialList]:
+    """The test trials and, by name, the lists that are scored beside them."""
+    if config.trials in corpus.trials:
+        tests = {config.trials: TrialList(corpus.trials[config.trials])}
+    elif config.test_split is not None:
+        tests = {config.test_split: _made_of(config.test_split, config, corpus)}
+    else:
         raise BenchmarkError(
-            f"task.dev_speakers * task.dev_utterances must be at most {MOST_UTTERANCES}, got "
-            f"{config.dev_speakers} * {config.dev_utterances}; take fewer utterances of each speaker"
+            f"corpus '{corpus.name}' has no trial list '{config.trials}' (task.trials). "
+            + suggest(config.trials, sorted(corpus.trials))
         )
+    absent = [name for name in config.more_trials if name not in corpus.trials]
+    if absent:
+        log.warning("%s has no trial list %s (task.more_trials): not scored", corpus.name, ", ".join(absent))
+    more = [name for name in config.more_trials if name in corpus.trials]
+    return tests | {name: TrialList(corpus.trials[name]) for name in more}
+
+
+def _target_trials(config: SVConfig, target: Target) -> TrialList:
+    corpus, name = target.corpus, target.name
+    if name in corpus.trials:
+        return TrialList(corpus.trials[name])
+    if name not in corpus.splits:
+        raise BenchmarkError(
+            f"'{name}' is neither a trial list nor a split of '{corpus.name}'. "
+            + suggest(name, sorted({*corpus.trials, *corpus.splits}))
+        )
+    return TrialList(corpus.trials["trials"]) if "trials" in corpus.trials else _made_of(name, config, corpus)
+
+
+def _made_of(name: str, config: SVConfig, corpus: Corpus) -> TrialList:
+    advice = "it needs at least two speakers, one of them with two utterances; or give a list (--trials FILE)"
+    return _made(name, labelled(corpus, name, "test_split", "speaker"), config, advice)
 
 
 def _made(
     name: str, utterances: Sequence[Utterance], config: SVConfig, advice: str, speakers: int | None = None
-) -> Trials:
+) -> TrialList:
     trials = make_trials(utterances, config, speakers=speakers)
     if not trials:
         raise BenchmarkError(
-            f"no {name} trials can be made of the speakers {some(sorted({str(u.speaker) for u in utterances}))}: "
-            + advice
+            f"no {name} trials can be made of the speakers {shorten(sorted(values(utterances, 'speaker')))}: " + advice
         )
-    return Trials(trials)
+    return TrialList(trials)
 
 
-def _lines(trials: Trials, scores: Floats) -> str:
+def _lines(trials: TrialList, scores: Floats) -> str:
     """``label enrolment test score`` a trial; nine digits give every float32 back."""
     ids, columns = trials.ids, (trials.labels, trials.enrolment, trials.test, scores)
     rows = zip(*(column.tolist() for column in columns), strict=True)

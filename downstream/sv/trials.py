@@ -11,9 +11,8 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Trial, Utterance
-from benchmark.data.manifest import some
 
 log = logging.getLogger("wavbench")
 
@@ -25,7 +24,7 @@ moment)."""
 
 
 class Options(Protocol):
-    """What the making of trials reads of :class:`downstream.sv.task.SVConfig`."""
+    """What making trials reads of :class:`downstream.sv.task.SVConfig`."""
 
     train_split: str
     dev_speakers: int
@@ -34,7 +33,7 @@ class Options(Protocol):
     dev_seed: int
 
 
-class Trials(Sequence[Trial]):
+class TrialList(Sequence[Trial]):
     """A trial list as arrays: 9 bytes a trial, where 580,000 objects take 150 MB."""
 
     def __init__(self, trials: Iterable[Trial]) -> None:
@@ -73,7 +72,20 @@ class Trials(Sequence[Trial]):
         return Trial(int(self.labels[index]), self.ids[self.enrolment[index]], self.ids[self.test[index]])
 
 
-def check(name: str, trials: Trials, utterances: Mapping[str, Utterance], trained: set[str]) -> None:
+def connected(trials: TrialList) -> list[str]:
+    """Stands for the speakers of ``trials.ids`` where they are unknown: utterances that target trials connect share a
+    name."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    target = trials.labels == 1
+    pairs = (trials.enrolment[target], trials.test[target])
+    graph = coo_array((np.ones(len(pairs[0])), pairs), shape=(len(trials.ids), len(trials.ids)))
+    names: list[str] = connected_components(graph, directed=False)[1].astype(str).tolist()
+    return names
+
+
+def check(name: str, trials: TrialList, utterances: Mapping[str, Utterance], trained: set[str]) -> None:
     """Refuse a list that cannot be scored or whose error rates would say nothing.
 
     Args:
@@ -89,19 +101,19 @@ def check(name: str, trials: Trials, utterances: Mapping[str, Utterance], traine
     absent = [i for i in trials.ids if i not in utterances]
     if absent:
         raise BenchmarkError(
-            f"trial list '{name}' names {len(absent)} utterances that the corpus does not have: {some(absent)}"
+            f"trial list '{name}' names {len(absent)} utterances that the corpus does not have: {shorten(absent)}"
         )
     alone = np.flatnonzero(trials.enrolment == trials.test)
     if len(alone):
         raise BenchmarkError(
             f"trial list '{name}' has {len(alone)} trials of an utterance with itself: "
-            f"{some(trials[i].enrolment for i in alone.tolist())}. Such a trial is won by any system; take it out"
+            f"{shorten(trials[i].enrolment for i in alone.tolist())}. Any system gets such a trial right; remove it"
         )
     speakers = [utterances[i].speaker for i in trials.ids]
     seen = sorted({speaker for speaker in speakers if speaker is not None} & trained)
     if seen:
         raise BenchmarkError(
-            f"trial list '{name}' has {len(seen)} speakers that training sees: {some(seen)}. Its error rates "
+            f"trial list '{name}' has {len(seen)} speakers that training sees: {shorten(seen)}. Its error rates "
             "would be those of known speakers and look better than they are; train without these speakers or "
             "score another list"
         )
@@ -109,7 +121,7 @@ def check(name: str, trials: Trials, utterances: Mapping[str, Utterance], traine
         unknown = [i for i, speaker in zip(trials.ids, speakers, strict=True) if speaker is None]
         log.warning(
             "trial list '%s': %d of %d utterances name no speaker (%s), so nobody checked that training did not see "
-            "their speakers", name, len(unknown), len(speakers), some(unknown),
+            "their speakers", name, len(unknown), len(speakers), shorten(unknown),
         )  # fmt: skip
     known = np.array([speaker is not None for speaker in speakers])
     number = np.unique([str(speaker) for speaker in speakers], return_inverse=True)[1]
@@ -119,7 +131,7 @@ def check(name: str, trials: Trials, utterances: Mapping[str, Utterance], traine
         lines = (f"{t.label} {t.enrolment} {t.test}" for t in (trials[i] for i in wrong.tolist()))
         raise BenchmarkError(
             f"trial list '{name}' has {len(wrong)} trials whose label contradicts the utterances' speakers: "
-            f"{some(lines)}. 1 is for one speaker, 0 for two; correct the list or the manifest"
+            f"{shorten(lines)}. 1 is for one speaker, 0 for two; correct the list or the manifest"
         )
     if set(np.unique(trials.labels).tolist()) != {0, 1}:
         raise BenchmarkError(f"trial list '{name}' needs target (1) and nontarget (0) trials, it has one class only")

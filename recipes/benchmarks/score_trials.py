@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.interfaces import Corpus, Utterance
 from benchmark.data.manifest import read_trials
+from benchmark.interfaces import Corpus, Utterance
 from downstream.sv.norm import NormConfig
 from downstream.sv.task import SpeakerVerification, SVConfig
 
@@ -81,8 +81,8 @@ def main() -> None:
         with timed("trial list read, put into arrays, checked"):
             ids = {utterance.id for utterance in test}
             corpus = Corpus("random", {"dev": train, "test": test}, {"list": read_trials(path, ids)})
-            task = SpeakerVerification(config, corpus)
-            corpus.trials = {}
+            task = SpeakerVerification(config, SpeakerVerification.split(config, corpus), {})
+            del corpus
     generator = torch.Generator().manual_seed(0)
     cohort = task.support("test")
     with timed("(embeddings made up; not counted)"):
@@ -94,7 +94,7 @@ def main() -> None:
         del voices
     with timed("raw and normalised scores, rates, files, DET"):
         result = task.evaluate("test", predictions)
-    print(f"{len(task.trials['test']):,} trials, {len(task.splits['test']):,} utterances of {options.size}, cohort of "
+    print(f"{len(task.splits.sets['test']):,} trials, {len(task.splits['test']):,} utterances of {options.size}, cohort of "
           f"{len({u.speaker for u in cohort}):,} speakers ({len(cohort):,} utterances)")  # fmt: skip
     for name, values in result.metrics.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))

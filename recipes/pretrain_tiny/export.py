@@ -17,8 +17,10 @@ import torch
 
 from benchmark.errors import BenchmarkError
 from recipes.pretrain_tiny.pretrain import HERE, read_config
-from upstream.wav2vec2.checkpoint import load_model, load_state, save_checkpoint
+from upstream.readers.fairseq import load_state
+from upstream.wav2vec2.checkpoint import load_model
 from upstream.wav2vec2.config import Wav2Vec2Config
+from upstream.wav2vec2.export import save_checkpoint
 from upstream.wav2vec2.model import Wav2Vec2Model
 
 

@@ -35,15 +35,17 @@ from test_wav2vec2_parity import (
 from torch import Tensor
 
 from benchmark import cli
+from benchmark.config import TuneConfig, find_regime
 from benchmark.engine import export
+from benchmark.engine.predict import TrainedRun
+from benchmark.engine.regimes import apply_regime
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream
-from benchmark.engine.predict import Predictor
 from upstream import load_upstream
 from upstream.wav2vec2 import checkpoint
 from upstream.wav2vec2.config import ACTIVATIONS
 from upstream.wav2vec2.export import HUGGINGFACE_ACTIVATIONS, export_huggingface
-from upstream.wav2vec2.model import ACTIVATION_FNS, Wav2Vec2Model
+from upstream.wav2vec2.model import ACTIVATION_FNS
 
 NORMALIZE = {"base": False, "ll60k": True, "tiny": True}
 RUNS = {
@@ -111,23 +113,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Runs:
 @pytest.mark.parametrize("name", [name for name in RUNS if "frozen" not in name])
 def test_a_run_is_exported_and_its_states_are_those_of_the_run(name: str, runs: Runs, tmp_path: Path) -> None:
     kind, folder = name.partition(",")[0], runs(name)
-    predictor = Predictor(folder, device="cpu")
+    run = TrainedRun(folder, device="cpu")
     wav = waveforms()[0]
-    expected = our_states(predictor.pairing.upstream, wav)
-    before = load_upstream(predictor.run.upstream.name, checkpoint=predictor.run.upstream.checkpoint)
+    expected = our_states(run.upstream, wav)
+    before = load_upstream(run.config.upstream.name, checkpoint=run.config.upstream.checkpoint)
     assert relative_error(our_states(before, wav)[-1], expected[-1]) > 10 * TOLERANCE
 
-    assert export.main([str(folder), "-o", str(tmp_path / "tuned.pt")]) == 0
+    assert cli.main(["export", str(folder), "-o", str(tmp_path / "tuned.pt")]) == 0
     again = load_upstream("wav2vec2_local", checkpoint=tmp_path / "tuned.pt")
     assert_same(our_states(again, wav), expected)
-    assert again.config == predictor.pairing.upstream.config
+    assert again.config == run.upstream.config
     (theirs,), _, task = fairseq.checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "tuned.pt")])
     assert task.cfg.normalize == NORMALIZE[kind]
     assert_same(fairseq_states(theirs.eval(), prepared(wav, task.cfg.normalize)), expected)
 
-    assert export.main([str(folder), "-o", str(tmp_path / "tuned"), "--format", "huggingface"]) == 0
+    assert cli.main(["export", str(folder), "-o", str(tmp_path / "tuned"), "--format", "huggingface"]) == 0
     model = load_transformers(tmp_path / "tuned")
-    assert model.config.hidden_dropout == predictor.pairing.upstream.config.dropout
+    assert model.config.hidden_dropout == run.upstream.config.dropout
     assert_same(transformers_states(model, prepared(wav, NORMALIZE[kind])), expected)
 
 
@@ -175,11 +177,11 @@ def test_padding_is_told_to_transformers_where_it_is_for_it(tmp_path: Path) -> N
 
 def test_what_transformers_has_no_words_for_is_refused_by_name(tmp_path: Path) -> None:
     save_fairseq(make_fairseq({**BASE, "pos_conv_depth": 3, "conv_pos": 12}), False, tmp_path / "deep.pt")
-    model = checkpoint.load_model(tmp_path / "deep.pt")
+    model = load_upstream("wav2vec2_local", checkpoint=tmp_path / "deep.pt")
     with pytest.raises(BenchmarkError, match="pos_conv_depth = 3"):
-        model.exports["huggingface"](tmp_path / "out")
+        model.exports["huggingface"](model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    model.exports["fairseq"](tmp_path / "again.pt")
+    model.exports["fairseq"](model, tmp_path / "again.pt")
     assert checkpoint.load_model(tmp_path / "again.pt").config.pos_conv_depth == 3
 
 
@@ -213,13 +215,12 @@ def test_the_names_are_those_of_published_checkpoints(tmp_path: Path) -> None:
 
 
 def test_merged_adapters_are_gone() -> None:
-    from benchmark.config import TuneConfig
-    from benchmark.engine.regimes import choose_parameters
-
     plain = load_upstream("wav2vec2_tiny")
     adapted = load_upstream("wav2vec2_tiny")
-    choose_parameters(adapted, "lora", TuneConfig())
-    export.merge_adapters(adapted)
+    regime = find_regime("lora")
+    apply_regime(regime, adapted, TuneConfig())
+    assert adapted.state_dict().keys() != plain.state_dict().keys()
+    regime.merge(adapted)
     assert adapted.state_dict().keys() == plain.state_dict().keys()
 
 
@@ -232,11 +233,11 @@ def test_refusals(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(BenchmarkError, match="already exists and is not overwritten"):
             export.export(folder, tmp_path / taken, format)
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "inside").read_text() == "precious"
-    with pytest.raises(BenchmarkError, match=r"regime 'frozen', which leaves upstream 'wav2vec2_tiny' as it was"):
+    with pytest.raises(BenchmarkError, match=r"regime 'frozen', which leaves upstream 'wav2vec2_tiny' unchanged"):
         export.export(runs("tiny, frozen"), tmp_path / "out")
     with pytest.raises(BenchmarkError, match=r"unknown format 'hugingface'.*huggingface"):
         export.export(folder, tmp_path / "out", "hugingface")
-    with pytest.raises(BenchmarkError, match=r"no run \(no config\.yaml\)"):
+    with pytest.raises(BenchmarkError, match=r"holds no run \(no config\.yaml\)"):
         export.export(tmp_path / "nowhere", tmp_path / "out")
 
     def full(*_: Any) -> None:
@@ -247,6 +248,6 @@ def test_refusals(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         export.export(folder, tmp_path / "out", "huggingface")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*.part"))
-    monkeypatch.setattr(Wav2Vec2Model, "exports", {})
-    with pytest.raises(BenchmarkError, match="says no format"):
+    monkeypatch.setattr("upstream.wav2vec2.export.EXPORTS", {})
+    with pytest.raises(BenchmarkError, match="has no export format"):
         export.export(folder, tmp_path / "out")

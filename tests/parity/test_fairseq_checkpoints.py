@@ -33,7 +33,8 @@ from test_wav2vec2_parity import (
     waveforms,
 )
 
-from upstream.wav2vec2.checkpoint import load_model, read_checkpoint, save_checkpoint
+from upstream.wav2vec2.checkpoint import load_model, read_checkpoint
+from upstream.wav2vec2.export import save_checkpoint
 from upstream.wav2vec2.model import Wav2Vec2Model
 
 

@@ -51,7 +51,7 @@ from torch import Tensor
 from benchmark.config import RunConfig
 from benchmark.interfaces import Batch, Evaluation, Head, Task, Utterance
 from benchmark.engine.trainer import StopRequest, Trainer
-from downstream.asr.heads import HeadConfig, make_head
+from downstream.asr.heads import CTCHeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from upstream import load_upstream
 from upstream.wav2vec2.cards import FOLDER
@@ -121,7 +121,7 @@ class Letters(Task):
 
     @classmethod
     def make_head(cls, config: Any, inventory: Mapping[str, Any], feature_size: int) -> Head:
-        head = HeadConfig(name="linear", final_dropout=0.0)
+        head = CTCHeadConfig(name="linear", final_dropout=0.0)
         return make_head(feature_size, SPECIAL + len(LETTERS), head, SpecAugmentConfig(enabled=False))
 
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:

@@ -26,27 +26,20 @@ from benchmark.engine.featurizer import WeightedSum
 from benchmark.interfaces import HiddenStates
 from benchmark.registry import load_upstream
 from downstream.asr.decoding import greedy
-from downstream.asr.heads import CTCHead
-from downstream.asr.heads import HeadConfig as CTCConfig
+from downstream.asr.heads import CTCHead, CTCHeadConfig
 from downstream.asr.heads import make_head as make_ctc_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from downstream.asr.text import ALPHABETS, BLANK, Alphabet
-from downstream.heads import (
-    ASP,
-    LOSSES,
-    AttentiveStatistics,
-    Classifier,
-    HeadConfig,
-    LossConfig,
-    SpeakerEncoder,
-    mean_pooling,
-    statistics_pooling,
-)
+from downstream.classification import Classifier
+from downstream.embedders import ASP, EmbedderConfig
+from downstream.losses import LOSSES, LossConfig
+from downstream.pooling import AttentiveStatistics, mean_pooling, statistics_pooling
+from downstream.sv.task import SpeakerEncoder
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 DIM, SIZE, POOLED, CLASSES = 12, 16, 24, 7
 ALPHABET = Alphabet(ALPHABETS["librispeech"])
-HEAD = HeadConfig("xvector", size=SIZE, pooled=POOLED)
+HEAD = EmbedderConfig("xvector", size=SIZE, pooled=POOLED)
 SV_LOSSES = {  # s3prl's name -> ours, with the values of s3prl's configuration files
     "AMSoftmaxLoss": LossConfig("amsoftmax", scale=30.0, margin=0.4),
     "AAMSoftmaxLoss": LossConfig("aamsoftmax", scale=15.0, margin=0.3),
@@ -141,7 +134,7 @@ def test_xvector_in_a_ragged_batch(dtype: torch.dtype) -> None:
     body = s3prl.s3prl_nn.SuperbXvector(DIM, aggregation_size=POOLED)
     theirs = nn.ModuleDict({"body": body, "objective": s3prl.s3prl_nn.amsoftmax(size, CLASSES, margin=0.4, scale=30)})
     names = {f"body.{name}": ours for name, ours in (s3prl.XVECTOR_NAMES | s3prl.PROJECTOR).items()}
-    head = SpeakerEncoder(DIM, CLASSES, HeadConfig("xvector", size, POOLED), SV_LOSSES["AMSoftmaxLoss"])
+    head = SpeakerEncoder(DIM, CLASSES, EmbedderConfig("xvector", size, POOLED), SV_LOSSES["AMSoftmaxLoss"])
     head.load_state_dict(as_ours(dict(theirs.named_parameters()), names))
     features, lengths = frames(40, 16, 29)
     targets = torch.tensor([3, 0, 6])
@@ -256,7 +249,7 @@ def test_sid(dtype: torch.dtype, newer: bool, lengths: tuple[int, ...]) -> None:
     else:
         theirs = s3prl.make_expert(s3prl.sid, s3prl.sid_config(SIZE), DIM, CLASSES)
         names = s3prl.SID_NAMES | s3prl.PROJECTOR
-    head = Classifier(DIM, CLASSES, HeadConfig("mean", size=SIZE), LossConfig("softmax"))
+    head = Classifier(DIM, CLASSES, EmbedderConfig("mean", size=SIZE), LossConfig("softmax"))
     head.load_state_dict(as_ours(dict(theirs.named_parameters()), names))
     features, counts = frames(*lengths)
     targets = torch.tensor([4, 0, 6, 4])[: len(lengths)]
@@ -285,7 +278,7 @@ def ctc_twins(folder: Path) -> tuple[Any, CTCHead]:
     """s3prl's ASR expert and our BiLSTM, with the same parameters; dropout is on until they are set to ``eval``."""
     expert = s3prl.make_expert(s3prl.asr, s3prl.asr_config(SIZE, folder), DIM)
     head = make_ctc_head(
-        DIM, len(ALPHABET.symbols), CTCConfig(size=SIZE, hidden=SIZE), SpecAugmentConfig(enabled=False)
+        DIM, len(ALPHABET.symbols), CTCHeadConfig(size=SIZE, hidden=SIZE), SpecAugmentConfig(enabled=False)
     )
     head.load_state_dict(as_ours(dict(expert.named_parameters()), s3prl.ASR_NAMES))
     return expert, head
@@ -424,7 +417,7 @@ def test_differs_attention_on_padding(dtype: torch.dtype) -> None:
 
     So padding keeps a share of the attention, 1 / e of a valid frame's at the same logit. Ours gives it none.
     """
-    theirs, ours = s3prl.heads.AttentivePooling(SIZE, "ReLU"), ASP(SIZE, HeadConfig("asp", SIZE, POOLED))
+    theirs, ours = s3prl.heads.AttentivePooling(SIZE, "ReLU"), ASP(SIZE, EmbedderConfig("asp", SIZE, POOLED))
     features, lengths = frames(60, 20, dim=SIZE)
     features = (features + 2).detach()
     features[1, 20:] = 0

@@ -9,7 +9,8 @@ import pytest
 from support import REPOSITORY
 
 from benchmark import results
-from benchmark.study import runner as study
+from benchmark.engine.prepare import Preparer
+from benchmark.study import recipe, runner
 from downstream.corpora.synthetic import synthesise
 
 TASKS = ("voxceleb1_sv", "librispeech_asr")
@@ -17,11 +18,11 @@ METRIC = {"voxceleb1_sv": "eer", "librispeech_asr": "cer"}
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[study.Cell, tuple[dict[str, Any], Path]]:
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[recipe.Cell, tuple[dict[str, Any], Path]]:
     """Cell -> its result and folder."""
     folder = tmp_path_factory.mktemp("demo")
     synthesise(folder / "data", ["VoxCeleb1", "LibriSpeech"], size="study", workers=1)
-    read = study.read(REPOSITORY / "recipes" / "studies" / "demo" / "demo.yaml")
+    read = recipe.read(REPOSITORY / "recipes" / "studies" / "demo" / "demo.yaml")
     read.seeds = [0]
     read.tasks = {name: read.tasks[name] for name in TASKS}
     del read.regimes["layers"]
@@ -29,21 +30,22 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[study.Cell, tuple[
         task.budgets = ["3min", "9min"]
     read.regimes["finetuned"].budgets = ["3min"]
     found = {}
+    preparer = Preparer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCHMARK_CACHE", str(folder / "cache"))
-        for cell in study.cells(read):
-            chosen = study.run_cell(read, cell, folder / "out", str(folder / "data"))["chosen"]
+        for cell in recipe.cells(read):
+            chosen = runner.run_cell(read, cell, folder / "out", str(folder / "data"), preparer)["chosen"]
             path = folder / "out" / cell.folder / chosen
             found[cell] = (results.read(path / "result.json"), path)
     return found
 
 
 def errors(
-    outcome: dict[study.Cell, tuple[dict[str, Any], Path]], task: str, regime: str, budget: str
+    outcome: dict[recipe.Cell, tuple[dict[str, Any], Path]], task: str, regime: str, budget: str
 ) -> tuple[float, float]:
     """Test error from pre-trained and from random weights, in percent."""
     pretrained, drawn = (
-        outcome[study.Cell(upstream, task, regime, None, budget, 0)][0]["metrics"]["test"][METRIC[task]]
+        outcome[recipe.Cell(upstream, task, regime, None, budget, 0)][0]["metrics"]["test"][METRIC[task]]
         for upstream in ("wav2vec2_tiny", "random_weights")
     )
     return pretrained, drawn
@@ -77,7 +79,7 @@ def test_budgets_are_nested_and_the_same_for_all(outcome: Any) -> None:
         assert ids[task, "3min"] < ids[task, "9min"]
 
 
-def test_the_upstreams_are_told_apart(outcome: Any) -> None:
+def test_results_tell_the_upstreams_apart(outcome: Any) -> None:
     for cell, (result, _) in outcome.items():
         assert result["upstream"]["random_weights"] == (cell.upstream == "random_weights")
         assert (result["upstream"]["sha256"] is None) == (cell.upstream == "random_weights")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from support import Cli
 
 from benchmark import results
 from upstream.download import place
 from upstream.wav2vec2.cards import read_cards
-from upstream.wav2vec2.checkpoint import save_checkpoint
 from upstream.wav2vec2.config import Wav2Vec2Config
+from upstream.wav2vec2.export import save_checkpoint
 from upstream.wav2vec2.model import Wav2Vec2Model
 
+pytestmark = pytest.mark.slow
 
-def test_large_trains_and_evaluates(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+
+def test_large_trains_and_evaluates(process: Cli, data_root: Path, tmp_path: Path) -> None:
     card = read_cards()["wav2vec2_large"]
     torch.manual_seed(0)
     assert card.url is not None
@@ -25,7 +28,7 @@ def test_large_trains_and_evaluates(cli: Cli, data_root: Path, tmp_path: Path) -
 
     arguments = ["--data-root", data_root, "-p", "run", "--max-steps", 3]
     smaller = ["trainer.accumulate=1", "trainer.batch_size=4", "data.crop_seconds=1.0", "data.min_seconds=1.0"]
-    done = cli("-u", "wav2vec2_large", "-d", "voxceleb1_sv", *arguments, "-o", *smaller)
+    done = process("-u", "wav2vec2_large", "-d", "voxceleb1_sv", *arguments, "-o", *smaller)
     assert done.returncode == 0, done.stderr
     result = results.read(tmp_path / "run" / "result.json")
     assert len(result["layer_weights"]) == 25

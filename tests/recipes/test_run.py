@@ -1,15 +1,13 @@
-"""The main job by the real command, each in a process of its own."""
+"""The main job by the command: in this process, or in one of its own where it is killed, starved or left alone."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from filelock import FileLock
 from support import REPOSITORY, SMALL, Cli
 
 from benchmark import results
@@ -29,10 +28,10 @@ def result_of(folder: Path) -> dict[str, Any]:
     return results.read(folder / "result.json")
 
 
-def test_the_main_job(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+def test_the_main_job(cli: Cli, process: Cli, data_root: Path, tmp_path: Path) -> None:
     """Frozen, weighted sum, trained, chosen on dev, evaluated once: every file, and what stands in it."""
     arguments = [*TINY, "--data-root", data_root, "-p", "run", "--max-steps", 3, "-o", *SMALL, "trainer.eval_every=2"]
-    done = cli(*arguments)
+    done = process(*arguments)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run"
     result = result_of(folder)
@@ -138,7 +137,7 @@ def test_a_plugin_file_runs_the_main_job(cli: Cli, data_root: Path, tmp_path: Pa
     assert "log_spectrum" in listed.stdout
 
 
-def test_an_installed_package_brings_an_upstream(cli: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
+def test_an_installed_package_brings_an_upstream(process: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
     """A separately installed distribution; beside it a broken one, which harms nobody."""
     site = tmp_path / "site"
     for name, target in (("theirs", "their_upstream:LogSpectrum"), ("broken", "their_missing_module:Thing")):
@@ -151,55 +150,48 @@ def test_an_installed_package_brings_an_upstream(cli: Cli, data_root: Path, tmp_
             f'[project]\nname = "{name}"\nversion = "1"\n'
             f'[project.entry-points."wavbench.upstreams"]\n{name}_spectrum = "{target}"\n'
         )
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*install, "--target", site, source], check=True, capture_output=True, timeout=300)
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site]
+    subprocess.run([*install, tmp_path / "theirs", tmp_path / "broken"], check=True, capture_output=True, timeout=300)
     env = {"PYTHONPATH": str(site)}
     arguments = ["-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "--max-steps", 2, "-o", *SMALL]
-    done = cli("-u", "theirs_spectrum", *arguments, env=env)
+    done = process("-u", "theirs_spectrum", *arguments, env=env)
     assert done.returncode == 0, done.stderr
     assert result_of(tmp_path / "run")["upstream"]["name"] == "theirs_spectrum"
-    listed = cli("--list", env=env)
+    listed = process("--list", env=env)
     assert listed.returncode == 0
     assert "theirs_spectrum" in listed.stdout
     assert "broken_spectrum" in listed.stdout
     assert "BROKEN: there is no module 'their_missing_module'" in listed.stdout
-    broken = cli("-u", "broken_spectrum", *arguments, "-p", "other", env=env)
+    broken = process("-u", "broken_spectrum", *arguments, "-p", "other", env=env)
     assert broken.returncode == 1
     for word in ("broken_spectrum", "package broken", "their_missing_module"):
         assert word in broken.stderr
     assert "Traceback" not in broken.stderr
 
 
+def interrupted(folder: Path, moment: str, count: int, number: signal.Signals, *arguments: object) -> Any:
+    """run_downstream.py in a process that signals itself; see interrupted.py."""
+    script = Path(__file__).with_name("interrupted.py")
+    command = [sys.executable, str(script), moment, str(count), number.name, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
 def test_killed_five_times_it_ends_as_if_left_alone(cli: Cli, data_root: Path, tmp_path: Path) -> None:
-    """SIGKILL at random moments of a fine-tuning run (dropout, three rates, schedule); the rest bit for bit."""
-    arguments = [*map(str, TINY), "-f", "--data-root", str(data_root), "--max-steps", "30", "-o", *SMALL]
+    """SIGKILL in updates, evaluations and writes of a fine-tuning run (dropout, three rates, schedule); the rest bit
+    for bit."""
+    arguments = [*TINY, "-f", "--data-root", data_root, "--max-steps", 30, "-o", *SMALL]
     arguments += ["trainer.save_every=1", "trainer.eval_every=7", "optim.upstream_lr=1e-4", "optim.schedule=linear"]
-    begun = time.monotonic()
     alone = cli(*arguments, "-p", "alone")
-    length = time.monotonic() - begun
     assert alone.returncode == 0, alone.stderr
 
-    seed = random.randrange(10**6)
-    print("seed of the killing moments:", seed)
-    draw = random.Random(seed)
-    command = [sys.executable, str(REPOSITORY / "run_downstream.py"), *arguments, "-p", "killed", "-a"]
     steps = []
-    kills = 0
-    while kills < 5:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = newest_step(tmp_path / "killed")
-        target = before + draw.randint(1, 2)
-        deadline = time.monotonic() + 20 * length + 60
-        while process.poll() is None and newest_step(tmp_path / "killed") < target and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.05 * length))  # somewhere in an update, an evaluation or a write
-        process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
-            break
-        kills += 1
+    for moment, count in (("update", 2), ("write", 4), ("prediction", 2), ("written", 2), ("update", 9)):
+        killed = interrupted(tmp_path, moment, count, signal.SIGKILL, *arguments, "-p", "killed", "-a")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         steps.append(newest_step(tmp_path / "killed"))
-    assert kills == 5, steps
-    assert steps[-1] < 30
+    assert steps == sorted(steps)
+    assert 14 < steps[-1] < 30, steps
     resumed = cli(*arguments, "-p", "killed", "-a")
     assert resumed.returncode == 0, resumed.stderr
     one, other = result_of(tmp_path / "alone"), result_of(tmp_path / "killed")
@@ -219,18 +211,12 @@ def newest_step(folder: Path) -> int:
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(data_root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "run_downstream.py"), *TINY, "--data-root", str(data_root)]
-    command += ["-p", "run", "--max-steps", "10000", "-o", *SMALL, "trainer.save_every=10000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not list((tmp_path / "run").glob("tensorboard/*")) and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "go on with: python run_downstream.py -e run" in stderr
-    assert "Traceback" not in stderr
-    assert newest_step(tmp_path / "run") > 0
+    arguments = [*TINY, "--data-root", data_root, "-p", "run", "--max-steps", 10000]
+    stopped = interrupted(tmp_path, "update", 3, signal.SIGINT, *arguments, "-o", *SMALL, "trainer.save_every=10000")
+    assert stopped.returncode == 130
+    assert "go on with: python run_downstream.py -e run" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert newest_step(tmp_path / "run") == 3
     assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -426,7 +412,7 @@ def test_a_folder_that_cannot_be_written(cli: Cli, data_root: Path, tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_loses_nothing(cli: Cli, data_root: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing(cli: Cli, process: Cli, data_root: Path, tmp_path: Path) -> None:
     """A limit on file size stands for a full disk: no checkpoint fits, the run stops, nothing is half-written."""
     arguments = [*TINY, "--data-root", data_root, "-p", "run", "--max-steps", 4, "-o", *SMALL, "trainer.save_every=1"]
 
@@ -436,7 +422,7 @@ def test_a_full_disk_loses_nothing(cli: Cli, data_root: Path, tmp_path: Path) ->
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
-    full = cli(*arguments, preexec_fn=limit)
+    full = process(*arguments, preexec_fn=limit)
     assert full.returncode == 1
     assert "cannot write" in full.stderr
     assert "Traceback" not in full.stderr
@@ -446,11 +432,8 @@ def test_a_full_disk_loses_nothing(cli: Cli, data_root: Path, tmp_path: Path) ->
 
 
 def test_two_processes_do_not_share_a_folder(cli: Cli, data_root: Path, tmp_path: Path) -> None:
-    import fcntl
-
     (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / ".lock", "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with FileLock(tmp_path / "run" / ".lock"):
         done = cli(
             "-u", "fbank", "-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "--max-steps", 1, "-o", *SMALL
         )
@@ -458,13 +441,13 @@ def test_two_processes_do_not_share_a_folder(cli: Cli, data_root: Path, tmp_path
     assert "another process" in done.stderr
 
 
-def test_the_data_root_of_the_environment(cli: Cli, data_root: Path, tmp_path: Path) -> None:
-    env = {"BENCHMARK_DATA": str(data_root)}
-    arguments = ["-u", "fbank", "-d", "voxceleb1_sv", "-p", "run", "--max-steps", 1, "-o", *SMALL]
-    assert cli(*arguments, env=env).returncode == 0
+def test_the_data_root_of_the_environment(
+    cli: Cli, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCHMARK_DATA", str(data_root))
+    assert cli("-u", "fbank", "-d", "voxceleb1_sv", "-p", "run", "--max-steps", 1, "-o", *SMALL).returncode == 0
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["root"] == str(data_root)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["provenance"]["command"]
-    assert os.environ.get("BENCHMARK_DATA") is None
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -18,8 +17,10 @@ import torch
 from support import REPOSITORY, Cli
 
 from benchmark import registry, results
-from benchmark.study import runner as study
+from benchmark.engine.prepare import Preparer
 from benchmark.errors import BenchmarkError
+from benchmark.study import recipe as recipes
+from benchmark.study import runner
 
 PLUGIN = """
 import sys
@@ -59,7 +60,7 @@ tasks:
     config: {device: cpu, trainer: {max_steps: 40, eval_every: 10, save_every: 3, batch_size: 4, log_every: 1000}}
 regimes:
   frozen: {regime: frozen, search: {optim.lr: [0.001, 0.1]}, config: {features: {keep: true}}}
-  layers: {regime: probe, states: all, search: {optim.lr: [0.001, 0.1]}, budgets: [all], seeds: [0]}
+  layers: {regime: single_layer, layers: all, search: {optim.lr: [0.001, 0.1]}, budgets: [all], seeds: [0]}
   finetuned: {regime: finetune, search: {optim.upstream_lr: [0.0, 0.01]}, tasks: {study_down: {optim: {lr: 0.1}}}}
 """
 CELLS = 4 + 3 + 4
@@ -103,6 +104,11 @@ def outcomes(folder: Path) -> dict[str, Any]:
     return found
 
 
+def logged(folder: Path) -> int:
+    """Evaluations on dev that the cells' logs tell of: how far a study is."""
+    return sum(path.read_text().count(": dev ") for path in folder.rglob("log.txt"))
+
+
 def test_a_study_killed_again_and_again_ends_as_one_left_alone(recipe: Path, tmp_path: Path) -> None:
     alone = subprocess.run(
         command(recipe, str(tmp_path / "alone"), "--jobs", "2"),
@@ -111,7 +117,7 @@ def test_a_study_killed_again_and_again_ends_as_one_left_alone(recipe: Path, tmp
     assert alone.returncode == 0, alone.stderr
     expected = outcomes(tmp_path / "alone")
     assert len(expected) == CELLS
-    assert "| study_down | study_toy | probe of state 1 |" in alone.stdout
+    assert "| study_down | study_toy | single_layer, layer 1 |" in alone.stdout
     for folder, (cell, metrics, _, budget) in expected.items():
         assert len(cell["tried"]) == 2
         chosen = next(one for one in cell["tried"] if one["name"] == cell["chosen"])
@@ -120,7 +126,6 @@ def test_a_study_killed_again_and_again_ends_as_one_left_alone(recipe: Path, tmp
         assert [path.parent.name for path in scored] == [cell["chosen"]]  # test is scored with the chosen one only
         assert budget["name"] in ("all", "4utt")
 
-    rng = random.Random(0)
     done: dict[Path, int] = {}
     killed = 0
     while True:
@@ -129,13 +134,10 @@ def test_a_study_killed_again_and_again_ends_as_one_left_alone(recipe: Path, tmp
             env=environment(recipe, "other"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         )  # fmt: skip
         if killed < 5:
-            started = len(list((tmp_path / "killed").rglob("last.pt")))
-            deadline = time.monotonic() + 60
-            while len(list((tmp_path / "killed").rglob("last.pt"))) <= started and time.monotonic() < deadline:
-                if process.poll() is not None:
-                    break
-                time.sleep(0.05)
-            time.sleep(rng.uniform(0, 1.5))
+            target = logged(tmp_path / "killed") + (1, 3, 6, 4, 8)[killed]
+            deadline = time.monotonic() + 120
+            while logged(tmp_path / "killed") < target and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
             killed += 1
         _, errors = process.communicate(timeout=300)
@@ -152,11 +154,9 @@ def test_a_recipe_is_planned_run_and_guarded(recipe: Path, tmp_path: Path, cli: 
     recipe.write_text(
         RECIPE.replace("seeds: [0, 1]\n", "seeds: [0]\n").replace("budgets: [4utt, all]", "budgets: [all]")
     )
-    environ = environment(recipe, "cache")
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        line = command(recipe, str(tmp_path / "out"), "--jobs", "1", *more)
-        return subprocess.run(line, env=environ, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        return cli(*command(recipe, str(tmp_path / "out"), "--jobs", "1", *more)[3:])
 
     planned = run("--dry-run")
     assert planned.returncode == 0, planned.stderr
@@ -166,12 +166,12 @@ def test_a_recipe_is_planned_run_and_guarded(recipe: Path, tmp_path: Path, cli: 
 
     # a broken cell is named and takes nothing else down
     text = recipe.read_text()
-    recipe.write_text(text.replace("states: all", "states: [0, 7]"))
+    recipe.write_text(text.replace("layers: all", "layers: [0, 7]"))
     broken = run()
     assert broken.returncode == 1
-    assert "state 7 does not exist" in broken.stderr
+    assert "layer 7 does not exist" in broken.stderr
     assert len(outcomes(tmp_path / "out")) == 3
-    assert "state 7" in (tmp_path / "out" / "up/study_down/layers-7/all/seed0/error.txt").read_text()
+    assert "layer 7" in (tmp_path / "out" / "up/study_down/layers-7/all/seed0/error.txt").read_text()
 
     recipe.write_text(text.replace("max_steps: 40", "max_steps: 50"))
     changed = run()
@@ -197,17 +197,17 @@ def test_recipes_that_make_no_sense_are_refused(recipe: Path, old: str, new: str
     assert old in RECIPE
     recipe.write_text(RECIPE.replace(old, new))
     with pytest.raises(BenchmarkError, match=message):
-        study.read(recipe)
+        recipes.read(recipe)
 
 
 def test_values_may_lie_in_files(recipe: Path) -> None:
-    inline = study.read(recipe)
+    inline = recipes.read(recipe)
     (recipe.parent / "frozen.yaml").write_text("features: {keep: true}\n")
     recipe.write_text(RECIPE.replace("config: {features: {keep: true}}", "config: frozen.yaml"))
-    assert study.read(recipe) == inline
+    assert recipes.read(recipe) == inline
     recipe.write_text(RECIPE.replace("config: {features: {keep: true}}", "config: frzn.yaml"))
     with pytest.raises(BenchmarkError, match=r"frzn\.yaml"):
-        study.read(recipe)
+        recipes.read(recipe)
 
 
 def test_nothing_but_the_test_metrics_depends_on_the_test_split(
@@ -215,18 +215,19 @@ def test_nothing_but_the_test_metrics_depends_on_the_test_split(
 ) -> None:
     """What was tried, chosen and trained is the same when the test set's labels are turned around."""
     monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
-    read = study.read(recipe)
+    read = recipes.read(recipe)
     turned = tmp_path / "turned"
     shutil.copytree(recipe.parent / "data", turned)
     for digit in range(0, 10, 2):  # a toy's label is in its name, and what it sounds like in its file
         for name, other in ((digit, digit + 1), (digit + 1, digit)):
             shutil.copy(recipe.parent / "data" / f"test{other}.wav", turned / f"test{name}.wav")
-    for cell in study.cells(read):
-        if cell.seed == 1 or cell.state:
+    preparer = Preparer()
+    for cell in recipes.cells(read):
+        if cell.seed == 1 or cell.layer:
             continue
         kept = []
         for root in (recipe.parent / "data", turned):
-            outcome = study.run_cell(read, cell, tmp_path / root.name, str(root))
+            outcome = runner.run_cell(read, cell, tmp_path / root.name, str(root), preparer)
             folder = tmp_path / root.name / cell.folder / outcome["chosen"]
             result = results.read(folder / "result.json")
             best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)["pairing"]
@@ -239,21 +240,21 @@ def test_nothing_but_the_test_metrics_depends_on_the_test_split(
 
 
 def test_cells_have_folders_of_their_own(recipe: Path) -> None:
-    read = study.read(recipe)
-    cells = study.cells(read)
+    read = recipes.read(recipe)
+    cells = recipes.cells(read)
     assert len(cells) == CELLS
     assert len({cell.folder for cell in cells}) == CELLS
     read.tasks["study_down"].budgets = ["8utt/speaker", "5%"]
-    assert {part for cell in study.cells(read) for part in cell.folder.parts if "8" in part or "5" in part} == {
+    assert {part for cell in recipes.cells(read) for part in cell.folder.parts if "8" in part or "5" in part} == {
         "8utt-per-speaker",
         "5pct",
     }
     read.upstreams["up"].regimes, read.upstreams["up"].budgets = ["frozen"], ["5%"]
-    assert [(cell.regime, cell.budget, cell.seed) for cell in study.cells(read)] == [
+    assert [(cell.regime, cell.budget, cell.seed) for cell in recipes.cells(read)] == [
         ("frozen", "5%", 0),
         ("frozen", "5%", 1),
     ]
     read.seeds = [0, 0]
-    with pytest.raises(BenchmarkError, match="names a cell twice"):
-        study.cells(read)
+    with pytest.raises(BenchmarkError, match="has duplicate cells"):
+        recipes.cells(read)
     assert registry.upstreams.get("study_toy")

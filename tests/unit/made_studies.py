@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmark import metrics, results
+from benchmark import evaluation, metrics, results
 
-STATES = 4
+LAYERS = 4
 HOURS = {"10min": 1 / 6, "1h": 1.0, "all": 5.2}
 LEVELS = {"frozen": (18.0, 12.0, 9.0), "finetuned": (22.0, 9.0, 4.0)}
 """About the errors in percent at the three budgets: the curves cross, and fine-tuning is better from 1 h on."""
@@ -35,7 +33,7 @@ def study_yaml(**changes: Any) -> dict[str, Any]:
             "frozen": {"regime": "frozen", "search": {"optim.lr": [0.1, 0.2]}},
             "finetuned": {"regime": "finetune", "search": {"optim.upstream_lr": [0.1, 0.2]}},
             "layers": {
-                "regime": "probe", "states": "all", "budgets": ["all"], "seeds": [0],
+                "regime": "single_layer", "layers": "all", "budgets": ["all"], "seeds": [0],
                 "search": {"optim.lr": [0.1, 0.2]},
             },
         },
@@ -59,7 +57,15 @@ def trial_files(error: float, random: np.random.RandomState) -> tuple[dict[str, 
             lines.append(f"{label} {ids[0]} {ids[1]} {score:.9g}\n")
             labels.append(label)
             scores.append(float(f"{score:.9g}"))
-    return {"eer": metrics.eer(labels, scores)}, {"scores.txt": "".join(lines)}
+    sides = [[line.split()[side] for line in lines] for side in (1, 2)]
+    ids, index = np.unique([*sides[0], *sides[1]], return_inverse=True)
+    enrolment, test = np.split(index, 2)
+    names = ids.tolist()
+    items = evaluation.Trials(
+        names, [name.split("/")[0] for name in names], "speaker", np.array(labels), enrolment, test, np.array(scores)
+    )
+    values = {"eer": metrics.eer(labels, scores)}
+    return values, {"scores.txt": "".join(lines), evaluation.FILE: evaluation.describe(items, list(values))}
 
 
 def language_files(error: float, random: np.random.RandomState) -> tuple[dict[str, float], dict[str, str]]:
@@ -74,13 +80,10 @@ def language_files(error: float, random: np.random.RandomState) -> tuple[dict[st
          "log_posteriors": row.tolist()}
         for k, (r, b, row) in enumerate(zip(references, best, logs, strict=True))
     ]  # fmt: skip
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["reference", *names])
-    matrix = metrics.confusion_matrix(references, best, 4)
-    writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
-    found = {"macro_accuracy": metrics.macro_accuracy(references, best)}
-    return found, {"predictions.jsonl": jsonl(lines), "confusion.csv": table.getvalue()}
+    ids = [str(line["id"]) for line in lines]
+    items = evaluation.Classes(ids, [name.rpartition("/")[0] for name in ids], "speaker", names, references, best, logs)
+    values = {"macro_accuracy": metrics.macro_accuracy(references, best)}
+    return values, {"predictions.jsonl": jsonl(lines), evaluation.FILE: evaluation.describe(items, list(values))}
 
 
 def word_files(error: float, random: np.random.RandomState) -> tuple[dict[str, float], dict[str, str]]:
@@ -91,8 +94,10 @@ def word_files(error: float, random: np.random.RandomState) -> tuple[dict[str, f
         hypothesis = " ".join(["x"] * wrong + [f"w{j}" for j in range(wrong, 10)])
         lines.append({"id": f"{k % 9}-1-{k:04d}", "reference": reference, "prediction": hypothesis,
                       "substitutions": wrong, "deletions": 0, "insertions": 0})  # fmt: skip
-    wer = 100 * sum(line["substitutions"] for line in lines) / 800
-    return {"wer": wer}, {"predictions.jsonl": jsonl(lines)}
+    values = {"wer": 100 * sum(line["substitutions"] for line in lines) / 800}
+    ids, references, hypotheses = ([str(line[key]) for line in lines] for key in ("id", "reference", "prediction"))
+    items = evaluation.Edits(ids, [name.split("-")[0] for name in ids], "speaker", references, hypotheses)
+    return values, {"predictions.jsonl": jsonl(lines), evaluation.FILE: evaluation.describe(items, list(values))}
 
 
 def jsonl(lines: Sequence[dict[str, Any]]) -> str:
@@ -104,13 +109,13 @@ FILES: dict[str, Callable[..., tuple[dict[str, float], dict[str, str]]]] = {
 }  # fmt: skip
 
 
-def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, state: int | None = None,
+def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, layer: int | None = None,
                error: float | None = None, config: dict[str, Any] | None = None) -> Path:  # fmt: skip
     """A finished cell; returns the folder of its chosen run."""
-    random = np.random.RandomState([seed, state or 0, list(HOURS).index(budget), len(regime), len(task)])
-    level = LEVELS.get(regime, (30.0,) * 3)[list(HOURS).index(budget)] - 4 * (state or 0)
+    random = np.random.RandomState([seed, layer or 0, list(HOURS).index(budget), len(regime), len(task)])
+    level = LEVELS.get(regime, (30.0,) * 3)[list(HOURS).index(budget)] - 4 * (layer or 0)
     values, files = FILES[task](level if error is None else error, random)
-    name = regime if state is None else f"{regime}-{state}"
+    name = regime if layer is None else f"{regime}-{layer}"
     cell = root / "tiny" / task / name / budget / f"seed{seed}"
     folder = cell / "lr=0.1"
     folder.mkdir(parents=True)
@@ -119,22 +124,22 @@ def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, st
     tried = [{"name": f"lr={lr}", "candidate": {key: lr}, "dev": value + lr, "step": 100} for lr in (0.1, 0.2)]
     outcome = {"study": "toy", "regime": regime, "chosen": "lr=0.1", "metric": metric, "tried": tried}
     (cell / "cell.json").write_text(json.dumps(outcome))
-    kind = {"frozen": "frozen", "finetuned": "finetune", "layers": "probe"}[regime]
-    weights = np.exp(random.normal(size=STATES) + (regime == "finetuned") * np.arange(STATES))
-    weights = (weights / weights.sum()).tolist() if state is None else None
+    kind = {"frozen": "frozen", "finetuned": "finetune", "layers": "single_layer"}[regime]
+    weights = np.exp(random.normal(size=LAYERS) + (regime == "finetuned") * np.arange(LAYERS))
+    weights = (weights / weights.sum()).tolist() if layer is None else None
     seconds = 3600 * HOURS[budget]
     result = {
         "schema": results.SCHEMA,
         "upstream": {"name": "some_upstream", "checkpoint": "tiny.pt", "sha256": "ab12"},
         "downstream": {"name": task, "protocol_version": 1, "task": task, "corpus": "c", "evaluated": "test"},
         "regime": kind,
-        "state": state,
+        "state": layer,
         "budget": {"name": budget, "seed": None if budget == "all" else seed},
         "seed": seed,
         "selected": {"step": 100, "metric": metric, "value": value + 0.1},
         "metrics": {"dev": {metric: value + 0.1}, "test": values},
         "layer_weights": weights,
-        "layer_norms": None if weights is None else [1.0] * STATES,
+        "layer_norms": None if weights is None else [1.0] * LAYERS,
         "layer_shares": weights,
         "cost": {
             "updates": 100, "audio_seconds_seen": seconds * 3, "upstream_audio_seconds": seconds * 4,
@@ -153,7 +158,7 @@ def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, st
     }  # fmt: skip
     results.write(folder / "result.json", result)
     run = {
-        "regime": kind, "seed": seed, "budget": budget, "featurizer": {"state": state, "normalize": True},
+        "regime": kind, "seed": seed, "budget": budget, "featurizer": {"layer": layer, "normalize": True},
         "optim": {"lr": 0.1, "upstream_lr": 0.1}, "data": {"root": "/nowhere", "crop_seconds": 2.0}, "device": "cpu",
         **(config or {}),
     }  # fmt: skip
@@ -163,7 +168,7 @@ def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, st
     return folder
 
 
-def write_study(root: Path, *, tasks: Sequence[str] = tuple(FILES), seeds: Sequence[int] = (0, 1), probes: bool = True,
+def write_study(root: Path, *, tasks: Sequence[str] = tuple(FILES), seeds: Sequence[int] = (0, 1), layers: bool = True,
                 **changes: Any) -> Path:  # fmt: skip
     root.mkdir(parents=True)
     recipe = study_yaml(**changes)
@@ -174,8 +179,8 @@ def write_study(root: Path, *, tasks: Sequence[str] = tuple(FILES), seeds: Seque
             for seed in seeds:
                 for regime in LEVELS:
                     write_cell(root, task, regime, budget, seed)
-        for state in range(STATES) if probes else ():
-            write_cell(root, task, "layers", "all", 0, state=state)
+        for layer in range(LAYERS) if layers else ():
+            write_cell(root, task, "layers", "all", 0, layer=layer)
     return root
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
-from downstream.asr.heads import HEADS, BiLSTM, CTCHead, HeadConfig, Linear, bidirectional, make_head
+from downstream.asr.heads import HEADS, BiLSTM, CTCHead, CTCHeadConfig, Linear, bidirectional, make_head
 from downstream.asr.specaugment import (
     SpecAugmentConfig,
     draw_masks,
@@ -22,7 +22,7 @@ OFF = SpecAugmentConfig(enabled=False)
 
 def small(name: str, specaugment: SpecAugmentConfig = OFF, seed: int = 0, **values: float) -> CTCHead:
     torch.manual_seed(seed)
-    return make_head(12, 7, HeadConfig(name=name, size=10, hidden=8, **values), specaugment)
+    return make_head(12, 7, CTCHeadConfig(name=name, size=10, hidden=8, **values), specaugment)
 
 
 def ragged(lengths: list[int], dim: int = 12) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -32,7 +32,7 @@ def ragged(lengths: list[int], dim: int = 12) -> tuple[list[Tensor], Tensor, Ten
 
 def test_sizes_are_superbs() -> None:
     """43 M parameters for 1,024 features (s3prl.md, section 1); fairseq's is one matrix."""
-    head = BiLSTM(1024, 32, HeadConfig(), SpecAugmentConfig())
+    head = BiLSTM(1024, 32, CTCHeadConfig(), SpecAugmentConfig())
     # projection, two directions of (4 gates x 1024) x (input + 1024 + 2 biases) for inputs of 1024 and 2048, output
     lstms = 2 * 4096 * (1024 + 1024 + 2) + 2 * 4096 * (2048 + 1024 + 2)
     assert sum(p.numel() for p in head.parameters()) == 1024 * 1025 + lstms + 2049 * 32 == 43_090_976
@@ -49,7 +49,7 @@ def test_sizes_are_superbs() -> None:
         "linear.weight": (32, 2048),
     }
     assert head.dropout.p == 0.2
-    linear = Linear(768, 32, HeadConfig(), SpecAugmentConfig())
+    linear = Linear(768, 32, CTCHeadConfig(), SpecAugmentConfig())
     assert sum(p.numel() for p in linear.parameters()) == 768 * 32 + 32
     assert linear.final_dropout.p == 0
     assert linear.proj.weight.abs().max() <= (6 / (768 + 32)) ** 0.5  # Xavier's bound
@@ -92,7 +92,7 @@ def test_the_loss_is_torchs_of_each_utterance_alone(name: str) -> None:
 
 def test_the_loss_by_hand() -> None:
     """Two frames, one label: the paths are (a, a), (a, blank), (blank, a)."""
-    head = Linear(3, 3, HeadConfig(name="linear"), OFF)
+    head = Linear(3, 3, CTCHeadConfig(name="linear"), OFF)
     with torch.no_grad():
         head.proj.weight.copy_(torch.eye(3))
     p = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
@@ -182,15 +182,15 @@ def test_dropout_follows_each_layer() -> None:
     [
         ({"name": "bilstn"}, "unknown head 'bilstn' .task.head.name.. Did you mean 'bilstm'"),
         ({"hidden": 0}, "task.head.hidden must be positive, got 0"),
-        ({"dropout": 1.0}, r"task.head.dropout must be from 0 up to, not including, 1, got 1.0"),
+        ({"dropout": 1.0}, r"task.head.dropout must be at least 0 and below 1, got 1.0"),
         ({"final_dropout": -0.1}, "task.head.final_dropout"),
     ],
 )
 def test_refusals(values: dict[str, float], message: str) -> None:
     with pytest.raises(BenchmarkError, match=message):
-        make_head(12, 7, HeadConfig(**values), OFF)
+        make_head(12, 7, CTCHeadConfig(**values), OFF)
     with pytest.raises(BenchmarkError, match=r"task\.specaugment\.time_width is -1"):
-        make_head(12, 7, HeadConfig(), SpecAugmentConfig(time_width=-1))
+        make_head(12, 7, CTCHeadConfig(), SpecAugmentConfig(time_width=-1))
 
 
 # --- SpecAugment ------------------------------------------------------------------------------------------------------

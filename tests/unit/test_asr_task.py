@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from test_asr_decoding import ARPA, LETTERS, MEANT, SPOKEN, acoustics
 from torch import Tensor
 
+from benchmark import metrics
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Corpus, Utterance
+from benchmark.evaluation import Edits
+from benchmark.interfaces import Corpus, Target, Utterance
 from benchmark.metrics import cer, wer
 from benchmark.registry import downstreams
 from downstream.asr.heads import BiLSTM, Linear
@@ -29,7 +32,7 @@ OFFICIAL: dict[str, Any] = {"text": {"alphabet": "librispeech", "case": "upper"}
 OWN: dict[str, Any] = {"train_splits": ["train"], "dev_splits": ["dev"], "test_splits": ["test"]}
 
 
-def said(speaker: int, *texts: str | None) -> list[Utterance]:
+def transcribed(speaker: int, *texts: str | None) -> list[Utterance]:
     return [
         Utterance(f"{speaker}-1-{i:04}", f"/{speaker}-1-{i:04}.flac", text=text, speaker=str(speaker))
         for i, text in enumerate(texts)
@@ -38,10 +41,10 @@ def said(speaker: int, *texts: str | None) -> list[Utterance]:
 
 def librispeech(**more: list[Utterance]) -> Corpus:
     splits = {
-        "train-clean-100": said(1, "THE CAT", "IT'S FULL"),
-        "dev-clean": said(2, "A CAT SAT"),
-        "test-clean": said(3, "THE CUT SAT", "THE CAT SAT"),
-        "test-other": said(4, "THE MAT"),
+        "train-clean-100": transcribed(1, "THE CAT", "IT'S FULL"),
+        "dev-clean": transcribed(2, "A CAT SAT"),
+        "test-clean": transcribed(3, "THE CUT SAT", "THE CAT SAT"),
+        "test-other": transcribed(4, "THE MAT"),
     }
     return Corpus("librispeech", splits | {name.replace("_", "-"): split for name, split in more.items()})
 
@@ -50,8 +53,14 @@ def own(train: list[Utterance], dev: list[Utterance], test: list[Utterance]) -> 
     return Corpus("manifests", {"train": train, "dev": dev, "test": test})
 
 
-def make(corpus: Corpus | None = None, **options: Any) -> SpeechRecognition:
-    return SpeechRecognition(ASRConfig(**OFFICIAL | options), corpus or librispeech())
+def make(corpus: Corpus | None = None, target: Target | None = None, **options: Any) -> SpeechRecognition:
+    config = ASRConfig(**OFFICIAL | options)
+    return SpeechRecognition(config, SpeechRecognition.split(config, corpus or librispeech(), target), {})
+
+
+def make_own(corpus: Corpus, **options: Any) -> SpeechRecognition:
+    config = ASRConfig(**OWN | options)
+    return SpeechRecognition(config, SpeechRecognition.split(config, corpus), {})
 
 
 def says(text: str, alphabet: Any = LETTERS) -> Tensor:
@@ -64,19 +73,21 @@ def says(text: str, alphabet: Any = LETTERS) -> Tensor:
 
 def test_the_first_test_split_is_test() -> None:
     task = make()
-    assert {name: [u.id for u in us] for name, us in task.sets.items()} == {
+    assert {name: [u.id for u in us] for name, us in task.splits.sets.items()} == {
         "dev": ["2-1-0000"], "test": ["3-1-0000", "3-1-0001"], "test-other": ["4-1-0000"],
     }  # fmt: skip
     assert [u.id for u in task.splits["test"]] == ["3-1-0000", "3-1-0001", "4-1-0000"]
-    both = make(librispeech(dev_other=said(5, "A")), dev_splits=["dev-other", "dev-clean"], test_splits=["test-other"])
+    both = make(
+        librispeech(dev_other=transcribed(5, "A")), dev_splits=["dev-other", "dev-clean"], test_splits=["test-other"]
+    )
     assert [u.id for u in both.splits["dev"]] == ["2-1-0000", "5-1-0000"]
-    assert list(both.sets) == ["dev", "test"]
+    assert list(both.splits.sets) == ["dev", "test"]
 
 
 def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> None:
     corpus = librispeech()
     del corpus.splits["test-other"]
-    assert list(make(corpus).sets) == ["dev", "test"]
+    assert list(make(corpus).splits.sets) == ["dev", "test"]
     assert "has no split 'test-other' (task.test_splits); it is not scored" in caplog.text
 
 
@@ -90,14 +101,14 @@ def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> 
         ({"test_splits": ["test"]}, "has no split 'test'"),
         ({"dev_splits": []}, "task.dev_splits is empty"),
         ({"test_splits": []}, "task.test_splits is empty"),
-        ({"test_splits": ["test-clean", "test-other", "test-other"]}, "'test-other' is named twice"),
+        ({"test_splits": ["test-clean", "test-other", "test-other"]}, "'test-other' is duplicated"),
         ({"train_splits": ["train-clean-100"] * 2}, r"2 utterances are in two of train-clean-100.*1-1-0000, 1-1-0001"),
         ({"head": {"nam": "linear"}}, r"unknown option 'task.head.nam'. Did you mean 'name'"),
         ({"head": {"name": "lstm"}}, "unknown head 'lstm'"),
         ({"text": {"case": "title"}}, "task.text.case is 'title'"),
         ({"selection": "ser"}, "task.selection is 'ser'; expected wer or cer"),
         ({"specaugment": {"time_masks": -1}}, "task.specaugment.time_masks is -1"),
-        ({"lm": {"path": "nowhere.arpa"}}, "task.lm.path: there is no file"),
+        ({"lm": {"path": "nowhere.arpa"}}, "task.lm.path: .* does not exist"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
@@ -106,20 +117,20 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
 
 
 def test_own_data_names_the_flag() -> None:
-    corpus = own(said(1, "a"), said(2, "a"), said(3, "a"))
+    corpus = own(transcribed(1, "a"), transcribed(2, "a"), transcribed(3, "a"))
     for name in ("train", "dev", "test"):
         splits = {key: value for key, value in corpus.splits.items() if key != name}
         with pytest.raises(BenchmarkError, match=f"needs a manifest of {name} utterances; give --{name} FILE"):
-            SpeechRecognition(ASRConfig(**OWN), Corpus("manifests", splits))
+            make_own(Corpus("manifests", splits))
     with pytest.raises(BenchmarkError, match=r"no utterance in dev of 'manifests'"):
-        SpeechRecognition(ASRConfig(**OWN), own(said(1, "a"), [], said(3, "a")))
+        make_own(own(transcribed(1, "a"), [], transcribed(3, "a")))
 
 
 def test_all_bad_transcripts_are_named_at_once() -> None:
     corpus = librispeech(
-        train_clean_100=said(1, "CAT", None, "", " ", "3 CATS", "CAFÉ"),
-        dev_clean=said(2, "", "É É 3"),
-        test_clean=said(3, None, "OK"),
+        train_clean_100=transcribed(1, "CAT", None, "", " ", "3 CATS", "CAFÉ"),
+        dev_clean=transcribed(2, "", "É É 3"),
+        test_clean=transcribed(3, None, "OK"),
     )
     with pytest.raises(BenchmarkError) as caught:
         make(corpus)
@@ -136,37 +147,44 @@ def test_all_bad_transcripts_are_named_at_once() -> None:
 
 
 def test_the_alphabet_of_own_data_is_that_of_training() -> None:
-    task = SpeechRecognition(ASRConfig(**OWN), own(said(1, "b a", "ça"), said(2, "ab"), said(3, "b")))
-    assert task.inventory() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
-    task.splits["train"] = task.splits["train"][:1]  # a label budget
-    assert task.inventory() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
+    corpus = own(transcribed(1, "b a", "ça"), transcribed(2, "ab"), transcribed(3, "b"))
+    assert make_own(corpus).vocabulary() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
+    splits = SpeechRecognition.split(ASRConfig(**OWN), corpus)
+    cut = replace(splits, train=splits.train[:1])  # a label budget
+    task = SpeechRecognition(ASRConfig(**OWN), cut, {})
+    assert [u.text for u in task.splits.train] == ["b a"]
+    assert task.vocabulary() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
     with pytest.raises(
         BenchmarkError, match=r"1 characters are not in the alphabet .*'x' .1 times, first in 3-1-0000 of test"
     ):
-        SpeechRecognition(ASRConfig(**OWN), own(said(1, "ab"), said(2, "ab"), said(3, "ax")))
+        make_own(own(transcribed(1, "ab"), transcribed(2, "ab"), transcribed(3, "ax")))
     with pytest.raises(BenchmarkError, match=r"'\|' .1 times"):
-        SpeechRecognition(ASRConfig(**OWN), own(said(1, "a|b"), said(2, "ab"), said(3, "a")))
-    given = SpeechRecognition(
-        ASRConfig(**OWN, text={"alphabet": "abx", "case": "lower", "strip_punctuation": True}),
-        own(said(1, "A, b!"), said(2, "ab"), said(3, "ax")),
+        make_own(own(transcribed(1, "a|b"), transcribed(2, "ab"), transcribed(3, "a")))
+    given = make_own(
+        own(transcribed(1, "A, b!"), transcribed(2, "ab"), transcribed(3, "ax")),
+        text={"alphabet": "abx", "case": "lower", "strip_punctuation": True},
     )
-    assert given.inventory() == {"alphabet": ["<s>", "|", "a", "b", "x"]}
+    assert given.vocabulary() == {"alphabet": ["<s>", "|", "a", "b", "x"]}
     assert given.targets(given.splits["train"])[0].tolist() == [[2, 1, 3, 1]]
 
 
 def test_shared_speakers(caplog: pytest.LogCaptureFixture) -> None:
-    shared = own(said(1, "ab"), said(2, "ab"), [replace(u, id="t" + u.id) for u in said(1, "ab") + said(9, "b")])
+    shared = own(
+        transcribed(1, "ab"),
+        transcribed(2, "ab"),
+        [replace(u, id="t" + u.id) for u in transcribed(1, "ab") + transcribed(9, "b")],
+    )
     with pytest.raises(
         BenchmarkError, match=r"1 speakers are in both the training data and test: 1\. .*shared_speakers"
     ):
-        SpeechRecognition(ASRConfig(**OWN), shared)
-    SpeechRecognition(ASRConfig(**OWN, shared_speakers=True), shared)
+        make_own(shared)
+    make_own(shared, shared_speakers=True)
     assert "1 speakers are in both the training data and test: 1;" in caplog.text
     caplog.clear()
-    make(librispeech(test_clean=said(1, "OK")))  # an official corpus: its publisher's business
+    make(librispeech(test_clean=transcribed(1, "OK")))  # an official corpus: its publisher's business
     assert "1 speakers are in both the training data and test: 1;" in caplog.text
-    nobody = [replace(u, speaker=None) for u in said(1, "ab")]
-    SpeechRecognition(ASRConfig(**OWN), own(nobody, [replace(u, id="d") for u in nobody], [replace(nobody[0], id="t")]))
+    nobody = [replace(u, speaker=None) for u in transcribed(1, "ab")]
+    make_own(own(nobody, [replace(u, id="d") for u in nobody], [replace(nobody[0], id="t")]))
 
 
 # --- Labels and heads -------------------------------------------------------------------------------------------------
@@ -185,10 +203,10 @@ def test_targets() -> None:
 @given(st.lists(st.text("AB", min_size=1, max_size=3), min_size=1, max_size=3).map(" ".join))
 @settings(max_examples=60, deadline=None)
 def test_frames_needed_is_where_ctc_becomes_possible(text: str) -> None:
-    task = make(librispeech(train_clean_100=said(1, text)))
+    task = make(librispeech(train_clean_100=transcribed(1, text)))
     (utterance,) = task.splits["train"]
     labels, counts = task.targets([utterance])
-    needed = task.frames_needed(utterance)
+    needed = SpeechRecognition.frames_needed(task.config, task.splits)(utterance)
 
     def loss(frames: int) -> float:
         uniform = torch.zeros(frames, 1, 32).log_softmax(2)
@@ -198,9 +216,9 @@ def test_frames_needed_is_where_ctc_becomes_possible(text: str) -> None:
     assert loss(needed - 1) == float("inf")
 
 
-def test_heads_are_made_of_options_and_inventory() -> None:
+def test_heads_are_made_of_options_and_vocabulary() -> None:
     task = make()
-    head = SpeechRecognition.make_head(task.config, task.inventory(), 1024)
+    head = SpeechRecognition.make_head(task.config, task.vocabulary(), 1024)
     assert isinstance(head, BiLSTM)
     assert sum(p.numel() for p in head.parameters()) == 43_090_976
     assert head.specaugment.feature_masks == 4
@@ -210,11 +228,16 @@ def test_heads_are_made_of_options_and_inventory() -> None:
     assert not SpeechRecognition.croppable
 
 
+def test_what_the_engine_asks_for() -> None:
+    assert SpeechRecognition.requires(ASRConfig()) == ("text",)
+    assert SpeechRecognition.strata(ASRConfig()) == ("gender", "speaker")
+
+
 # --- Scores -----------------------------------------------------------------------------------------------------------
 
 
 def test_scores_and_files() -> None:
-    task = make(librispeech(test_clean=said(3, "the cut sat", "IT'S", "A CAT")))
+    task = make(librispeech(test_clean=transcribed(3, "the cut sat", "IT'S", "A CAT")))
     predictions = {"3-1-0000": says("THE CAT SAT"), "3-1-0001": acoustics("----"), "3-1-0002": says("A CAT ON"),
                    "4-1-0000": says("THE MAT")}  # fmt: skip
     result = task.evaluate("test", predictions)
@@ -231,6 +254,10 @@ def test_scores_and_files() -> None:
         "ref_test.trn", "hyp_test.trn", "ref_test-other.trn", "hyp_test-other.trn",
     }  # fmt: skip
     lines = [json.loads(line) for line in str(result.files["predictions.jsonl"]).splitlines()]
+    items = result.items
+    assert isinstance(items, Edits)
+    assert (list(items.references), list(items.hypotheses)) == (references, hypotheses)
+    assert (items.cluster, list(items.clusters)) == ("speaker", ["3"] * 3)
     assert lines[0] == {
         "id": "3-1-0000", "speaker": "3", "reference": "THE CUT SAT", "prediction": "THE CAT SAT",
         "substitutions": 1, "deletions": 0, "insertions": 0,
@@ -239,10 +266,36 @@ def test_scores_and_files() -> None:
     assert result.files["hyp_test.trn"] == "THE CAT SAT (3-1-0000)\n (3-1-0001)\nA CAT ON (3-1-0002)\n"
 
 
+def test_each_pair_of_texts_is_aligned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {name: Mock(wraps=getattr(metrics, name)) for name in ("word_edits", "character_edits")}
+    for name, edits in counted.items():
+        monkeypatch.setattr(metrics, name, edits)
+    task = make()
+    task.evaluate("test", {u.id: says("THE CAT") for u in task.splits["test"]})
+    assert [edits.call_count for edits in counted.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("fields", "cluster", "clusters"),
+    [
+        ({}, "speaker", ["3", "3"]),
+        ({"speaker": None, "session": "s"}, "session", ["s", "s"]),
+        ({"speaker": None}, "utterance", ["3-1-0000", "3-1-0001"]),
+    ],
+    ids=["speaker", "session", "utterance"],
+)
+def test_clusters(fields: dict[str, Any], cluster: str, clusters: list[str]) -> None:
+    utterances = [replace(u, **fields) for u in transcribed(3, "ab", "b")]
+    task = make_own(own(transcribed(1, "ab"), transcribed(2, "ab"), utterances))
+    items = task.evaluate("test", {u.id: says("ab", task.alphabet) for u in utterances}).items
+    assert items is not None
+    assert (items.cluster, list(items.clusters)) == (cluster, clusters)
+
+
 def test_either_rate_may_choose_the_checkpoint() -> None:
     assert make().selection == "wer"
     assert make(selection="cer").selection == "cer"
-    assert SpeechRecognition.selection == "wer"
+    assert make_own(own(transcribed(1, "a"), transcribed(2, "a"), transcribed(3, "a"))).selection == "wer"
 
 
 def test_dev_has_its_own_set() -> None:
@@ -251,6 +304,7 @@ def test_dev_has_its_own_set() -> None:
     assert result.metrics["dev"]["wer"] == pytest.approx(100 / 3)
     assert set(result.metrics) == {"dev"}
     assert set(result.files) == {"predictions_dev.jsonl"}
+    assert list(result.items.ids) == ["2-1-0000"]
 
 
 def test_files_name_other_corpora_s_utterances() -> None:
@@ -258,13 +312,13 @@ def test_files_name_other_corpora_s_utterances() -> None:
         Utterance("a b(1).wav", "/a", text="ab", speaker="s 1"),
         Utterance("clips/x.wav", "/b", text="ab"),
     ]
-    task = SpeechRecognition(ASRConfig(**OWN), own(said(1, "ab"), said(2, "ab"), utterances))
+    task = make_own(own(transcribed(1, "ab"), transcribed(2, "ab"), utterances))
     result = task.evaluate("test", {u.id: says("ab", task.alphabet) for u in utterances})
     assert result.files["hyp_test.trn"] == "ab (s_1-a_b_1_.wav)\nab (clips/x.wav)\n"
 
 
 def test_alarm_when_dev_is_all_blank(caplog: pytest.LogCaptureFixture) -> None:
-    task = make(librispeech(dev_clean=said(2, "A", "B")))
+    task = make(librispeech(dev_clean=transcribed(2, "A", "B")))
     blank = acoustics("-" * 100)
     result = task.evaluate("dev", {"2-1-0000": blank, "2-1-0001": blank})
     assert (result.metrics["dev"]["blank_share"], result.metrics["dev"]["wer"]) == (100, 100)
@@ -298,9 +352,10 @@ def ambiguous(task: SpeechRecognition) -> dict[str, Tensor]:
 
 def test_a_language_model_changes_wer(arpa: str) -> None:
     """The acoustics are nearly tied between CUT and CAT: the best path says CUT, the model knows what cats do."""
-    task = make(librispeech(test_other=said(4, "THE CAT SAT")), lm={"path": arpa})
+    task = make(librispeech(test_other=transcribed(4, "THE CAT SAT")), lm={"path": arpa})
     result = task.evaluate("test", ambiguous(task))
     assert list(result.metrics) == ["test", "test-other", "test_lm", "test-other_lm"]  # without first
+    assert list(result.items.hypotheses) == ["THE CUT SAT"] * 2  # greedy
     assert result.metrics["test"]["wer"] == pytest.approx(100 / 6)  # THE CUT SAT, THE CAT SAT
     assert result.metrics["test_lm"]["wer"] == pytest.approx(100 / 6)
     assert result.metrics["test-other"]["wer"] == pytest.approx(100 / 3)
@@ -318,11 +373,11 @@ def test_without_the_extra_it_is_skipped_and_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder.kenlm", None)
     task = make(lm={"path": arpa})
-    assert "beam search with a language model is not installed here (ModuleNotFoundError:" in caplog.text
+    assert "beam search with a language model is not installed (ModuleNotFoundError:" in caplog.text
     assert "pip install -e '.[lm]'" in caplog.text
     result = task.evaluate("test", ambiguous(task))
     assert list(result.metrics) == ["test", "test-other"]
-    assert SpeechRecognition.present(task.config, task.inventory(), says("A CAT")) == {"text": "A CAT"}
+    assert SpeechRecognition.present(task.config, task.vocabulary(), says("A CAT")) == {"text": "A CAT"}
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         make()
@@ -332,21 +387,21 @@ def test_without_the_extra_it_is_skipped_and_said(
 # --- Other data -------------------------------------------------------------------------------------------------------
 
 
-def test_retarget() -> None:
-    task = make()
-    corpus = librispeech(dev_other=said(7, "IT'S A CAT"))
-    task.retarget("dev-other", corpus)
+def test_a_split_in_place_of_the_test_sets() -> None:
+    corpus = librispeech(dev_other=transcribed(7, "IT'S A CAT"))
+    task = make(target=Target("dev-other", corpus))
+    assert task.splits.corpus == "librispeech"
     assert [u.id for u in task.splits["test"]] == ["7-1-0000"]
     assert set(task.evaluate("test", {"7-1-0000": says("IT'S A HAT")}).metrics) == {"test"}
     assert [u.id for u in task.splits["dev"]] == ["2-1-0000"]
     with pytest.raises(BenchmarkError, match=r"no split 'dev-others'.*Did you mean 'dev-other'"):
-        task.retarget("dev-others", corpus)
+        make(target=Target("dev-others", corpus))
 
 
-def test_retarget_to_own_data(caplog: pytest.LogCaptureFixture) -> None:
-    task = make()
-    task.retarget("test", Corpus("manifests", {"test": said(1, "lower case is fine")}))
-    assert [u.id for u in task.splits["test"]] == ["1-1-0000"]
+def test_own_data_in_place_of_the_test_sets(caplog: pytest.LogCaptureFixture) -> None:
+    task = make(target=Target("test", Corpus("manifests", {"test": transcribed(1, "lower case is fine")})))
+    assert (task.splits.corpus, [u.id for u in task.splits["test"]]) == ("manifests", ["1-1-0000"])
+    assert task.vocabulary() == make().vocabulary()
     assert "1 speakers are in both the training data and test: 1;" in caplog.text
     assert task.evaluate("test", {"1-1-0000": says("LOWER CASE IS FINE")}).metrics["test"]["wer"] == 0
     for text, message in (
@@ -355,15 +410,22 @@ def test_retarget_to_own_data(caplog: pytest.LogCaptureFixture) -> None:
         (None, "no transcr"),
     ):
         with pytest.raises(BenchmarkError, match=message):
-            task.retarget("test", Corpus("manifests", {"test": said(8, text)}))
-    assert [u.id for u in task.splits["test"]] == ["1-1-0000"]
+            make(target=Target("test", Corpus("manifests", {"test": transcribed(8, text)})))
+    shared = own(transcribed(1, "a"), transcribed(2, "a"), transcribed(3, "a"))
+    make_own(shared)
+    caplog.clear()
+    config = ASRConfig(**OWN)
+    SpeechRecognition.split(
+        config, shared, Target("test", own([], [], transcribed(1, "a")))
+    )  # a warning, even of own data
+    assert "1 speakers are in both the training data and test: 1;" in caplog.text
 
 
 def test_present(arpa: str) -> None:
     task = make(lm={"path": arpa})
-    shown = SpeechRecognition.present(task.config, task.inventory(), acoustics(SPOKEN, second=MEANT))
+    shown = SpeechRecognition.present(task.config, task.vocabulary(), acoustics(SPOKEN, second=MEANT))
     assert shown == {"text": "THE CUT SAT", "text_lm": "THE CAT SAT"}
-    assert SpeechRecognition.present(ASRConfig(), task.inventory(), says("IT'S").numpy()) == {"text": "IT'S"}
+    assert SpeechRecognition.present(ASRConfig(), task.vocabulary(), says("IT'S").numpy()) == {"text": "IT'S"}
 
 
 # --- Cards ------------------------------------------------------------------------------------------------------------

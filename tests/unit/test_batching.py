@@ -23,18 +23,6 @@ def test_a_resumed_stream_is_the_rest_of_the_whole(size: int, batch: int, seed: 
     assert rest == whole[start:]
 
 
-@given(size=st.integers(1, 40), batch=st.integers(1, 12), world=st.integers(1, 4))
-@pytest.mark.parametrize("bucket", [0, 2])
-def test_processes_share_the_stream_of_one(size: int, batch: int, world: int, bucket: int) -> None:
-    def take(count: int, rank: int = 0, world: int = 1) -> list[list[tuple[int, int]]]:
-        made = TrainingBatches(lengths(size), batch, seed=0, bucket=bucket, rank=rank, world=world)
-        return list(islice(made, count))
-
-    alone = take(3 * world)
-    shared = [take(3, rank, world) for rank in range(world)]
-    assert [shared[number % world][number // world] for number in range(3 * world)] == alone
-
-
 @given(size=st.integers(1, 40), batch=st.integers(1, 12))
 def test_each_epoch_has_every_utterance_once(size: int, batch: int) -> None:
     batches = islice(TrainingBatches([1.0] * size, batch, seed=1), -(-3 * size // batch))
@@ -71,10 +59,8 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
 
 
-@given(seconds=st.lists(st.floats(0.1, 20), min_size=1, max_size=30), batch=st.integers(1, 7), world=st.integers(1, 3))
-def test_evaluation_takes_each_utterance_once_longest_first(seconds: list[float], batch: int, world: int) -> None:
-    shares = [list(EvaluationBatches(np.array(seconds), batch, rank=rank, world=world)) for rank in range(world)]
-    taken = [index for share in shares for one in share for _, index in one]
+@given(seconds=st.lists(st.floats(0.1, 20), min_size=1, max_size=30), batch=st.integers(1, 7))
+def test_evaluation_takes_each_utterance_once_longest_first(seconds: list[float], batch: int) -> None:
+    taken = [index for items in EvaluationBatches(np.array(seconds), batch) for _, index in items]
     assert sorted(taken) == list(range(len(seconds)))
-    alone = [seconds[index] for one in EvaluationBatches(np.array(seconds), batch) for _, index in one]
-    assert alone == sorted(seconds, reverse=True)
+    assert [seconds[index] for index in taken] == sorted(seconds, reverse=True)

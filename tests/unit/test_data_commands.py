@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, Supervis
 from support import REPOSITORY
 
 from benchmark import registry
-from benchmark.commands import data as data_commands
-from benchmark.data import audio, manifest
 from benchmark.cli import main
+from benchmark.data import audio, examine, manifest
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Utterance
+from benchmark.interfaces import LABEL_FIELDS, Corpus, Utterance
 from downstream.corpora.voxceleb1 import prepare as prepare_voxceleb1
 
 RATE = 16000
@@ -80,7 +79,7 @@ def test_prepare_a_corpus(data_root: Path, capsys: pytest.CaptureFixture[str]) -
     seconds = audio.durations(corpus.splits["dev"])
     speakers = len({u.speaker for u in corpus.splits["dev"]})
     assert re.search(
-        rf"^dev +{len(seconds)} +{seconds.sum() / 3600:.2f} +{speakers} +- +{seconds.min():.2f}", said, re.M
+        rf"^dev +{len(seconds)} +{seconds.sum() / 3600:.2f} +{speakers} +– +{seconds.min():.2f}", said, re.M
     )
     assert re.search(rf"{np.median(seconds):.2f} +{np.quantile(seconds, 0.95):.2f} +{seconds.max():.2f}$", said, re.M)
     assert f"audio: 16000 Hz, 1 channel: {sum(map(len, corpus.splits.values()))} utterances" in said
@@ -91,10 +90,10 @@ def test_prepare_overwrites_nothing_unasked(data_root: Path, capsys: pytest.Capt
     Path("out/mine.jsonl").write_text("mine")
     arguments = ["prepare", "voxceleb1", str(data_root), "-o", "out"]
     assert main(arguments) == 1
-    assert "out is not empty; --overwrite replaces what is in it, -o DIR goes elsewhere" in capsys.readouterr().err
+    assert "out is not empty; --overwrite replaces files in it, -o DIR writes elsewhere" in capsys.readouterr().err
     assert [path.name for path in Path("out").iterdir()] == ["mine.jsonl"]
     assert main([*arguments, "--overwrite"]) == 0
-    assert "also there, from before: out/mine.jsonl" in capsys.readouterr().out
+    assert "not written now, but also in out: mine.jsonl" in capsys.readouterr().out
     assert Path("out/mine.jsonl").read_text() == "mine"
 
 
@@ -107,7 +106,7 @@ def test_prepare_kaldi(capsys: pytest.CaptureFixture[str]) -> None:
         ("a-1", 0.0, 1.0, "a", "rec1"), ("a-2", 1.0, 1.5, "a", "rec1"), ("b-1", 0.0, 2.0, "b", "rec2")
     ]  # fmt: skip
     assert Path("manifests/kaldi-train/trials.txt").read_text() == "1 a-1 a-2\n0 a-1 b-1\n"
-    assert re.search(r"^train +3 +0.00 +2 +- +1.00", capsys.readouterr().out, re.M)
+    assert re.search(r"^train +3 +0.00 +2 +– +1.00", capsys.readouterr().out, re.M)
 
 
 def test_prepare_lhotse_and_datasets(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -129,6 +128,29 @@ def test_prepare_lhotse_and_datasets(capsys: pytest.CaptureFixture[str], caplog:
     assert json.loads(Path("d/s.jsonl").read_text())["path"] == "audio/s/000000.wav"  # moves with its folder
     assert "text = 'plain'" in caplog.text
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_prepare_writes_the_labels_that_are_asked_for(
+    data_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = kaldi_directory()
+    (folder / "utt2emotion").write_text("a-1 joy\na-2 calm\nb-1 joy\n")
+    assert main(["prepare", "kaldi", str(folder), "-o", "out", "--label", "emotion", "--label", "speaker"]) == 0
+    found = manifest.read("out/train.jsonl", labels=["emotion"])
+    assert [u.labels["emotion"] for u in found] == ["joy", "calm", "joy"]
+    assert re.search(r"^train +3 +0.00 +2 +– +2 +1.00", capsys.readouterr().out, re.M)
+    assert main(["prepare", "kaldi", str(folder), "-o", "plain"]) == 0
+    assert manifest.read("plain/train.jsonl") == [replace(u, labels={}) for u in found]
+
+    corpus = Corpus("moods", {"train": [replace(found[0], labels={"emotion": "joy", "intent": "ask"}), found[1]]})
+    monkeypatch.setitem(registry.corpora._load(), "moods", registry.Entry("moods", lambda root: corpus))
+    assert main(["prepare", "moods", ".", "-o", "moods", "--label", "intent"]) == 0
+    assert [u.labels for u in manifest.read("moods/train.jsonl", labels=["intent"])] == [{"intent": "ask"}, {}]
+    capsys.readouterr()
+    assert main(["prepare", "moods", ".", "-o", "none", "--label", "emotoin"]) == 1
+    said = capsys.readouterr().err
+    assert "--label emotoin: no utterance has it. Did you mean 'emotion'? other labels: emotion, intent" in said
+    assert not Path("none").exists()
 
 
 def test_prepare_leaves_out_what_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,12 +179,12 @@ def test_prepare_says_that_splits_share_utterances(capsys: pytest.CaptureFixture
     shutil.copytree("data/a", "data/b")
     assert main(["prepare", "kaldi", "data"]) == 0
     assert (
-        "note: not all splits may be used together, they share 3 utterances: 'a-1' is in a and in b"
+        "note: not all splits may be used together; they share 3 utterances: 'a-1' is in a and in b"
         in capsys.readouterr().out
     )
 
 
-def test_prepare_tells_splits_with_equal_ids_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_keeps_splits_with_equal_ids_apart(capsys: pytest.CaptureFixture[str]) -> None:
     for name, seconds in (("a", 1.0), ("b", 2.0)):
         Path("data", name).mkdir(parents=True)
         Path("data", name, "wav.scp").write_text(f"x {wav(f'{name}.wav', noise(seconds)).resolve()}\n")
@@ -179,11 +201,21 @@ def test_prepare_tells_splits_with_equal_ids_apart(capsys: pytest.CaptureFixture
         (["kaldi", ".", "--column", "text=x"], "--column is for datasets; 'kaldi' has no columns"),
         (["datasets", ".", "--column", "text"], "--column text: expected FIELD=NAME"),
         (["voxceleb1", "nowhere"], "VoxCeleb1 not found"),
-        (["kaldi", "nowhere"], "nowhere is no folder"),
+        (["kaldi", "nowhere"], "nowhere does not exist"),
+        (["datasets", "nowhere"], "nowhere does not exist"),
+        (
+            ["datasets", ".", "--column", "emotion=x"],
+            "--column emotion=…: no such field (for a label, add --label emotion)",
+        ),
+        (
+            ["kaldi", "kaldi", "--label", "emotion"],
+            "kaldi/utt2emotion, which label 'emotion' is read from, does not exist",
+        ),
         (["kaldi", ".", "--plugin", "gone.py"], "plug-in file not found"),
     ],
 )
 def test_prepare_errors(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kaldi_directory(Path("kaldi"))
     assert main(["prepare", *arguments]) == 1
     assert part in capsys.readouterr().err
     assert not Path("manifests").exists()
@@ -231,14 +263,14 @@ HEADERS = {
     "cut.wav": "ends early: its header promises 32,044 bytes, it has 9,000",
     "empty.wav": "holds no audio (0 samples)",
     "folder.wav": "cannot be read as audio",
-    "gone.wav": "there is no file",
+    "gone.wav": "does not exist",
     "junk.wav": "cannot be read as audio",
     "zero_bytes.wav": "cannot be read as audio",
 }
 DECODED = HEADERS | {
-    "cut.flac": "cannot be decoded beyond 8.192 s of it",
+    "cut.flac": "cannot be decoded beyond 8.192 s (",
     "nan.wav": "has 1 samples that are NaN or infinite, first at 0.500 s",
-    "silent.wav": "is silent: all its samples are 0",
+    "silent.wav": "is silent: all samples are 0",
     "opposite.wav": "is silent",
     "clipped.wav": "of its samples at full scale (--max-clipped 1)",
     "loud.wav": "it was written without scaling",
@@ -252,7 +284,7 @@ DECODED = HEADERS | {
 def test_validate_lists_every_bad_file(
     options: list[str], expected: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_commands, "_CHUNK", 2)
+    monkeypatch.setattr(examine, "_CHUNK", 2)
     names = write_bad_audio()
     name = rows("a.jsonl", *({"path": path} for path in names))
     status, problems, summary = validate(capsys, name, *options)
@@ -260,13 +292,13 @@ def test_validate_lists_every_bad_file(
     assert len(problems) == len(expected)
     for problem, (path, text) in zip(problems, sorted(expected.items()), strict=True):
         line = names.index(path) + 1
-        assert problem.startswith(f"a.jsonl:{line}: utterance {path}: ")
+        assert problem.startswith(f"a.jsonl:{line}: utterance {path}: {Path(path).resolve()} ")
         assert text in problem
     assert f"{len(expected)} problems: {len(names)} utterances, " in summary
     assert f"a.jsonl  {' ' * 8}{len(names) - len(HEADERS):2}" in summary  # those whose length is known
 
 
-def test_validate_passes_what_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_passes_good_data(capsys: pytest.CaptureFixture[str]) -> None:
     wav("wav/a.wav")
     wav("wav/b.flac", noise(2.0, channels=2), rate=8000)
     Path("a.csv").write_text("path,start,duration,speaker,language\nwav/a.wav,0.25,0.5,x,de\nwav/b.flac,,,y,de\n")
@@ -276,7 +308,7 @@ def test_validate_passes_what_is_well(capsys: pytest.CaptureFixture[str]) -> Non
         assert (status, problems) == (0, [])
         assert re.search(r"^a.csv +2 +0.00 +2 +1 +0.50 .* 4.00$", summary, re.M)
         assert "16000 Hz, 1 channel: 2 utterances; 8000 Hz, 2 channels: 1 utterances; channels are averaged" in summary
-        assert "all is well: 3 utterances, " in summary
+        assert "no problems found: 3 utterances, " in summary
 
 
 def test_validate_goes_on_after_bad_rows_and_across_files(capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,24 +333,32 @@ def test_validate_goes_on_after_bad_rows_and_across_files(capsys: pytest.Capture
         "one.jsonl:3: duration must be more than 0 seconds, found -1",
         "one.jsonl:4: utterance c: the same audio as line 1",
         "one.jsonl:5: utterance d: ",
-        "one.jsonl:6: utterance e: there is no file",
+        "one.jsonl:6: utterance e: ",
         "'a' is in one.jsonl and in two.jsonl, for two files",
         "'a.wav' of one.jsonl and 'g' of two.jsonl share audio",
-        "trial list trials.txt names 1 of 3 utterances that are not there: nobody",
+        "trial list trials.txt names 1 utterances (of 3) that do not exist: nobody",
     ]
     assert len(problems) == len(expected)
     for problem, text in zip(problems, expected, strict=True):
         assert problem.startswith(text)
     assert "is 3.000 s long, but the utterance spans 2.500–3.500 s of it" in problems[3]
-    assert problems[4].endswith("gone.wav (2 utterances of it)")
+    assert problems[4].endswith("gone.wav does not exist (2 utterances of it)")
     status, problems, summary = validate(capsys, one, two, "--most", "2")
     assert problems == [expected[0] + problems[0].removeprefix(expected[0]), expected[1], "… and 5 more (--most 2)"]
     assert "7 problems" in summary
 
 
 def test_validate_for_a_task(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass
+    class Options:
+        more: bool = True
+
     class Toy:
-        requires = ("text", "speaker")
+        Config = Options
+
+        @classmethod
+        def requires(cls, config: Options) -> tuple[str, ...]:
+            return ("text", "speaker") if config.more else ()
 
     monkeypatch.setitem(registry.tasks._load(), "toy", registry.Entry("toy", Toy))
     for name in "abc":
@@ -328,9 +368,9 @@ def test_validate_for_a_task(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert (status, problems) == (
         1,
         [
-            "a.jsonl: no utterance has a speaker, which task toy needs",
-            "a.jsonl:2: utterance b.wav: the text is empty, which task toy needs",
-            "a.jsonl:3: utterance c.wav: there is no text, which task toy needs",
+            "a.jsonl: no utterance has the label 'speaker' (task toy)",
+            "a.jsonl:2: utterance b.wav: label 'text' is empty (task toy)",
+            "a.jsonl:3: utterance c.wav: label 'text' is missing (task toy)",
         ],
     )
     assert validate(capsys, name)[0] == 0
@@ -338,17 +378,52 @@ def test_validate_for_a_task(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "unknown task 'tyo'. Did you mean 'toy'" in capsys.readouterr().err
 
 
+def test_validate_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abc":
+        wav(f"{name}.wav")
+    labelled = [
+        {"path": f"{name}.wav", "emotion": value} for name, value in zip("abc", ("joy", "calm", "joy"), strict=True)
+    ]
+    name = rows("a.jsonl", *labelled)
+    status, problems, _ = validate(capsys, name)
+    assert (status, len(problems)) == (1, 1)
+    assert problems[0].startswith("a.jsonl:1: unknown column 'emotion' (on 3 lines). known: id, path")
+    assert problems[0].endswith("To use it as a label: -d classify --label emotion")
+    for arguments in (("--label", "emotion"), ("--task", "classify", "--label", "emotion")):
+        status, problems, summary = validate(capsys, name, *arguments)
+        assert (status, problems) == (0, [])
+        assert re.search(r"^split +utterances +hours +speakers +languages +emotion +min s", summary, re.M)
+        assert re.search(r"^a.jsonl +3 +0.00 +– +– +2 +1.00", summary, re.M)
+    name = rows("a.jsonl", labelled[0], {"path": "b.wav"}, labelled[2])
+    for arguments, why in (
+        (("--label", "emotion"), "--label emotion"),
+        (("--task", "classify", "--label", "emotion"), "task classify"),
+    ):
+        assert validate(capsys, name, *arguments)[1] == [
+            f"a.jsonl:2: utterance b.wav: label 'emotion' is missing ({why})"
+        ]
+    assert (
+        validate(capsys, name, "--label", "emotion", "--label", "speaker")[1][0]
+        == "a.jsonl: no utterance has the label 'speaker' (--label speaker)"
+    )
+    assert main(["validate", name, "--task", "classify"]) == 1
+    assert "--label emotion" in capsys.readouterr().err
+
+
 def test_tasks_say_what_they_require() -> None:
-    fields = {"speaker", "language", "text"}
     for entry in registry.tasks:
-        assert set(getattr(entry.load(), "requires", ())) <= fields
+        task = entry.load()
+        config = task.Config()
+        if hasattr(config, "label"):
+            config = replace(config, label="emotion")
+        assert set(task.requires(config)) <= {*LABEL_FIELDS, "emotion"}
 
 
 def test_validate_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "gone.jsonl"]) == 1
     assert "manifest gone.jsonl not found" in capsys.readouterr().err
     Path("empty.csv").write_text("")
-    assert validate(capsys, "empty.csv") == (1, ["empty.csv: holds no utterances"], "1 problems: 0 utterances, headers read, audio not decoded (--decode does)\n")  # fmt: skip  # noqa: E501
+    assert validate(capsys, "empty.csv") == (1, ["empty.csv: contains no utterances"], "1 problem: 0 utterances, headers read, audio not decoded (--decode does)\n")  # fmt: skip  # noqa: E501
     with pytest.raises(SystemExit):
         main(["validate", "empty.csv", "--workers", "0"])
 
@@ -364,16 +439,16 @@ def test_examine_opens_a_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(soundfile, "SoundFile", counted)
     utterances = [Utterance(str(n), path, n / 10, 0.1) for n in range(100)]
-    reports = data_commands.examine(utterances, decode=False, workers=2)
+    reports = examine.examine(utterances, decode=False, workers=2)
     assert opened == [path]
     assert [report.seconds for report in reports] == pytest.approx([0.1] * 100)
 
 
 def test_a_worker_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(wav("a.wav"))
-    monkeypatch.setattr(data_commands, "_examine_files", _die)
+    monkeypatch.setattr(examine, "_decode", _die)
     with pytest.raises(BenchmarkError, match="a worker process died while decoding"):
-        data_commands.examine([Utterance("a", path)], decode=True, workers=2)
+        examine.examine([Utterance("a", path)], decode=True, workers=2)
 
 
 def _die(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,7 @@ import pytest
 
 from benchmark.errors import BenchmarkError
 from upstream import download, load_upstream
-from upstream.download import cached
+from upstream.download import cached, sha256_of
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -90,7 +91,7 @@ def test_fetched_once_and_recorded(server: Server, cache: Path, capfd: pytest.Ca
     assert "model.pt: 100%" in capfd.readouterr().err
     assert cached(server.url()) == (path, SHA256)
     assert server.seen == [None]
-    assert sorted(file.name for file in cache.iterdir()) == ["model.pt", "model.pt.sha256"]
+    assert sorted(file.name for file in cache.iterdir()) == [".model.pt.lock", "model.pt", "model.pt.sha256"]
 
 
 def test_a_name_of_its_own(server: Server, cache: Path) -> None:
@@ -114,13 +115,25 @@ def test_a_file_that_changed_is_refused(server: Server, cache: Path) -> None:
 
 
 def test_a_file_that_is_not_its_cards_is_refused_and_not_kept(server: Server, cache: Path) -> None:
-    with pytest.raises(BenchmarkError, match=f"has sha256 {SHA256} and its card says 00"):
+    with pytest.raises(BenchmarkError, match=f"deleted: it has sha256 {SHA256}, but its card says 00"):
         cached(server.url(), sha256="00" * 32)
     assert not (cache / "model.pt").exists()
     assert (cache / "model.pt.part").stat().st_size == 0
     assert cached(server.url(), sha256=SHA256)[1] == SHA256
     with pytest.raises(BenchmarkError, match="its card says 00"):
         cached(server.url(), sha256="00" * 32)
+
+
+def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = tmp_path / "model.pt", []
+    monkeypatch.setattr(download, "_sha256_of", lambda path: read.append(path) or hashlib.sha256(CONTENT).hexdigest())
+    path.write_bytes(CONTENT)
+    os.utime(path, (1, 1))
+    assert sha256_of(path) == sha256_of(path) == SHA256
+    assert len(read) == 1
+    os.utime(path, (2, 2))
+    assert sha256_of(path) == SHA256
+    assert len(read) == 2
 
 
 def test_a_connection_that_breaks_off_is_resumed(server: Server) -> None:
@@ -132,7 +145,9 @@ def test_a_connection_that_breaks_off_is_resumed(server: Server) -> None:
 
 def test_what_arrived_is_kept_for_the_next_run(server: Server, cache: Path) -> None:
     server.stop_after = [1000] * download.ATTEMPTS
-    with pytest.raises(BenchmarkError, match=r"cannot fetch http.*\(3,000 bytes are kept and will be resumed from\)"):
+    with pytest.raises(
+        BenchmarkError, match=r"cannot download http.*\(3,000 bytes are kept, and the next .* resumes\)"
+    ):
         cached(server.url())
     assert (cache / "model.pt.part").read_bytes() == CONTENT[:3000]
     assert not (cache / "model.pt").exists()
@@ -141,7 +156,9 @@ def test_what_arrived_is_kept_for_the_next_run(server: Server, cache: Path) -> N
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("part", [CONTENT, CONTENT[:500], CONTENT + b"more", b""])
+@pytest.mark.parametrize(
+    "part", [CONTENT, CONTENT[:500], CONTENT + b"more", b""], ids=["whole", "start", "too long", "empty"]
+)
 def test_a_part_is_completed_whatever_it_is(part: bytes, ranges: bool, server: Server, cache: Path) -> None:
     server.ranges = ranges
     cache.mkdir(parents=True)
@@ -154,7 +171,7 @@ def test_errors_of_the_server(server: Server, cache: Path) -> None:
     assert cached(server.url())[0].read_bytes() == CONTENT
     server.status = [404]
     with pytest.raises(
-        BenchmarkError, match=r"other\.pt answered HTTP 404 Not Found\. Fetch it elsewhere and put it at"
+        BenchmarkError, match=r"other\.pt answered HTTP 404 Not Found\. Download it elsewhere and put it at"
     ):
         cached(server.url("other.pt"))
     assert not (cache / "other.pt").exists()
@@ -165,14 +182,14 @@ def test_without_network_the_error_says_what_to_fetch_and_where_to_put_it(cache:
     with pytest.raises(BenchmarkError) as caught:
         cached(url)
     message = str(caught.value)
-    assert f"cannot fetch {url}: " in message
+    assert f"cannot download {url}: " in message
     assert f"put it at {cache / 'wav2vec_vox_new.pt'}, or give a local file with -k FILE" in message
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BenchmarkError, match=r"cannot write .*Set BENCHMARK_CACHE to a folder that can be written"):
+    with pytest.raises(BenchmarkError, match=r"cannot write .*set BENCHMARK_CACHE to a folder that can be written"):
         cached(server.url())
 
 
@@ -199,6 +216,6 @@ def test_a_card_without_network_names_url_and_place(cache: Path, monkeypatch: py
 
     monkeypatch.setattr(download.urllib.request, "urlopen", offline)
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
-    with pytest.raises(BenchmarkError, match=r"cannot fetch https://dl\.fbaipublicfiles\.com/.*/wav2vec_vox_new\.pt.*"
+    with pytest.raises(BenchmarkError, match=r"cannot download https://dl\.fbaipublicfiles\.com/.*/wav2vec_vox_new\.pt.*"
                        rf"put it at {cache / 'wav2vec_vox_new.pt'}, or .* -k FILE"):  # fmt: skip
         load_upstream("wav2vec2_large")

@@ -33,7 +33,7 @@ class LinearTask(ToyTask):
     means = False
 
     @classmethod
-    def make_head(cls, config: Any, inventory: Any, feature_size: int) -> Head:
+    def make_head(cls, config: Any, vocabulary: Any, feature_size: int) -> Head:
         return LinearHead(feature_size, mean_suffices=cls.means)
 
 
@@ -70,12 +70,12 @@ def build(corpus: Corpus, folder: Path, task: type[ToyTask], *, keep: bool, **op
     run.optim.lr = 0.05
     run.trainer.max_steps, run.trainer.batch_size, run.trainer.eval_every = 12, 4, 4
     run.featurizer.normalize = options.get("normalize", False)
-    run.featurizer.state = options.get("state")
-    run.regime = "frozen" if run.featurizer.state is None else "probe"
+    run.featurizer.layer = options.get("layer")
+    run.regime = "frozen" if run.featurizer.layer is None else "single_layer"
     run.data.crop_seconds = options.get("crop")
-    made = task(ToyConfig(), corpus)
-    utterances = [utterance for split in made.splits.values() for utterance in split]
-    made.seconds = dict(zip([u.id for u in utterances], audio.durations(utterances).tolist(), strict=True))
+    utterances = [utterance for split in corpus.splits.values() for utterance in split]
+    seconds = dict(zip([u.id for u in utterances], audio.durations(utterances).tolist(), strict=True))
+    made = task(ToyConfig(), task.split(ToyConfig(), corpus), seconds)
     return Trainer(run, made, CountingUpstream().eval(), folder, {"upstream": "digest"})
 
 
@@ -83,22 +83,22 @@ def trained(trainer: Trainer) -> tuple[dict[str, Tensor], float, dict[str, Any]]
     trainer.train(StopRequest())
     best = trainer.load_best()
     evaluation, _ = trainer.evaluate("test")
-    return trainer.pairing.trained_state(), evaluation.metrics["test"]["error"], best["layers"]
+    return trainer.model.trained_state(), evaluation.metrics["test"]["toy_error"], best["layers"]
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("state", [None, 1])
+@pytest.mark.parametrize("layer", [None, 1])
 @pytest.mark.parametrize("task", [LinearTask, MeanTask])
 def test_training_on_kept_states_is_training_on_the_upstream(
-    corpus: Corpus, tmp_path: Path, task: type[ToyTask], normalize: bool, state: int | None
+    corpus: Corpus, tmp_path: Path, task: type[ToyTask], normalize: bool, layer: int | None
 ) -> None:
-    live = trained(build(corpus, tmp_path / "live", task, keep=False, normalize=normalize, state=state))
-    kept = trained(build(corpus, tmp_path / "kept", task, keep=True, normalize=normalize, state=state))
+    live = trained(build(corpus, tmp_path / "live", task, keep=False, normalize=normalize, layer=layer))
+    kept = trained(build(corpus, tmp_path / "kept", task, keep=True, normalize=normalize, layer=layer))
     exact = task.means
     for name, value in live[0].items():
         torch.testing.assert_close(kept[0][name], value, rtol=1e-4 if exact else 0.02, atol=1e-5 if exact else 5e-3)
     assert kept[1] == pytest.approx(live[1], rel=1e-4 if exact else 1e-2)
-    if state is None:
+    if layer is None:
         for name, value in live[2].items():
             assert kept[2][name] == pytest.approx(value, rel=1e-3 if exact else 2e-2), name
 
@@ -106,16 +106,16 @@ def test_training_on_kept_states_is_training_on_the_upstream(
 def test_the_upstream_runs_once_over_an_utterance(corpus: Corpus, tmp_path: Path) -> None:
     first = build(corpus, tmp_path / "a", LinearTask, keep=True)
     first.train(StopRequest())
-    assert first.pairing.upstream.utterances == 20  # train and dev; test not before it is scored
+    assert first.model.upstream.utterances == 20  # train and dev; test not before it is scored
     first.evaluate("test")
-    assert first.pairing.upstream.utterances == 30
+    assert first.model.upstream.utterances == 30
     seconds = sum(first.task.seconds.values())
     assert first.costs()["upstream_audio_seconds"] == pytest.approx(seconds, rel=1e-6)
     assert first.costs()["audio_seconds_seen"] > 0
-    second = build(corpus, tmp_path / "b", LinearTask, keep=True, state=2)
+    second = build(corpus, tmp_path / "b", LinearTask, keep=True, layer=2)
     second.train(StopRequest())
     second.evaluate("test")
-    assert second.pairing.upstream.utterances == 0
+    assert second.model.upstream.utterances == 0
     assert second.costs()["upstream_audio_seconds"] == 0
 
 
@@ -125,11 +125,11 @@ def test_stopping_while_extracting_keeps_what_there_is(corpus: Corpus, tmp_path:
     stop.requested = True
     with pytest.raises(Interrupted, match="while extracting features"):
         trainer.train(stop)
-    assert trainer.pairing.upstream.utterances == 1
+    assert trainer.model.upstream.utterances == 1
     again = build(corpus, tmp_path / "a", LinearTask, keep=True)
     assert again.resume()
     again.train(StopRequest())
-    assert again.pairing.upstream.utterances == 19
+    assert again.model.upstream.utterances == 19
 
 
 def test_stopping_at_test_leaves_the_last_checkpoint_alone(corpus: Corpus, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_one_state() -> None:
     assert made.keep == [2]
     state = hidden().states[2]
     assert torch.equal(made(HiddenStates([state], torch.tensor([5, 3]))), state)
-    with pytest.raises(BenchmarkError, match=r"state 3 does not exist: this upstream has 3 states"):
+    with pytest.raises(BenchmarkError, match=r"layer 3 does not exist: this upstream has 3 layers"):
         SingleLayer(3, 3)
 
 

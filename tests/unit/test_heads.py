@@ -14,26 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
-from downstream.heads import (
-    ASP,
-    ECAPA,
-    EMBEDDERS,
-    LOSSES,
-    AAMSoftmax,
-    AMSoftmax,
-    AttentiveStatistics,
-    Classifier,
-    HeadConfig,
-    LossConfig,
-    MeanPooling,
-    Softmax,
-    SpeakerEncoder,
-    XVector,
-    nested,
-    repeat_short,
-    statistics_pooling,
-    weighted_statistics,
-)
+from downstream.classification import Classifier
+from downstream.embedders import ASP, ECAPA, EMBEDDERS, EmbedderConfig, MeanPooling, XVector
+from downstream.losses import LOSSES, AAMSoftmax, AMSoftmax, LossConfig, Softmax
+from downstream.pooling import AttentiveStatistics, repeat_short, statistics_pooling, weighted_statistics
+from downstream.sv.task import SpeakerEncoder
 
 HEADS = sorted(EMBEDDERS)
 OBJECTIVES = sorted(LOSSES)
@@ -45,8 +30,8 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def small(name: str) -> HeadConfig:
-    return HeadConfig(name, size=16, pooled=24, channels=16, attention=8)
+def small(name: str) -> EmbedderConfig:
+    return EmbedderConfig(name, size=16, pooled=24, channels=16, attention=8)
 
 
 def make(name: str, loss: str = "amsoftmax", kind: type[Classifier] = SpeakerEncoder, seed: int = 0) -> Classifier:
@@ -81,7 +66,7 @@ def numel(module: nn.Module) -> int:
 
 def test_xvector_has_superbs_sizes() -> None:
     """6.24 M parameters for 1,024 features, 0.62 M in AM-softmax for 1,211 speakers (s3prl.md, section 1)."""
-    head = SpeakerEncoder(1024, 1211, HeadConfig(), LossConfig())
+    head = SpeakerEncoder(1024, 1211, EmbedderConfig(), LossConfig())
     assert (numel(head.embedder), numel(head.objective)) == (6_241_244, 620_032)
     assert {name: tuple(p.shape) for name, p in head.named_parameters() if not name.endswith("bias")} == {
         "embedder.connector.weight": (512, 1024),
@@ -97,12 +82,12 @@ def test_xvector_has_superbs_sizes() -> None:
 
 
 def test_sizes_of_none_are_the_heads_own() -> None:
-    sizes = {name: EMBEDDERS[name](80, HeadConfig(name)).size for name in HEADS}
+    sizes = {name: EMBEDDERS[name](80, EmbedderConfig(name)).size for name in HEADS}
     assert sizes == {"xvector": 512, "mean": 256, "asp": 512, "ecapa": 192}
     # ECAPA-TDNN, section 4 and table 1: 6.2 M parameters with 512 channels, 14.7 M with 1,024, for 80 features
-    assert round(numel(ECAPA(80, HeadConfig("ecapa"))) / 1e6, 1) == 6.2
-    assert round(numel(ECAPA(80, HeadConfig("ecapa", channels=1024))) / 1e6, 1) == 14.7
-    sid = Classifier(768, 1251, HeadConfig("mean"), LossConfig("softmax"))
+    assert round(numel(ECAPA(80, EmbedderConfig("ecapa"))) / 1e6, 1) == 6.2
+    assert round(numel(ECAPA(80, EmbedderConfig("ecapa", channels=1024))) / 1e6, 1) == 14.7
+    sid = Classifier(768, 1251, EmbedderConfig("mean"), LossConfig("softmax"))
     assert {name: tuple(p.shape) for name, p in sid.named_parameters()} == {
         "embedder.connector.weight": (256, 768),
         "embedder.connector.bias": (256,),
@@ -496,21 +481,14 @@ def test_classifiers_predict_log_posteriors_and_encoders_embeddings(head: str, l
 
 
 def test_bad_options_are_refused() -> None:
-    def refused(message: str, head: HeadConfig, loss: LossConfig) -> None:
+    def refused(message: str, head: EmbedderConfig, loss: LossConfig) -> None:
         with pytest.raises(BenchmarkError, match=message):
             Classifier(8, 4, head, loss)
 
-    refused(r"unknown head 'xvectr' .*Did you mean 'xvector'", HeadConfig(name="xvectr"), LossConfig())
-    refused(r"unknown loss 'am_softmax' .*Did you mean 'amsoftmax'", HeadConfig(), LossConfig("am_softmax"))
-    refused("task.head.size must be positive, got 0", HeadConfig(size=0), LossConfig())
-    refused("task.head.attention must be positive, got -1", HeadConfig("asp", attention=-1), LossConfig())
-    refused("task.head.channels must be a multiple of 8, got 12", HeadConfig("ecapa", channels=12), LossConfig())
-    refused("task.loss.scale must be positive, got 0", HeadConfig(), LossConfig(scale=0.0))
-    refused("task.loss.margin must be at least 0 and less than 1, got 30", HeadConfig(), LossConfig(margin=30.0))
-
-
-def test_option_groups_come_as_mappings() -> None:
-    assert nested(HeadConfig, "head", {"name": "asp", "size": 8}) == HeadConfig("asp", 8)
-    assert nested(HeadConfig, "head", HeadConfig("asp")) == HeadConfig("asp")
-    with pytest.raises(BenchmarkError, match=r"unknown option 'task.loss.scal'. Did you mean 'scale'"):
-        nested(LossConfig, "loss", {"scal": 1.0})
+    refused(r"unknown head 'xvectr' .*Did you mean 'xvector'", EmbedderConfig(name="xvectr"), LossConfig())
+    refused(r"unknown loss 'am_softmax' .*Did you mean 'amsoftmax'", EmbedderConfig(), LossConfig("am_softmax"))
+    refused("task.head.size must be positive, got 0", EmbedderConfig(size=0), LossConfig())
+    refused("task.head.attention must be positive, got -1", EmbedderConfig("asp", attention=-1), LossConfig())
+    refused("task.head.channels must be a multiple of 8, got 12", EmbedderConfig("ecapa", channels=12), LossConfig())
+    refused("task.loss.scale must be positive, got 0", EmbedderConfig(), LossConfig(scale=0.0))
+    refused("task.loss.margin must be at least 0 and less than 1, got 30", EmbedderConfig(), LossConfig(margin=30.0))

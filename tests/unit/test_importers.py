@@ -19,11 +19,13 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
 from benchmark.data import audio
+from benchmark.data.importers import IMPORTERS
+from benchmark.data.importers.kaldi import _plain_file
 from benchmark.errors import BenchmarkError
-from benchmark.data.importers import IMPORTERS, _plain_file, datasets, kaldi, lhotse
 from benchmark.interfaces import Trial, Utterance
 
 RATE = 16000
+kaldi, lhotse, datasets = IMPORTERS.values()
 
 
 def tone(path: Path, seconds: float = 1.0, channels: int = 1, rate: int = RATE) -> str:
@@ -114,7 +116,7 @@ def test_kaldi_speakers_that_are_not_known(egs: Path, caplog: pytest.LogCaptureF
     assert {u.speaker for u in corpus.splits["test"]} == {None}
     assert corpus.trials == {}
     assert "utt2spk gives each utterance a speaker of its own" in caplog.text
-    assert "trials is not taken over: 1 of its names are no utterances" in caplog.text
+    assert "trials is not imported: 1 of its names are not utterances" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_kaldi_archives_and_pipes_are_listed_with_the_way_out(egs: Path) -> None
         egs / "data" / "test",
         wav_scp="t1 raw.ark:17\nt2 sox wav/t2.wav -t wav - speed 1.1 |\nt3 sph2pipe -f wav wav/shorten.sph |\n",
     )
-    said = refusal(kaldi, egs / "data" / "test")
+    message = refusal(kaldi, egs / "data" / "test")
     for part in (
         f"Kaldi data directory {egs}/data/test: 3 problems",
         "wav.scp:1: 'raw.ark:17' lies within an archive",
@@ -168,14 +170,14 @@ def test_kaldi_archives_and_pipes_are_listed_with_the_way_out(egs: Path) -> None
         "wav.scp:3: 'sph2pipe -f wav wav/shorten.sph |' decodes a file that libsndfile cannot read",
         f"wav-copy scp:{egs}/data/test/wav.scp scp:{egs}/data/test/plain.scp && mv",
     ):
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.parametrize(
     ("files", "parts"),
     [
-        ({"wav_scp": "t1 gone/t1.wav\n"}, ["1 relative paths that are not there: gone/t1.wav", "Looked in", "recipe"]),
-        ({"wav_scp": "t1 wav/t1.wav\nt1 wav/t2.wav\n"}, ["wav.scp:2: 't1' is there twice"]),
+        ({"wav_scp": "t1 gone/t1.wav\n"}, ["1 relative paths that do not exist: gone/t1.wav", "Looked in", "recipe"]),
+        ({"wav_scp": "t1 wav/t1.wav\nt1 wav/t2.wav\n"}, ["wav.scp:2: 't1' is duplicated"]),
         ({"wav_scp": "t1\n"}, ["wav.scp:1: '' names no file"]),
         ({"utt2spk": "t1 cat\n"}, ["utt2spk lacks 1 utterances: t2", "fix_data_dir.sh"]),
         ({"text": "t1 a\nt2 b\nt9 c\n"}, ["text has, but there is no audio of 1 utterances: t9"]),
@@ -183,7 +185,7 @@ def test_kaldi_archives_and_pipes_are_listed_with_the_way_out(egs: Path) -> None
         ({"trials": "1 t1 t2\n"}, ["trials:1: expected '<enrolment> <test> <target or nontarget>', got '1 t1 t2'"]),
         (
             {"segments": "a t1 0 1\nb t9 0 1\nc t1 0\na t1 0 .5\n"},
-            ["segments:2: wav.scp has no recording 't9'", ":3: expected '<utterance>", ":4: 'a' is there twice"],
+            ["segments:2: wav.scp has no recording 't9'", ":3: expected '<utterance>", ":4: 'a' is duplicated"],
         ),
         (
             {
@@ -192,21 +194,40 @@ def test_kaldi_archives_and_pipes_are_listed_with_the_way_out(egs: Path) -> None
             },
             ["6 problems", ":1: segment 'a' spans 0–1.6 s of a recording that is", *[f":{n}:" for n in range(2, 7)]],
         ),
-        ({"segments": "a t1 0 1\n", "wav_scp": "t1 /gone.wav\n"}, ["/gone.wav cannot be read (no such file)"]),
+        ({"segments": "a t1 0 1\n", "wav_scp": "t1 /gone.wav\n"}, ["1 problem", "/gone.wav does not exist"]),
         ({"segments": "a st 0 1 1\n", "wav_scp": "st wav/st.wav\n"}, ["'a' is channel 1 of 2; an utterance has no"]),
     ],
 )  # fmt: skip
 def test_kaldi_problems_are_named(egs: Path, files: dict[str, str], parts: list[str]) -> None:
     tone(egs / "wav" / "st.wav", channels=2)
-    said = refusal(kaldi, write(egs / "data" / "test", **files))
+    message = refusal(kaldi, write(egs / "data" / "test", **files))
     for part in parts:
-        assert part in said
+        assert part in message
+
+
+def test_kaldi_labels(egs: Path) -> None:
+    write(egs / "data" / "test", utt2emotion="t1 joy\nt2 rather calm\n", utt2dur="t1 1.0\nt2 1.0\n")
+    found = kaldi(egs / "data" / "test", egs, labels=["emotion"]).splits["test"]
+    assert [u.labels for u in found] == [{"emotion": "joy"}, {"emotion": "rather calm"}]
+    assert {u.label("speaker") for u in found} == {"cat"}
+    assert [u.labels for u in kaldi(egs / "data" / "test", egs).splits["test"]] == [{}, {}]
+    message = refusal(kaldi, egs / "data", labels=["intent"])
+    assert f"{egs}/data/test/utt2intent, which label 'intent' is read from, does not exist" in message
+    write(egs / "data" / "test", utt2emotion="t1 joy\n")
+    assert "utt2emotion lacks 1 utterances: t2" in refusal(kaldi, egs / "data" / "test", labels=["emotion"])
+
+
+def test_kaldi_recordings_that_end_early(egs: Path) -> None:
+    path = egs / "wav" / "rec1.wav"
+    path.write_bytes(path.read_bytes()[:9000])
+    message = refusal(kaldi, egs / "data" / "train")
+    assert f"{path} ends early: its header promises 96,044 bytes, it has 9,000" in message
 
 
 def test_kaldi_not_found(tmp_path: Path) -> None:
     (tmp_path / "exp").mkdir()
-    said = refusal(kaldi, tmp_path)
-    assert f"looked for {tmp_path}/wav.scp and {tmp_path}/<split>/wav.scp. In {tmp_path} there is: exp" in said
+    message = refusal(kaldi, tmp_path)
+    assert f"looked for {tmp_path}/wav.scp and {tmp_path}/<split>/wav.scp. In {tmp_path} there is: exp" in message
 
 
 # ---------------------------------------------------------------------------------------------------------- lhotse
@@ -288,6 +309,18 @@ def test_lhotse_recordings_with_supervisions(
     assert "1 recordings are not in" in refusal(lhotse, tmp_path)
 
 
+def test_lhotse_labels(tmp_path: Path, recordings: RecordingSet) -> None:
+    segments = [segment("s1", "one", 0, 1, custom={"emotion": "joy", "snr": 3.5}), segment("s2", "two", 0, 1)]
+    CutSet.from_manifests(
+        recordings.filter(lambda r: r.id != "stereo"), SupervisionSet.from_segments(segments)
+    ).to_file(tmp_path / "cuts.jsonl")
+    found = lhotse(tmp_path / "cuts.jsonl", tmp_path, labels=["emotion", "intent"]).splits["all"]
+    assert [u.labels for u in found] == [{"emotion": "joy"}, {}]
+    assert [u.labels for u in lhotse(tmp_path / "cuts.jsonl", tmp_path).splits["all"]] == [{}, {}]
+    message = refusal(lhotse, tmp_path / "cuts.jsonl", labels=["snr"])
+    assert "cuts.jsonl:1: cut 'one-0' has the label snr=3.5; expected a string" in message
+
+
 def test_lhotse_cuts_without_supervisions(
     tmp_path: Path, recordings: RecordingSet, supervisions: SupervisionSet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -343,7 +376,7 @@ def stereo_cut(recordings: RecordingSet) -> MonoCut:
         (lambda cut, _: cut.pad(5.0), ["is a MixedCut", "save_audios"]),
         (
             lambda cut, _: cut.truncate(offset=0.2, duration=0.7),
-            ["has but a part of supervision 's1' (-0.10–0.10 s of a cut of 0.70 s)", "trim_to_supervisions"],
+            ["contains only a part of supervision 's1' (-0.10–0.10 s of a cut of 0.70 s)", "trim_to_supervisions"],
         ),
         (lambda _, recordings: stereo_cut(recordings), ["is channel 1 of the 2 channels of", "has no channel"]),
     ],
@@ -357,9 +390,9 @@ def test_lhotse_cuts_that_are_no_utterances(
 ) -> None:
     cut = CutSet.from_manifests(recordings.filter(lambda r: r.id == "one"), supervisions)[0]
     CutSet.from_cuts([change(cut, recordings)]).to_file(tmp_path / "cuts.jsonl")
-    said = refusal(lhotse, tmp_path / "cuts.jsonl")
+    message = refusal(lhotse, tmp_path / "cuts.jsonl")
     for part in ["1 problem", "cuts.jsonl:1: cut '", *parts]:
-        assert part in said
+        assert part in message
 
 
 def change_cut(**changes: Any) -> Callable[[dict[str, Any]], None]:
@@ -377,8 +410,14 @@ def set_source(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (set_source(type="command", source="sox x |"), "has audio of type 'command', not a file"),
         (set_source(type="url"), "has audio of type 'url'"),
         (change_cut(channel=3), "has channels [3], but its recording has no file with them"),
-        (lambda cut: cut.pop("start"), "not a cut as lhotse writes it (KeyError: 'start')"),
-        (change_cut(recording=3), "not a cut as lhotse writes it"),
+        (
+            lambda cut: cut.pop("start"),
+            "not as lhotse writes cuts (TypeError: MonoCut.__init__() missing 1 required positional argument: 'start')",
+        ),
+        (change_cut(recording=3), "not as lhotse writes cuts (AttributeError"),
+        (change_cut(start="1"), "not as lhotse writes cuts (TypeError"),
+        (change_cut(type="SupervisionSegment"), "not as lhotse writes cuts (ValueError"),
+        (lambda cut: cut.pop("type"), "not as lhotse writes cuts (TypeError"),
     ],
 )
 def test_lhotse_cuts_that_are_malformed(
@@ -394,16 +433,16 @@ def test_lhotse_cuts_that_are_malformed(
     good = json.dumps(cut)
     change(cut)
     path.write_text(f"{good}\n{json.dumps(cut)}\n{{\n[1]\n{good}\n")
-    said = refusal(lhotse, path)
+    message = refusal(lhotse, path)
     for text in (
         "5 problems",
         f"{path}:2: ",
         part,
         f"{path}:3: invalid JSON",
-        f"{path}:4: expected an object",
-        f"{path}:5: 's1' is at",
+        f"{path}:4: expected one object per line",
+        f"{path}:5: 's1' is already at",
     ):
-        assert text in said  # fmt: skip
+        assert text in message  # fmt: skip
 
 
 def test_lhotse_files_that_are_damaged_or_missing(tmp_path: Path) -> None:
@@ -456,7 +495,7 @@ def test_datasets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = datasets(tmp_path / "saved", tmp_path / "out")
     assert list(corpus.splits) == ["train", "test"]
     found = corpus.splits["train"]
-    assert [u.id for u in found] == [f"train-00000{n}" for n in range(5)]  # 7 is there twice
+    assert [u.id for u in found] == [f"train-00000{n}" for n in range(5)]  # 7 occurs twice
     assert [u.text for u in found] == ["a", "b", None, 'd "quoted"', ""]
     assert [u.speaker for u in found] == ["1", "2", "2", None, "5"]
     assert [u.language for u in found] == ["de", "fr", "fr", None, None]
@@ -470,7 +509,7 @@ def test_datasets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = str(tmp_path / "out" / "audio" / "test" / "000000.wav")
     assert corpus.splits["test"] == [Utterance("test-000000", other, text="", speaker="5", split="test", gender="f")]
     assert "split 'train': path = 'audio', id = 'id', text = 'sentence', speaker = 'speaker_id', language = 'lang_id', gender = 'gender'; not used: up_votes" in caplog.text  # fmt: skip  # noqa: E501
-    assert "the column of that name has values that occur more than once" in caplog.text
+    assert "the values of column 'id' are not unique" in caplog.text
 
 
 def test_datasets_other_columns(tmp_path: Path) -> None:
@@ -484,7 +523,7 @@ def test_datasets_other_columns(tmp_path: Path) -> None:
     assert [(u.id, u.text, u.speaker) for u in found] == [("x", "c", "p"), ("y", "d", "q")]
     for columns, part in (
         ({"text": "plein"}, "no column 'plein' (--column text=plein). Did you mean 'plain'?"),
-        ({"txt": "plain"}, "--column txt=…: no such field. Did you mean 'text'?"),
+        ({"txt": "plain"}, "--column txt=…: no such field (for a label, add --label txt). Did you mean 'text'?"),
         ({"id": "audio"}, ""),
     ):
         if part:
@@ -494,6 +533,23 @@ def test_datasets_other_columns(tmp_path: Path) -> None:
     assert "its values are not unique: x" in refusal(datasets, tmp_path / "twice", tmp_path, columns={"id": "key"})
 
 
+def test_datasets_labels(tmp_path: Path) -> None:
+    path = tone(tmp_path / "a.wav")
+    columns = {"file": [path] * 3, "emotion": ["joy", None, "calm"], "kw": [0, 1, -1], "age": [30, 31, 32]}
+    made = hf.Dataset.from_dict(columns).cast_column("kw", hf.ClassLabel(names=["yes", "no"]))
+    made.save_to_disk(tmp_path / "saved")
+    names = ["emotion", "keyword", "age"]
+    found = datasets(tmp_path / "saved", tmp_path, labels=names, columns={"keyword": "kw"}).splits["saved"]
+    assert [u.labels for u in found] == [
+        {"emotion": "joy", "keyword": "yes", "age": "30"},
+        {"keyword": "no", "age": "31"},
+        {"emotion": "calm", "age": "32"},
+    ]
+    assert [u.labels for u in datasets(tmp_path / "saved", tmp_path).splits["saved"]] == [{}] * 3
+    message = refusal(datasets, tmp_path / "saved", tmp_path, labels=["emotoin"])
+    assert "no column 'emotoin' (--column emotoin=emotoin). Did you mean 'emotion'?" in message
+
+
 def test_datasets_of_paths(tmp_path: Path) -> None:
     path = tone(tmp_path / "a.wav")
     hf.Dataset.from_dict({"file": [path], "id": ["a"]}, split="validation").save_to_disk(tmp_path / "saved")
@@ -501,32 +557,34 @@ def test_datasets_of_paths(tmp_path: Path) -> None:
     assert found == {"validation": [Utterance("a", path, split="validation")]}
     assert not list((tmp_path / "out").glob("*"))
     hf.Dataset.from_dict({"sound": [path]}).save_to_disk(tmp_path / "other")
-    said = refusal(datasets, tmp_path / "other", tmp_path)
-    assert "has no column of audio; its columns are sound" in said
+    message = refusal(datasets, tmp_path / "other", tmp_path)
+    assert "has no audio column; its columns are sound" in message
     assert datasets(tmp_path / "other", tmp_path, columns={"path": "sound"}).splits["other"][0].path == path
 
 
 def test_datasets_with_audio_that_cannot_be_used(tmp_path: Path) -> None:
     audios = [{"bytes": b"junk", "path": "x.m4a"}, {"bytes": None, "path": "/gone.wav"}, None]
     hf.Dataset.from_dict({"audio": audios}).save_to_disk(tmp_path / "saved")  # as Audio, it would not save a lost file
-    said = refusal(datasets, tmp_path / "saved", tmp_path / "out")
+    message = refusal(datasets, tmp_path / "saved", tmp_path / "out")
     for part in (
         "3 problems",
         "split 'saved', row 0: libsndfile cannot read its 4 bytes of audio (x.m4a)",
-        "split 'saved', row 1: the audio file /gone.wav is not there",
+        "split 'saved', row 1: the audio file /gone.wav does not exist",
         "split 'saved', row 2: no audio",
     ):
-        assert part in said
+        assert part in message
 
 
-def test_datasets_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "needs the package 'datasets': pip install -e '.[datasets]'" in refusal(datasets, tmp_path, tmp_path)
+@pytest.mark.parametrize("name", ["datasets", "lhotse"])
+def test_libraries_are_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    message = refusal(IMPORTERS[name], tmp_path, tmp_path)
+    assert f"pip install 'wavbench[{name}]' (in a checkout: pip install -e '.[{name}]')" in message
 
 
 def test_datasets_not_found(tmp_path: Path) -> None:
     (tmp_path / "parquet").mkdir()
     (tmp_path / "parquet" / "train.parquet").write_bytes(b"")
-    said = refusal(datasets, tmp_path / "parquet", tmp_path)
-    assert "there is: train.parquet" in said
-    assert "load_dataset(NAME).save_to_disk(FOLDER)" in said
+    message = refusal(datasets, tmp_path / "parquet", tmp_path)
+    assert "there is: train.parquet" in message
+    assert "load_dataset(NAME).save_to_disk(FOLDER)" in message

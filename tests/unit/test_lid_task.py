@@ -17,14 +17,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from tasks import make_task as make
+from tasks import options
 
-from benchmark import metrics
+from benchmark import config, metrics
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Corpus, Utterance
+from benchmark.interfaces import Corpus, Splits, Target, Utterance
 from benchmark.registry import downstreams, tasks
-from downstream.heads import EMBEDDERS, LOSSES, Classifier, HeadConfig, LossConfig
-from downstream.lid.splits import hold_out
+from downstream.classification import Classifier
+from downstream.embedders import EMBEDDERS, EmbedderConfig
 from downstream.lid.task import LanguageIdentification, LIDConfig
+from downstream.losses import LOSSES, LossConfig
+from downstream.splits import hold_out
 
 LANGUAGES = ("de", "en", "fi", "tr")
 
@@ -45,19 +49,27 @@ def make_corpus(name: str = "commonlanguage", **splits: list[Utterance]) -> Corp
     )
 
 
-def make_task(config: LIDConfig | None = None, corpus: Corpus | None = None) -> LanguageIdentification:
+def make_task(
+    config: LIDConfig | None = None, corpus: Corpus | None = None, target: Target | None = None, **more: Any
+) -> LanguageIdentification:
     """With durations of 1, 2 … seconds in the order of a split's ids."""
-    task = LanguageIdentification(config or LIDConfig(), corpus or make_corpus())
-    task.seconds = {u.id: k + 1.0 for split in task.splits.values() for k, u in enumerate(split)}
-    return task
+    return make(LanguageIdentification, config or LIDConfig(), corpus or make_corpus(), target, **more)
+
+
+def held_out(pool: list[Utterance], share: float, most: int) -> set[str]:
+    return hold_out(pool, "language", ("speaker", "session"), share, most, 0)
+
+
+def parts(splits: Splits) -> dict[str, list[Utterance]]:
+    return {name: list(splits[name]) for name in ("train", "dev", "test")}
 
 
 def posteriors(task: LanguageIdentification, split: str, strength: float = 2.0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     found = {}
     for utterance in task.splits[split]:
-        logits = torch.randn(len(task.languages), generator=generator)
-        logits[task.languages[str(utterance.language)]] += strength
+        logits = torch.randn(len(task.classes), generator=generator)
+        logits[task.classes[str(utterance.language)]] += strength
         found[utterance.id] = logits.log_softmax(0)
     return found
 
@@ -67,11 +79,11 @@ def posteriors(task: LanguageIdentification, split: str, strength: float = 2.0) 
 
 def test_splits_are_the_publishers() -> None:
     task = make_task()
-    assert {name: len(found) for name, found in task.splits.items()} == {"train": 80, "dev": 16, "test": 36}
-    for name, found in task.splits.items():
+    assert {name: len(found) for name, found in parts(task.splits).items()} == {"train": 80, "dev": 16, "test": 36}
+    for name, found in parts(task.splits).items():
         assert [u.id for u in found] == sorted(u.id for u in found)
         assert {u.split for u in found} == {name}
-    assert task.inventory() == {"languages": ["de", "en", "fi", "tr"]}
+    assert task.vocabulary() == {"languages": ["de", "en", "fi", "tr"]}
     assert task.targets(task.splits["train"][19:21]).tolist() == [0, 1]
     assert task.targets(task.splits["train"]).dtype == torch.int64
 
@@ -110,7 +122,7 @@ def pools(draw: st.DrawFn) -> list[Utterance]:
 @settings(max_examples=150, deadline=None)
 def test_what_is_held_out(pool: list[Utterance], share: float, most: int, order: random.Random) -> None:
     try:
-        held = hold_out(pool, share, most, 0)
+        held = held_out(pool, share, most)
     except BenchmarkError:  # every unit is needed for training
         return
     dev, train = [u for u in pool if u.id in held], [u for u in pool if u.id not in held]
@@ -121,7 +133,7 @@ def test_what_is_held_out(pool: list[Utterance], share: float, most: int, order:
     assert not (set(unknown[0]) & set(unknown[1])) - {None}
     shuffled = list(pool)
     order.shuffle(shuffled)
-    assert hold_out(shuffled, share, most, 0) == held
+    assert held_out(shuffled, share, most) == held
     # no more than asked for, but for the one unit that a language at least gives
     if all(u.speaker is None and u.session is None for u in pool):
         for language, count in Counter(u.language for u in dev).items():
@@ -131,19 +143,19 @@ def test_what_is_held_out(pool: list[Utterance], share: float, most: int, order:
 
 def test_a_new_speaker_moves_no_others() -> None:
     pool = utterances("train", 40)
-    held = hold_out(pool, 0.2, 100, 0)
-    more = hold_out([*pool, replace(pool[0], id="new", speaker="new")], 0.2, 100, 0)
+    held = held_out(pool, 0.2, 100)
+    more = held_out([*pool, replace(pool[0], id="new", speaker="new")], 0.2, 100)
     assert len(held - more) <= 2  # a speaker's
 
 
 def test_a_language_of_one_speaker_is_not_in_dev(caplog: pytest.LogCaptureFixture) -> None:
     pool = [*utterances("train", 20, ("de", "en")), *utterances("train", 5, ("fi",), speaker="only")]
     with caplog.at_level(logging.WARNING):
-        held = hold_out(pool, 0.2, 100, 0)
-    assert "1 languages have one speaker or session only and are not in dev: fi" in caplog.text
+        held = held_out(pool, 0.2, 100)
+    assert "1 values of 'language' have only one speaker or session and are not in dev: fi" in caplog.text
     assert not any("/fi/" in name for name in held)
     with pytest.raises(BenchmarkError, match=r"no dev set can be held out .* --dev FILE"):
-        hold_out(utterances("train", 5, ("fi",), speaker="only"), 0.2, 100, 0)
+        held_out(utterances("train", 5, ("fi",), speaker="only"), 0.2, 100)
 
 
 def test_own_data_without_dev_holds_it_out_and_official_corpora_do_not() -> None:
@@ -157,14 +169,14 @@ def test_own_data_without_dev_holds_it_out_and_official_corpora_do_not() -> None
     ):
         make_task(corpus=official)
     del own.splits["test"]
-    with pytest.raises(BenchmarkError, match=r"no split 'test' .task.test_split.*own data give it as --test FILE"):
+    with pytest.raises(BenchmarkError, match=r"no split 'test' .task.test_split.*own data, give it as --test FILE"):
         make_task(corpus=own)
 
 
 def test_languages_can_be_chosen() -> None:
     task = make_task(LIDConfig(languages=["tr", "de"]))
-    assert task.inventory() == {"languages": ["de", "tr"]}
-    assert all({u.language for u in found} == {"de", "tr"} for found in task.splits.values())
+    assert task.vocabulary() == {"languages": ["de", "tr"]}
+    assert all({u.language for u in found} == {"de", "tr"} for found in parts(task.splits).values())
     with pytest.raises(BenchmarkError, match=r"task.languages names du, of which 'train' .* no utterance.* de, "):
         make_task(LIDConfig(languages=["du", "de", "en"]))
     with pytest.raises(BenchmarkError, match=r"'train' of 'commonlanguage' has no utterance of task.languages .xx"):
@@ -177,18 +189,17 @@ def test_languages_can_be_chosen() -> None:
 def test_an_unseen_language_is_named() -> None:
     for name in ("dev", "test"):
         corpus = make_corpus(**{name: utterances(name, 2, ("de", "xx", "yy"))})
-        with pytest.raises(
-            BenchmarkError, match=rf"{name} has 2 languages that training has not: xx, yy .4 utterances: {name}/xx/000"
-        ):
+        message = rf"{name} has 2 languages that training does not have: xx, yy .4 utterances: {name}/xx/000"
+        with pytest.raises(BenchmarkError, match=message):
             make_task(corpus=corpus)
     corpus.splits["test"] = utterances("test", 2, ("de", "xx"))
-    assert make_task(LIDConfig(languages=["de", "en"]), corpus).inventory() == {"languages": ["de", "en"]}
+    assert make_task(LIDConfig(languages=["de", "en"]), corpus).vocabulary() == {"languages": ["de", "en"]}
 
 
 def test_a_language_without_test_data_is_stated(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         task = make_task(corpus=make_corpus(test=utterances("test", 4, ("de", "fi"))))
-    assert "2 of the 4 training languages do not occur in test, which averages over the others: en, tr" in caplog.text
+    assert "2 languages of training do not occur in test; averages are over the others: en, tr" in caplog.text
     found = task.evaluate("test", posteriors(task, "test")).metrics["test"]
     assert (found["languages"], found["utterances"]) == (2, 8)
 
@@ -199,32 +210,31 @@ def test_shared_speakers_are_refused_or_counted(kind: str, name: str, caplog: py
     corpus = make_corpus("manifests")
     corpus.splits["train"][7] = replace(corpus.splits["train"][7], **{kind: "shared"})
     corpus.splits[name][3] = replace(corpus.splits[name][3], **{kind: "shared"})
-    with pytest.raises(
-        BenchmarkError, match=rf"1 {kind}s of {name} are in training too: shared .*shared_speakers=true"
-    ):
+    with pytest.raises(BenchmarkError, match=rf"{name} shares 1 {kind}s with training: shared .*shared_speakers=true"):
         make_task(corpus=corpus)
     with caplog.at_level(logging.WARNING):
         make_task(LIDConfig(shared_speakers=True), corpus)
-    assert f"1 {kind}s of {name} are in training too: shared (1 utterances)" in caplog.text
+    assert f"{name} shares 1 {kind}s with training: shared (1 utterances)" in caplog.text
 
 
 def test_an_utterance_without_a_language_is_named() -> None:
     for name in ("train", "dev", "test"):
         corpus = make_corpus()
         corpus.splits[name][2] = replace(corpus.splits[name][2], language=None)
-        with pytest.raises(BenchmarkError, match=rf"1 utterances of '{name}' .* have no language: {name}/de/002"):
+        with pytest.raises(
+            BenchmarkError, match=rf"split '{name}' .* has 1 utterances without a language: {name}/de/002"
+        ):
             make_task(corpus=corpus)
 
 
 def test_a_budget_that_loses_a_language_is_refused() -> None:
-    task = make_task()
-    task.splits["train"] = [u for u in task.splits["train"] if u.language not in ("fi", "tr")]
+    left = [u for u in make_task().splits["train"] if u.language not in ("fi", "tr")]
     with pytest.raises(BenchmarkError, match=r"no training utterance of 2 languages of dev is left: fi, tr.*--budget"):
-        task.inventory()
+        make_task(train=left)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("values", "message"),
     [
         ({"dev_share": 0.0}, "dev_share must be more than 0"),
         ({"dev_share": 1.0}, "less than 1, got 1.0"),
@@ -237,14 +247,15 @@ def test_a_budget_that_loses_a_language_is_refused() -> None:
         ({"test_split": "tset"}, "no split 'tset' .*Did you mean 'test'"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(BenchmarkError, match=message):
-        make_task(LIDConfig(**options))
+        make_task(options(LIDConfig, **values))
 
 
 def test_a_typo_in_a_nested_option_gets_a_suggestion() -> None:
-    with pytest.raises(BenchmarkError, match=r"unknown option 'task.head.sise'. Did you mean 'size'"):
-        LIDConfig(head={"sise": 12})  # type: ignore[arg-type]
+    card: Any = downstreams.get("lid").load()()
+    with pytest.raises(BenchmarkError, match=r"unknown option 'task.head.sise'. Did you mean 'task.head.size'"):
+        config.compose(card, LIDConfig, [], ["task.head.sise=12"])
 
 
 # --- Head -------------------------------------------------------------------------------------------------------------
@@ -255,8 +266,8 @@ def test_a_typo_in_a_nested_option_gets_a_suggestion() -> None:
 def test_heads_predict_log_posteriors_whatever_the_batch(head: str, loss: str) -> None:
     torch.manual_seed(0)
     sizes = {"ecapa": {"channels": 16, "pooled": 24}, "asp": {"pooled": 24}, "xvector": {"pooled": 24}}.get(head, {})
-    config = LIDConfig(head=HeadConfig(head, size=16, **sizes), loss=LossConfig(loss))
-    classifier = LanguageIdentification.make_head(config, {"languages": list(LANGUAGES)}, 8)
+    made = LIDConfig(head=EmbedderConfig(head, size=16, **sizes), loss=LossConfig(loss))
+    classifier = LanguageIdentification.make_head(made, {"languages": list(LANGUAGES)}, 8)
     assert isinstance(classifier, Classifier)
     features, lengths = torch.randn(3, 40, 8), torch.tensor([40, 17, 25])
     assert classifier.loss(features, lengths, torch.tensor([0, 3, 1])).ndim == 0
@@ -270,19 +281,19 @@ def test_heads_predict_log_posteriors_whatever_the_batch(head: str, loss: str) -
 
 
 def test_one_language_is_no_choice() -> None:
-    with pytest.raises(BenchmarkError, match=r"1 language .de.; at least 2"):
+    with pytest.raises(BenchmarkError, match="at least 2 languages are needed to train on, training data have de"):
         LanguageIdentification.make_head(LIDConfig(), {"languages": ["de"]}, 8)
 
 
 def test_a_prediction_as_it_is_written() -> None:
-    inventory = {"languages": ["de", "en", "fi"]}
-    found = LanguageIdentification.present(LIDConfig(), inventory, torch.tensor([0.2, 0.7, 0.1]).log())
+    vocabulary = {"languages": ["de", "en", "fi"]}
+    found = LanguageIdentification.present(LIDConfig(), vocabulary, torch.tensor([0.2, 0.7, 0.1]).log())
     assert found["language"] == "en"
     assert list(found["posteriors"]) == ["en", "de", "fi"]
     assert found["posteriors"] == pytest.approx({"de": 0.2, "en": 0.7, "fi": 0.1}, rel=1e-5)
     assert json.loads(json.dumps(found)) == found
     with pytest.raises(BenchmarkError, match="does not fit 3 languages"):
-        LanguageIdentification.present(LIDConfig(), inventory, torch.zeros(4))
+        LanguageIdentification.present(LIDConfig(), vocabulary, torch.zeros(4))
 
 
 # --- Evaluation -------------------------------------------------------------------------------------------------------
@@ -340,7 +351,7 @@ def test_dev_has_the_metric_of_the_selection_and_no_files() -> None:
     result = task.evaluate("dev", posteriors(task, "dev"))
     assert list(result.metrics) == ["dev"]
     assert task.selection in result.metrics["dev"]
-    assert task.higher_is_better
+    assert metrics.find(task.selection).higher_is_better
     assert not result.files
     perfect = task.evaluate("dev", posteriors(task, "dev", strength=50.0)).metrics["dev"]
     assert [perfect[name] for name in ("accuracy", "macro_accuracy", "macro_f1", "eer", "cavg", "min_cavg")] == [
@@ -358,15 +369,16 @@ def test_a_collapsed_classifier_is_at_chance() -> None:
 
 
 def test_buckets_are_half_open_and_empty_ones_are_left_out() -> None:
-    task = make_task(LIDConfig(buckets=[2.5, 3.0, 1000.0]))
+    config = LIDConfig(buckets=[2.5, 3.0, 1000.0])
+    task = make_task(config)
     ids = [u.id for u in task.splits["test"]]
     predictions = posteriors(task, "test")
     assert {name: found["utterances"] for name, found in task.evaluate("test", predictions).metrics.items()} == {
         "test": 36, "test_0-2.5s": 2, "test_3-1000s": 34,
     }  # fmt: skip
-    task.seconds = dict.fromkeys(ids, 3.0)
+    task = make_task(config, seconds=dict.fromkeys(ids, 3.0))
     assert list(task.evaluate("test", predictions).metrics) == ["test", "test_3-1000s"]
-    task.config.buckets = []
+    task = make_task(LIDConfig(buckets=[]))
     assert list(task.evaluate("test", predictions).metrics) == ["test"]
 
 
@@ -384,7 +396,7 @@ def test_bad_predictions_are_named() -> None:
     name = task.splits["test"][2].id
     for value, message in [
         (torch.full((4,), float("nan")), "not finite"),
-        (torch.zeros(5), r"shape \(5,\), expected one log-posterior for each of the 4"),
+        (torch.zeros(5), r"must be 4 log-posteriors, got shape \(5,\)"),
         (torch.zeros(1, 4), r"shape \(1, 4\)"),
     ]:
         with pytest.raises(BenchmarkError, match=f"the prediction of utterance {name} .*{message}"):
@@ -397,45 +409,45 @@ def test_bad_predictions_are_named() -> None:
 # --- Elsewhere --------------------------------------------------------------------------------------------------------
 
 
-def test_retarget_to_a_split_and_to_a_manifest(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_target_is_a_split_or_a_manifest(caplog: pytest.LogCaptureFixture) -> None:
     corpus = make_corpus()
-    task = make_task(corpus=corpus)
-    train = list(task.splits["train"])
-    task.retarget("dev", corpus)
+    task = make_task(corpus=corpus, target=Target("dev", corpus))
     assert [u.id for u in task.splits["test"]] == [u.id for u in task.splits["dev"]]
-    task.retarget("train", corpus)
+    LanguageIdentification.split(LIDConfig(), corpus, Target("train", corpus))
     assert "training has seen 80 of the 80 utterances of train" in caplog.text
     own = Corpus("manifests", {"test": utterances("other", 3, ("en", "fi"))})
-    task.retarget("test", own)
+    task = make_task(corpus=corpus, target=Target("test", own))
     assert [u.id for u in task.splits["test"]] == sorted(u.id for u in own.splits["test"])
-    assert task.splits["train"] == train
-    assert task.inventory() == {"languages": list(LANGUAGES)}
-    task.seconds = {u.id: 1.0 for u in task.splits["test"]}
+    assert task.splits["train"] == make_task(corpus=corpus).splits["train"]
+    assert task.splits.corpus == "manifests"
+    assert task.vocabulary() == {"languages": list(LANGUAGES)}
     assert task.evaluate("test", posteriors(task, "test")).metrics["test"]["languages"] == 2
 
 
-def test_retarget_to_what_was_held_out() -> None:
+def test_what_was_held_out_is_a_target() -> None:
     corpus = make_corpus("manifests")
     del corpus.splits["dev"]
-    task = make_task(corpus=corpus)
-    task.retarget("dev", corpus)
-    assert task.splits["test"] == task.splits["dev"]
+    task = make_task(corpus=corpus, target=Target("dev", corpus))
+    assert task.splits["test"] == task.splits["dev"] == make_task(corpus=corpus).splits["dev"]
 
 
-def test_retarget_refuses_what_cannot_be_scored(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_target_that_cannot_be_scored_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     corpus = make_corpus()
-    task = make_task(corpus=corpus)
+
+    def split(name: str, other: Corpus) -> Splits:
+        return LanguageIdentification.split(LIDConfig(), corpus, Target(name, other))
+
     with pytest.raises(BenchmarkError, match=r"no split 'tets' .*Did you mean 'test'"):
-        task.retarget("tets", corpus)
-    with pytest.raises(BenchmarkError, match="test has 1 languages that training has not: xx"):
-        task.retarget("test", Corpus("manifests", {"test": utterances("other", 3, ("en", "xx"))}))
+        split("tets", corpus)
+    with pytest.raises(BenchmarkError, match="test has 1 languages that training does not have: xx"):
+        split("test", Corpus("manifests", {"test": utterances("other", 3, ("en", "xx"))}))
     nameless = [replace(u, language=None) for u in utterances("other", 1)]
-    with pytest.raises(BenchmarkError, match="4 utterances of 'test' of 'manifests' have no language"):
-        task.retarget("test", Corpus("manifests", {"test": nameless}))
+    with pytest.raises(BenchmarkError, match="split 'test' of 'manifests' has 4 utterances without a language"):
+        split("test", Corpus("manifests", {"test": nameless}))
     known = [replace(u, speaker="train de 0") for u in utterances("other", 1)]
     with caplog.at_level(logging.WARNING):
-        task.retarget("test", Corpus("manifests", {"test": known}))
-    assert "1 speakers of test are in training too" in caplog.text
+        split("test", Corpus("manifests", {"test": known}))
+    assert "test shares 1 speakers with training" in caplog.text
 
 
 # --- Cards ------------------------------------------------------------------------------------------------------------
@@ -464,8 +476,8 @@ def test_cards_have_sids_values() -> None:
 def test_cards_fit_their_corpora(name: str, corpus: str, dev: str | None, test: str) -> None:
     card: Any = downstreams.get(name).load()()
     assert tasks.get(card["task"]).load() is LanguageIdentification
-    config = LIDConfig(**card["config"]["task"])
+    config = options(LIDConfig, **card["config"]["task"])
     assert (card["corpus"], config.train_split, config.dev_split, config.test_split) == (corpus, "train", dev, test)
     assert config.shared_speakers == (name != "lid")
-    assert config.head == HeadConfig("mean", 256)
+    assert config.head == EmbedderConfig("mean", 256)
     assert any("ntuned" in item or "tune optim.lr" in item for item in card["deviations"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
-import time
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from benchmark.interfaces import Corpus, Trial, Utterance
 
 # ------------------------------------------------------------------------------------------------------ round trips
 
+LABELS = ("emotion", "words", "ß ü")
 label = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text == text.strip())
 seconds = st.floats(0, 1e6, exclude_min=True)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20).filter(
@@ -38,6 +40,7 @@ utterances = st.builds(
     session=st.none() | label,
     split=st.none() | label,
     gender=st.sampled_from([None, "f", "m"]),
+    labels=st.dictionaries(st.sampled_from(LABELS), label, max_size=2),
 )
 lists = st.lists(utterances, min_size=1, max_size=5, unique_by=lambda utterance: utterance.id)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -47,7 +50,7 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 @quick
 def test_jsonl_round_trip(tmp_path: Path, given_list: list[Utterance]) -> None:
     manifest.write(tmp_path / "a.jsonl", given_list)
-    assert manifest.read(tmp_path / "a.jsonl") == given_list
+    assert manifest.read(tmp_path / "a.jsonl", LABELS) == given_list
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
@@ -56,7 +59,7 @@ def test_jsonl_round_trip(tmp_path: Path, given_list: list[Utterance]) -> None:
 def test_table_round_trip(tmp_path: Path, name: str, given_list: list[Utterance]) -> None:
     manifest.write(tmp_path / name, given_list)
     expected = [replace(u, text=u.text or None) for u in given_list]  # a cell cannot be empty and there
-    assert manifest.read(tmp_path / name) == expected
+    assert manifest.read(tmp_path / name, LABELS) == expected
 
 
 def test_the_text_that_breaks_readers(tmp_path: Path) -> None:
@@ -163,12 +166,12 @@ BAD_LINES = [
     (1, "unknown column 'wav' (on 2 lines). Did you mean 'path'?"),
     (2, "duration must be more than 0 seconds, found -1"),
     (3, "unknown column 'nonsense'. known: id, path"),
-    (4, "invalid JSON: NaN is no JSON number; leave the field out"),
+    (4, "invalid JSON: NaN is not a JSON number; leave the field out"),
     (5, "speaker must be text, found 17; put it in quotes"),
     (5, "start must be a finite number of seconds, found inf"),
-    (6, 'expected an object a line, {"path": …}, found an array'),
+    (6, 'expected one object per line, {"path": …}, found an array'),
     (7, "invalid JSON: Expecting value at character 9"),
-    (8, "invalid JSON: the object has 'path' twice"),
+    (8, "invalid JSON: duplicate key 'path'"),
     (9, "no path"),
     (10, "id is empty"),
     (10, "path ' h.wav' begins or ends with white space"),
@@ -178,15 +181,15 @@ BAD_LINES = [
     (12, "start must be 0 or more seconds, found -0.5"),
     (13, "gender must be 'f' or 'm', found 'female'"),
     (13, 'text must be text, found ["a"]'),
-    (15, "id 'l.wav' is on line 14 already. Ids default to the path"),
-    (16, "id 'l.wav' is on line 14 already"),
+    (15, "id 'l.wav' is already on line 14. Ids default to the path"),
+    (16, "id 'l.wav' is already on line 14"),
 ]
 
 
 def test_one_pass_finds_everything(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(BAD_JSONL)
-    problems = manifest.scan(path).problems
+    problems = manifest.scan(path).messages()
     assert len(problems) == len(BAD_LINES)
     for problem, (line, text) in zip(problems, BAD_LINES, strict=True):
         assert problem.startswith(f"{path}:{line}: {text}")
@@ -207,7 +210,7 @@ def test_one_pass_finds_everything(tmp_path: Path) -> None:
         ),
         ("a.csv", "wav,start\na.wav,-1\n", ["2 problems", "unknown column 'wav'", ":2: start must be 0 or more"]),
         ("a.csv", "speaker\nx\n", [":1: there is no column 'path'"]),
-        ("a.csv", "path,path\nx,y\n", [":1: column 'path' is there twice"]),
+        ("a.csv", "path,path\nx,y\n", [":1: duplicate column 'path'"]),
         ("a.csv", "path;speaker\na.wav;x\n", [":1: expected a header with columns of id, path", "separated by ';'"]),
         ("a.tsv", "path,speaker\na.wav,x\n", ["separated by ','"]),
         ("a.csv", "/data/a.wav,1\n/data/b.wav,2\n", ["expected a header", "found /data/a.wav, 1"]),
@@ -225,16 +228,16 @@ def test_one_pass_finds_everything(tmp_path: Path) -> None:
         ),
         ("a.csv", b"path,text\na,\xe9\nb,c\n", ["1 problem:", ":2: byte 0xe9 at 3 is not UTF-8"]),
         ("a.csv", "path,text\na,b\n".encode("utf-16"), ["UTF-16; save it as UTF-8"]),
-        ("a.csv", "", ["holds no utterances"]),
-        ("a.csv", "id,path\n", ["holds no utterances"]),
-        ("a.jsonl", "\n \n", ["holds no utterances"]),
+        ("a.csv", "", ["contains no utterances"]),
+        ("a.csv", "id,path\n", ["contains no utterances"]),
+        ("a.jsonl", "\n \n", ["contains no utterances"]),
         ("a.jsonl", b'{"path": "\xe9"}\n', [":1: byte 0xe9 at 11 is not UTF-8"]),
         ("a.jsonl", "[" * 100_000, ["one JSON array"]),
         ("a.jsonl", '{"path": "a"}\n' + "[" * 100_000, [":2: invalid JSON: maximum recursion depth"]),
         ("a.jsonl", '{"path": "a", "start": 1' + "0" * 400 + "}", [":1: start must be a finite number"]),
-        ("a.jsonl", '[{"path": "a"}]', ["one JSON array; write an object a line"]),
+        ("a.jsonl", '[{"path": "a"}]', ["one JSON array; write one object per line"]),
         ("a.jsonl", '{"supervisions": [], "recording": {}}', ["wavbench prepare lhotse"]),
-        ("a.json", "", ["ends in .jsonl (an object a line), .csv or .tsv", "not in '.json'"]),
+        ("a.json", "", ["ends in .jsonl (one object per line), .csv or .tsv", "not in '.json'"]),
     ],
 )  # fmt: skip
 def test_errors_name_file_and_line(tmp_path: Path, name: str, data: str | bytes, parts: list[str]) -> None:
@@ -260,7 +263,13 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         ({"speaker": " x"}, "white space"),
         ({"speaker": ""}, "speaker is empty"),
         ({"text": 3}, "text must be text"),
-        ({"id": "twice"}, "the id is there twice"),
+        ({"id": "twice"}, "duplicate id"),
+        ({"labels": {"speaker": "x"}}, "label 'speaker' has the name of a field; rename it"),
+        ({"labels": {"labels": "x"}}, "label 'labels' has the name of a field"),
+        ({"labels": {"": "x"}}, "the name of label '' is empty"),
+        ({"labels": {"emotion ": "x"}}, "the name of label 'emotion ' is empty, or begins or ends with white space"),
+        ({"labels": {"emotion": ""}}, "emotion is empty"),
+        ({"labels": {"emotion": 3}}, "emotion must be text"),
     ],
 )
 def test_nothing_is_written_that_cannot_be_read(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
@@ -288,11 +297,14 @@ def test_trials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (None, ["not found", "a line a trial: 1 (same speaker) or 0"]),
+        (None, ["not found", "one trial per line: 1 (same speaker) or 0"]),
         ("\n", ["is empty"]),
         ("1 a b\n2 a b\nx\n1 a b c\n", ["3 problems", ":2: expected '<1 or 0> <enrolment> <test>', got", ":4:"]),
         ("a b target\n", ["Kaldi's order"]),
-        ("1 a b\n0 c d\n1 d e\n0 e f\n", ["names 4 of 6 utterances", "there: c, d, e and 1 more", "ids in the test"]),
+        (
+            "1 a b\n0 c d\n1 d e\n0 e f\n",
+            ["names 4 utterances (of 6)", "do not exist: c, d, e and 1 more", "ids in the test"],
+        ),
     ],
 )  # fmt: skip
 def test_bad_trials(tmp_path: Path, text: str | None, parts: list[str]) -> None:
@@ -351,100 +363,102 @@ def test_all_manifests_are_read_before_any_is_refused(tmp_path: Path) -> None:
         manifest.corpus(tmp_path / "test.jsonl", trials=tmp_path / "trials.txt")
 
 
-def test_disjoint_splits_pass() -> None:
-    manifest.check_disjoint(
-        {
-            "train": [
-                Utterance("a", "/x/1.wav", 0.0, 0.3),
-                Utterance("a2", "/x/1.wav", 0.1, 0.2),  # within one split anything may overlap
-                Utterance("b", "/x/2.wav"),
-            ],
-            "dev": [Utterance("c", "/x/1.wav", 0.1 + 0.2, 1.0)],  # 0.30000000000000004
-            "test": [Utterance("d", "/x/1.wav", 1.2995, 5.0), Utterance("e", "/y/2.wav")],
-        }
-    )
+# ------------------------------------------------------------------------------------------------------------ labels
+
+LABELLED = '{"path": "/a.wav", "emotion": "joy", "level": "3"}\n{"path": "/b.wav", "level": null}\n'
+
+
+def test_labels_are_read_when_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LABELLED)
+    (tmp_path / "a.csv").write_text("path,emotion,level\n/a.wav,joy,3\n/b.wav,,\n")
+    for name in ("a.jsonl", "a.csv"):
+        first, second = manifest.read(tmp_path / name, labels=("emotion", "level", "speaker"))
+        assert (first.labels, second.labels) == ({"emotion": "joy", "level": "3"}, {})
+        assert (first.label("emotion"), second.label("emotion"), first.label("speaker")) == ("joy", None, None)
+        for path in ({"train": tmp_path / name}, {"dev": tmp_path / name}, {"test": tmp_path / name}):
+            (found,) = manifest.corpus(**path, labels=("emotion", "level")).splits.values()
+            assert found == [first, second]
+
+
+def test_labels_that_nobody_asks_for_are_unknown_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LABELLED)
+    (tmp_path / "a.csv").write_text("path,emotion,level\n/a.wav,joy,3\n")
+    for name in ("a.jsonl", "a.csv"):
+        for labels in ((), ("level",), ("labels", "level")):
+            with pytest.raises(BenchmarkError) as caught:
+                manifest.read(tmp_path / name, labels=labels)
+            assert "unknown column 'emotion'. known: id, path" in str(caught.value)
+            assert "Rename or remove it. To use it as a label: -d classify --label emotion" in str(caught.value)
+            assert ("unknown column 'level'" in str(caught.value)) == (not labels)
+            with pytest.raises(BenchmarkError, match="--test: "):
+                manifest.corpus(test=tmp_path / name, labels=labels)
+
+
+def test_a_label_may_be_called_what_other_tools_call_a_field(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path,words,set\n/a.wav,yes,x\n")
+    assert manifest.read(tmp_path / "a.csv", labels=("words", "set"))[0].labels == {"words": "yes", "set": "x"}
+    with pytest.raises(BenchmarkError, match=r"unknown column 'set'\. Did you mean 'split'"):
+        manifest.read(tmp_path / "a.csv", labels=("words",))
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "parts"),
+    ("row", "part"),
     [
-        (Utterance("a", "/x/1.wav"), Utterance("a", "/x/1.wav"), ["1 problem", "'a' is in train and in test\n"]),
-        (Utterance("a", "/x/1.wav"), Utterance("a", "/y/1.wav"), ["for two files: /x/1.wav and /y/1.wav"]),
-        (Utterance("a", "/x/1.wav"), Utterance("b", "/x/1.wav"), ["'a' of train and 'b' of test", "from 0.000 s"]),
-        (Utterance("a", "/x/1.wav", 1.0, 2.0), Utterance("b", "/x/1.wav", 2.5), ["/x/1.wav, 2.500–3.000 s"]),
-        (Utterance("a", "/x/1.wav", 2.5), Utterance("b", "/x/1.wav", 1.0, 2.0), ["'b' of test and 'a' of train"]),
-        (Utterance("a", "/x/1.wav", 1.0, 2.0), Utterance("b", "/x/1.wav", 2.998, 2.0), ["2.998–3.000 s"]),
+        ({"emotion": 3}, "emotion must be text, found 3; put it in quotes"),
+        ({"emotion": {"a": "b"}}, 'emotion must be text, found {"a": "b"}'),
+        ({"emotion": ""}, "emotion is empty; leave it out"),
+        ({"emotion": " joy"}, "emotion ' joy' begins or ends with white space"),
+        ({"labels": {"emotion": "joy"}}, "unknown column 'labels'. known: id, path"),
     ],
-)  # fmt: skip
-def test_shared_utterances_are_named(train: Utterance, test: Utterance, parts: list[str]) -> None:
-    more = {"train": [train, Utterance("p", "/p.wav")], "dev": [Utterance("q", "/q.wav")], "test": [test]}
-    with pytest.raises(BenchmarkError) as caught:
-        manifest.check_disjoint(more)
-    for part in ["train and dev and test must not share utterances", *parts]:
-        assert part in f"{caught.value}\n"
+    ids=["number", "object", "empty", "space", "nested"],
+)
+def test_labels_are_plain_text(tmp_path: Path, row: dict[str, Any], part: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"path": "/a.wav", **row}))
+    with pytest.raises(BenchmarkError, match=re.escape(part)):
+        manifest.read(tmp_path / "a.jsonl", labels=("emotion", "labels"))
 
 
-def test_a_long_stretch_hides_none_behind_it() -> None:
-    splits = {
-        "train": [Utterance("long", "/1", 0.0, 100.0), Utterance("short", "/1", 1.0, 1.0)],
-        "test": [Utterance("t1", "/1", 50.0, 1.0), Utterance("t2", "/1", 99.0, 5.0), Utterance("t3", "/1", 101.0)],
-    }  # fmt: skip
-    assert [line.split(" share")[0] for line in manifest.overlaps(splits)] == [
-        "'long' of train and 't1' of test",
-        "'long' of train and 't2' of test",
-    ]
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 30), st.integers(1, 8)), max_size=12))
-@settings(max_examples=200, deadline=None)
-def test_overlaps_are_found_as_by_comparing_all(spans: list[tuple[int, int, int, int]]) -> None:
-    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
-    for number, (split, file, start, length) in enumerate(spans):
-        list(splits.values())[split].append(Utterance(f"u{number}", f"/{file}.wav", float(start), float(length)))
-    expected = any(
-        u.path == v.path and u.start < v.start + v.duration and v.start < u.start + u.duration  # type: ignore[operator]
-        for one, us in splits.items()
-        for other, vs in splits.items()
-        if one < other
-        for u in us
-        for v in vs
-    )
-    assert bool(manifest.overlaps(splits)) == expected
-
-
-def test_one_file_behind_two_folders(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    splits = {"train": [Utterance("a", f"{tmp_path}/real/a.wav")], "test": [Utterance("b", f"{tmp_path}/link/a.wav")]}
-    assert len(manifest.overlaps(splits)) == 1
-
-
-# --------------------------------------------------------------------------------------------------- speed and digest
-
-
-def test_a_hundred_thousand_utterances_take_seconds(tmp_path: Path) -> None:
+def test_labels_are_written_as_columns(tmp_path: Path) -> None:
     given_list = [
-        Utterance(f"{n % 9}/v/{n}", f"/corpora/{n % 1211}/{n}.wav", 0.0, 4.0, text="some words", speaker=f"s{n % 1211}")
-        for n in range(100_000)
+        Utterance("a", "/a.wav", labels={"mood": "x"}),
+        Utterance("b", "/b.wav", text="t", labels={"age": "9"}),
     ]
-    for name, number in (("a.jsonl", 100_000), ("a.csv", 20_000)):
-        begun = time.process_time()
-        manifest.write(tmp_path / name, given_list[:number])
-        assert len(manifest.read(tmp_path / name)) == number
-        assert time.process_time() - begun < 12  # 2.5 s and 0.5 s on a core of 2023
-    begun = time.process_time()
-    manifest.check_disjoint(
-        {"train": given_list[:50_000], "dev": given_list[50_000:60_000], "test": given_list[60_000:]}
-    )
-    assert time.process_time() - begun < 3  # 0.2 s
+    for name in ("a.jsonl", "a.csv", "a.tsv"):
+        manifest.write(tmp_path / name, given_list)
+        assert manifest.read(tmp_path / name, labels=("age", "mood")) == given_list
+    assert (tmp_path / "a.csv").read_text().splitlines()[0] == "id,path,text,mood,age"
+    assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0]) == {"id": "a", "path": "/a.wav", "mood": "x"}
 
 
-def test_digest_and_summary_are_those_of_results(tmp_path: Path) -> None:
-    given_list = [Utterance("a", "/x/a.wav", 0.5, 1.0, "t", "s", "de", "v"), Utterance("b", "/x/b.wav", speaker="s")]
-    assert manifest.summary(given_list, np.array([1.0, 2.0])) == {
-        "utterances": 2, "seconds": 3.0, "speakers": 1, "languages": 1, "digest": manifest.digest(given_list),
-    }  # fmt: skip
-    assert manifest.digest(given_list) == "e933fbb02b13f6d6"
-    manifest.write(tmp_path / "a.csv", given_list)
-    assert manifest.digest(manifest.read(tmp_path / "a.csv")) == manifest.digest(given_list)
-    assert manifest.digest(given_list[::-1]) != manifest.digest(given_list)
+# ------------------------------------------------------------------------------------------------------------- speed
+
+
+def count_calls(function: Callable[[], object]) -> int:
+    """Calls of Python and C functions."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_the_work_grows_with_the_number_of_utterances(tmp_path: Path, name: str) -> None:
+    def calls(number: int) -> int:
+        given_list = [Utterance(f"{n % 9}/v/{n}", f"/corpora/{n}.wav", 0.0, 4.0, text="words") for n in range(number)]
+
+        def work() -> None:
+            manifest.write(tmp_path / name, given_list)
+            assert len(manifest.read(tmp_path / name)) == number
+
+        return count_calls(work)
+
+    assert calls(1600) < 4.5 * calls(400)
+    assert calls(1600) < 1600 * 150

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -27,29 +30,20 @@ def trials(number: int, separation: float, seed: int = 0) -> tuple[np.ndarray, n
     return labels, random.normal(size=number) + separation * labels
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """The figures that are drawn, laid out and kept open."""
-    figures: list[Figure] = []
-
-    def keep(figure: Figure) -> bytes:
-        figure.canvas.draw()
-        figures.append(figure)
-        return b""
-
-    monkeypatch.setattr(plots, "_png", keep)
-    yield figures
-    plt.close("all")
+def laid_out(figure: Figure) -> Figure:
+    """The figure after its layout."""
+    FigureCanvasAgg(figure).draw()
+    return figure
 
 
 def pixels(png: bytes) -> tuple[int, ...]:
     return tuple(imread(io.BytesIO(png), format="png").shape[:2])
 
 
-def test_det_marks_the_numbers_of_the_metrics(drawn: list[Figure]) -> None:
+def test_det_marks_the_numbers_of_the_metrics() -> None:
     labels, scores = trials(2000, 2.0)
-    plots.det({"test": det_curve(labels, scores)}, "a title", p_target=0.05)
-    (axes,) = drawn[0].axes
+    figure = laid_out(plots.det({"test": det_curve(labels, scores)}, "a title", p_target=0.05))
+    (axes,) = figure.axes
     _, curve, equal, cost = axes.lines
     rate = eer(labels, scores) / 100
     assert equal.get_xdata()[0] == equal.get_ydata()[0] == pytest.approx(deviate(rate))
@@ -71,10 +65,10 @@ def test_det_marks_the_numbers_of_the_metrics(drawn: list[Figure]) -> None:
         assert on.any()
 
 
-def test_ties_are_straight_between_rates_not_deviates(drawn: list[Figure]) -> None:
+def test_ties_are_straight_between_rates_not_deviates() -> None:
     """After one of three targets, all others at once: p_miss = 2/3 (1 - p_fa)."""
-    plots.det({"tie": det_curve([1, 1, 1, 0, 0], [2, 1, 1, 1, 1])}, "")
-    curve = drawn[0].axes[0].lines[1]
+    figure = laid_out(plots.det({"tie": det_curve([1, 1, 1, 0, 0], [2, 1, 1, 1, 1])}, ""))
+    curve = figure.axes[0].lines[1]
     x, y = (
         np.array([NormalDist().cdf(v) for v in np.asarray(data)]) for data in (curve.get_xdata(), curve.get_ydata())
     )
@@ -96,9 +90,9 @@ CURVES = {
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_what_is_marked_can_be_seen(name: str, drawn: list[Figure]) -> None:
-    plots.det({name: CURVES[name]}, name)
-    (axes,) = drawn[0].axes
+def test_what_is_marked_can_be_seen(name: str) -> None:
+    figure = laid_out(plots.det({name: CURVES[name]}, name))
+    (axes,) = figure.axes
     low, high = axes.get_xlim()
     assert low < high
     marks = axes.lines[2:]
@@ -107,8 +101,8 @@ def test_what_is_marked_can_be_seen(name: str, drawn: list[Figure]) -> None:
         shown = [*np.asarray(mark.get_xdata()), *np.asarray(mark.get_ydata())]
         assert np.isfinite(shown).all()
         assert all(low - 1e-6 <= value <= high + 1e-6 for value in shown)
-    box = drawn[0].get_window_extent()
-    for artist in (axes.title, *drawn[0].legends, axes.yaxis.label, axes.xaxis.label):
+    box = figure.get_window_extent()
+    for artist in (axes.title, *figure.legends, axes.yaxis.label, axes.xaxis.label):
         extent = artist.get_window_extent()
         assert box.x0 <= extent.x0 < extent.x1 <= box.x1
         assert box.y0 <= extent.y0 < extent.y1 <= box.y1
@@ -132,10 +126,10 @@ def test_det_of_580000_trials_is_thinned() -> None:
     assert (p_miss[0], p_fa[0], p_miss[-1], p_fa[-1]) == (1, 0, 0, 1)
 
 
-def test_confusion_is_normalised_by_row(drawn: list[Figure]) -> None:
+def test_confusion_is_normalised_by_row() -> None:
     matrix = np.array([[3, 1, 0, 0], [0, 0, 0, 0], [2, 0, 2, 4], [0, 0, 0, 0]])
-    plots.confusion(matrix, ["de", "en", "fi", "tr"], "languages")
-    axes = drawn[0].axes[0]
+    figure = laid_out(plots.confusion(matrix, ["de", "en", "fi", "tr"], "languages"))
+    axes = figure.axes[0]
     # no utterance of en or tr, which come last as they were predicted
     assert [t.get_text() for t in axes.get_yticklabels()] == ["de", "fi"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["de", "fi", "en", "tr"]
@@ -147,17 +141,17 @@ def test_confusion_is_normalised_by_row(drawn: list[Figure]) -> None:
 @pytest.mark.parametrize(
     ("classes", "name"), [(2, "l{}"), (12, "l{}"), (13, "Language_{}"), (45, "Lang_{}"), (107, "{}")]
 )
-def test_confusion_is_readable(classes: int, name: str, drawn: list[Figure]) -> None:
+def test_confusion_is_readable(classes: int, name: str) -> None:
     matrix = np.ones((classes, classes)) + 30 * np.eye(classes)
-    plots.confusion(matrix, [name.format(k) for k in range(classes)], "title")
-    axes = drawn[0].axes[0]
+    figure = laid_out(plots.confusion(matrix, [name.format(k) for k in range(classes)], "title"))
+    axes = figure.axes[0]
     assert bool(axes.texts) == (classes <= 12)
     assert all(6 <= tick.get_fontsize() <= 10 for tick in axes.get_xticklabels())
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         boxes = [tick.get_window_extent() for tick in ticks]
         assert len(boxes) == classes
         assert not any(a.overlaps(b) for a, b in pairwise(boxes)), "labels overlap"
-    assert max(drawn[0].get_size_inches()) < 22
+    assert max(figure.get_size_inches()) < 22
 
 
 def test_confusion_is_a_png() -> None:
@@ -168,12 +162,12 @@ def test_confusion_is_a_png() -> None:
     assert not plt.get_fignums()
 
 
-def test_lines_are_told_apart_without_colour(drawn: list[Figure]) -> None:
+def test_lines_are_told_apart_without_colour() -> None:
     curves = {
         f"line {k}": plots.Points([600, 3600], [10.0 - k, 5.0 - k], [1.0, None], [(4.0, 12.0), None]) for k in range(6)
     }
-    plots.learning_curves(curves, {600: "10min", 3600: "1h"}, "EER (%)", "title")
-    (axes,) = drawn[0].axes
+    figure = laid_out(plots.learning_curves(curves, {600: "10min", 3600: "1h"}, "EER (%)", "title"))
+    (axes,) = figure.axes
     lines = [line for line in axes.lines if line.get_label().startswith("line ")]
     assert [line.get_label() for line in lines] == list(curves)
     assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 6
@@ -185,10 +179,10 @@ def test_lines_are_told_apart_without_colour(drawn: list[Figure]) -> None:
         )
 
 
-def test_bars_and_bands_lie_where_they_should(drawn: list[Figure]) -> None:
+def test_bars_and_bands_lie_where_they_should() -> None:
     points = plots.Points([0, 1], [10.0, 5.0], [2.0, 1.0], [(7.0, 14.0), (4.5, 5.5)], [[8.0, 12.0], [4.0, 6.0]])
-    plots.layer_curves({"a": points}, "EER (%)", "title", {"all": 3.0})
-    (axes,) = drawn[0].axes
+    figure = laid_out(plots.layer_curves({"a": points}, "EER (%)", "title", {"all": 3.0}))
+    (axes,) = figure.axes
     band, *bars = axes.collections
     assert [sorted(set(path[:, 1])) for path in (band.get_paths()[0].vertices,)] == [[4.0, 6.0, 8.0, 12.0]]
     ends = [tuple(segment[:, 1]) for bar in bars for segment in bar.get_segments()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import REPOSITORY
 
-from benchmark.study import runner as study
+from benchmark import registry
+from benchmark.study import recipe as study
 
 STUDIES = REPOSITORY / "recipes" / "studies"
 RECIPES = sorted([*STUDIES.glob("*.yaml"), *STUDIES.glob("demo/*.yaml")])
@@ -15,7 +17,8 @@ RECIPES = sorted([*STUDIES.glob("*.yaml"), *STUDIES.glob("demo/*.yaml")])
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(STUDIES)))
 def test_a_recipe_makes_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "_num_states", lambda upstream: 13)  # the checkpoints are not here
+    # the checkpoints are not here
+    monkeypatch.setattr(registry, "load_upstream", lambda *_, **__: SimpleNamespace(num_states=13))
     read = study.read(path)
     cells = study.cells(read)
     assert cells

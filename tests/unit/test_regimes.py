@@ -9,17 +9,18 @@ import pytest
 import torch
 from toys import ToyHead, ToyUpstream
 
-from benchmark.engine import regimes
+from benchmark.engine import optim
+from benchmark.engine.model import Model
 from benchmark.config import FeaturizerConfig, OptimConfig, TuneConfig
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch
 from upstream import load_upstream
 
 
-def pair(regime: str, **tune: Any) -> regimes.Pairing:
+def pair(regime: str, **tune: Any) -> Model:
     torch.manual_seed(0)
     upstream = load_upstream("wav2vec2_tiny")
-    return regimes.Pairing(upstream, ToyHead(upstream.hidden_size), regime, FeaturizerConfig(), TuneConfig(**tune))
+    return Model(upstream, ToyHead(upstream.hidden_size), regime, FeaturizerConfig(), TuneConfig(**tune))
 
 
 def batch() -> Batch:
@@ -28,13 +29,13 @@ def batch() -> Batch:
     return Batch(wavs, torch.tensor([8000, 6000]), torch.tensor([0, 1]), ["a", "b"])
 
 
-def changed(pairing: regimes.Pairing, config: OptimConfig | None = None) -> set[str]:
+def changed(model: Model, config: OptimConfig | None = None) -> set[str]:
     """Names of the upstream's parameters that an update changes."""
-    before = {name: value.detach().clone() for name, value in pairing.upstream.named_parameters()}
-    optimizer = regimes.optimizer(pairing, config or OptimConfig(lr=0.1))
-    pairing(batch()).backward()
+    before = {name: value.detach().clone() for name, value in model.upstream.named_parameters()}
+    optimizer = optim.optimizer(model, config or OptimConfig(lr=0.1))
+    model(batch()).backward()
     optimizer.step()
-    return {name for name, value in pairing.upstream.named_parameters() if not torch.equal(value, before[name])}
+    return {name for name, value in model.upstream.named_parameters() if not torch.equal(value, before[name])}
 
 
 def test_frozen_changes_nothing_of_the_upstream() -> None:
@@ -42,9 +43,9 @@ def test_frozen_changes_nothing_of_the_upstream() -> None:
 
 
 def test_partial_changes_the_last_blocks() -> None:
-    pairing = pair("partial", top_blocks=2)
-    count = len(pairing.upstream.blocks)
-    names = changed(pairing)
+    model = pair("partial", top_blocks=2)
+    count = len(model.upstream.blocks)
+    names = changed(model)
     assert {name.split(".")[2] for name in names} == {str(count - 1), str(count - 2)}
     assert all(name.startswith("encoder.layers.") for name in names)
     with pytest.raises(BenchmarkError, match=rf"tune\.top_blocks is {count + 1}, but .* has {count} transformer"):
@@ -61,24 +62,24 @@ def test_finetune_leaves_the_extractor_alone_unless_asked() -> None:
 
 
 def test_the_head_warms_up_alone() -> None:
-    pairing = pair("finetune", freeze_updates=3)
+    model = pair("finetune", freeze_updates=3)
     for updates, trains in ((0, False), (2, False), (3, True)):
-        pairing.updates = updates
-        assert bool(changed(pairing)) == trains
-        assert pairing.upstream.training
+        model.updates = updates
+        assert bool(changed(model)) == trains
+        assert model.upstream.training
 
 
 def test_lora_trains_adapters_only() -> None:
     plain = pair("frozen").eval()
-    pairing = pair("lora", lora_rank=2)
-    trained = [name for name, value in pairing.upstream.named_parameters() if value.requires_grad]
+    model = pair("lora", lora_rank=2)
+    trained = [name for name, value in model.upstream.named_parameters() if value.requires_grad]
     assert trained
     assert all("lora_" in name and ("q_proj" in name or "v_proj" in name) for name in trained)
     blocks = len(plain.upstream.blocks)
     assert len(trained) == 2 * 2 * blocks
-    for one, other in zip(pairing.eval()._hidden(batch()).states, plain._hidden(batch()).states, strict=True):
+    for one, other in zip(model.eval()._hidden(batch()).states, plain._hidden(batch()).states, strict=True):
         torch.testing.assert_close(one, other)  # an adapter starts as nothing
-    assert changed(pairing.train()) <= set(trained)
+    assert changed(model.train()) <= set(trained)
     with pytest.raises(BenchmarkError, match=r"tune\.lora_targets \['nope'\]"):
         pair("lora", lora_targets=["nope"])
 
@@ -87,13 +88,13 @@ def test_lora_trains_adapters_only() -> None:
     ("regime", "tune"), [("finetune", {}), ("partial", {"top_blocks": 1}), ("lora", {}), ("frozen", {})]
 )
 def test_what_was_trained_is_saved_and_comes_back(regime: str, tune: dict[str, Any]) -> None:
-    pairing = pair(regime, **tune)
-    changed(pairing)
-    state = pairing.trained_state()
+    model = pair(regime, **tune)
+    changed(model)
+    state = model.trained_state()
     assert any(key.startswith("upstream.") for key in state) == (regime != "frozen")
     fresh = pair(regime, **tune)
     fresh.load_trained_state(state)
-    for one, other in zip(pairing.eval()._hidden(batch()).states, fresh.eval()._hidden(batch()).states, strict=True):
+    for one, other in zip(model.eval()._hidden(batch()).states, fresh.eval()._hidden(batch()).states, strict=True):
         assert torch.equal(one, other)
     with pytest.raises(KeyError, match=r"missing \['head"):
         fresh.load_trained_state({key: value for key, value in state.items() if not key.startswith("head.")})
@@ -101,22 +102,22 @@ def test_what_was_trained_is_saved_and_comes_back(regime: str, tune: dict[str, A
 
 def test_an_upstream_without_blocks_cannot_be_tuned_in_part() -> None:
     with pytest.raises(BenchmarkError, match="has 0 transformer blocks"):
-        regimes.Pairing(ToyUpstream(), ToyHead(8), "partial", FeaturizerConfig(), TuneConfig(top_blocks=1))
+        Model(ToyUpstream(), ToyHead(8), "partial", FeaturizerConfig(), TuneConfig(top_blocks=1))
 
 
 def test_rates_fall_from_block_to_block() -> None:
-    pairing = pair("finetune", extractor=True)
+    model = pair("finetune", extractor=True)
     config = OptimConfig(lr=1e-3, upstream_lr=1e-4, weights_lr=1e-2, layer_decay=0.5)
-    optimizer = regimes.optimizer(pairing, config)
+    optimizer = optim.optimizer(model, config)
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    count = len(pairing.upstream.blocks)
+    count = len(model.upstream.blocks)
     assert rates["head"] == 1e-3
     assert rates["weights"] == 1e-2
     for k in range(count):
         assert rates[f"block {k}"] == pytest.approx(1e-4 * 0.5 ** (count - 1 - k))
     assert rates["input"] == pytest.approx(1e-4 * 0.5**count)
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    assert sorted(held) == sorted(id(parameter) for parameter in pairing.parameters())
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
 
 
 def test_tri_stage_is_fairseqs() -> None:
@@ -138,7 +139,7 @@ def test_tri_stage_is_fairseqs() -> None:
     theirs.decay_factor = -math.log(0.05) / theirs.decay_steps
     ours = OptimConfig(schedule="tri_stage")
     for step in range(total + 5):
-        assert 3e-5 * regimes.factor(ours, step, total) == pytest.approx(theirs.step_update(step), rel=1e-9)
+        assert 3e-5 * optim.factor(ours, step, total) == pytest.approx(theirs.step_update(step), rel=1e-9)
 
 
 def test_one_cycle_is_torchs() -> None:
@@ -146,7 +147,7 @@ def test_one_cycle_is_torchs() -> None:
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2.0, total_steps=100, cycle_momentum=False)
     for step in range(99):
-        ours = 2.0 * regimes.factor(OptimConfig(schedule="one_cycle"), step, 100)
+        ours = 2.0 * optim.factor(OptimConfig(schedule="one_cycle"), step, 100)
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         theirs.step()
@@ -157,9 +158,9 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
     for again in (False, True):
         upstream = load_upstream("wav2vec2_tiny", checkpoint_activations=again, dropout=0.3, encoder_layerdrop=0.2)
         torch.manual_seed(0)
-        pairing = regimes.Pairing(upstream, ToyHead(upstream.hidden_size), "finetune", FeaturizerConfig())
+        model = Model(upstream, ToyHead(upstream.hidden_size), "finetune", FeaturizerConfig())
         torch.manual_seed(5)
-        pairing(batch()).backward()
-        gradients.append([p.grad.clone() for p in pairing.parameters() if p.grad is not None])
+        model(batch()).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
+from tasks import make_task, options
 
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Corpus, Utterance
+from benchmark.evaluation import Classes
+from benchmark.interfaces import Corpus, Target, Utterance
 from benchmark.registry import downstreams
+from downstream.classification import Classifier
 from downstream.corpora.voxceleb1 import prepare_identification
-from downstream.heads import Classifier, HeadConfig
+from downstream.embedders import EmbedderConfig
 from downstream.sid.task import SIDConfig, SpeakerIdentification
 
 
@@ -37,7 +40,7 @@ def make_corpus(**splits: list[Utterance]) -> Corpus:
 
 @pytest.fixture
 def task() -> SpeakerIdentification:
-    return SpeakerIdentification(SIDConfig(), make_corpus())
+    return make_task(SpeakerIdentification, SIDConfig(), make_corpus())
 
 
 def predict(task: SpeakerIdentification, split: str, noise: float) -> dict[str, Any]:
@@ -48,30 +51,30 @@ def predict(task: SpeakerIdentification, split: str, noise: float) -> dict[str, 
 
 def test_classes_are_the_training_speakers(task: SpeakerIdentification) -> None:
     assert task.splits["train"] == sorted(speech("train"), key=lambda u: u.id)
-    assert task.inventory() == {"speakers": [f"s{s:02}" for s in range(8)]}
+    assert task.vocabulary() == {"speakers": [f"s{s:02}" for s in range(8)]}
     assert task.targets([speech("train")[0], speech("dev")[-1]]).tolist() == [0, 7]
-    head = SpeakerIdentification.make_head(SIDConfig(), task.inventory(), 12)
+    head = SpeakerIdentification.make_head(SIDConfig(), task.vocabulary(), 12)
     assert isinstance(head, Classifier)
     assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {
         "embedder.connector.weight": (256, 12), "embedder.connector.bias": (256,),
         "objective.fc.weight": (8, 256), "objective.fc.bias": (8,),
     }  # fmt: skip
-    task.splits["train"] = task.splits["train"][:2]
-    task.__dict__.pop("speakers")
-    with pytest.raises(BenchmarkError, match="1 speakers are left to train on, at least 2"):
-        task.make_head(SIDConfig(), task.inventory(), 12)
+    task = make_task(SpeakerIdentification, SIDConfig(), make_corpus(), train=task.splits["train"][:2])
+    with pytest.raises(BenchmarkError, match="at least 2 speakers are needed to train on, training data have s00"):
+        task.make_head(SIDConfig(), task.vocabulary(), 12)
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_metrics_are_scikit_learns(task: SpeakerIdentification, split: str) -> None:
     predictions = predict(task, split, noise=1.0)
     result = task.evaluate(split, predictions)
-    references = [task.speakers[str(u.speaker)] for u in task.splits[split]]
+    references = [task.classes[str(u.speaker)] for u in task.splits[split]]
     scores = np.stack([predictions[u.id].numpy() for u in task.splits[split]])
     assert list(result.metrics) == [split]
     assert result.metrics[split] == {
         "accuracy": pytest.approx(100 * np.mean(scores.argmax(1) == references)),
         "macro_accuracy": pytest.approx(100 * balanced_accuracy_score(references, scores.argmax(1))),
+        "macro_f1": pytest.approx(100 * f1_score(references, scores.argmax(1), average="macro")),
         "top5_accuracy": pytest.approx(100 * top_k_accuracy_score(references, scores, k=5, labels=np.arange(8))),
     }
     assert 20 < result.metrics[split]["accuracy"] < result.metrics[split]["top5_accuracy"] < 100
@@ -81,7 +84,13 @@ def test_metrics_are_scikit_learns(task: SpeakerIdentification, split: str) -> N
     assert [(row["id"], row["reference"]) for row in rows] == [(u.id, u.speaker) for u in task.splits[split]]
     correct = [row["prediction"] == row["reference"] for row in rows]
     assert result.metrics[split]["accuracy"] == pytest.approx(100 * np.mean(correct))
+    items = result.items
+    assert isinstance(items, Classes)
+    assert (items.ids, items.log_posteriors) == ([u.id for u in task.splits[split]], None)  # not kept: 1,251 a line
+    assert (items.cluster, items.clusters) == ("speaker", [u.speaker for u in task.splits[split]])
+    assert [items.names[p] for p in items.predictions] == [row["prediction"] for row in rows]
     for row in rows:
+        assert set(row) == {"id", "speaker", "reference", "prediction", "posterior"}
         assert row["posterior"] == pytest.approx(float(predictions[row["id"]].exp().max()), abs=1e-6)
 
 
@@ -96,21 +105,22 @@ def test_collapsed_posteriors_are_at_chance(task: SpeakerIdentification) -> None
 def test_speakers_whom_a_budget_left_out_are_errors(
     task: SpeakerIdentification, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task.splits["train"] = [u for u in task.splits["train"] if u.speaker != "s03"]
-    test = task.splits["test"]
-    sure = {u.id: torch.tensor(np.eye(7)[task.speakers.get(str(u.speaker), 0)]) for u in test}  # he is taken for s00
+    left = [u for u in task.splits["train"] if u.speaker != "s03"]
     with caplog.at_level(logging.WARNING):
-        metrics = task.evaluate("test", sure).metrics["test"]
+        task = make_task(SpeakerIdentification, SIDConfig(), make_corpus(), train=left)
+    test = task.splits["test"]
+    sure = {u.id: torch.tensor(np.eye(7)[task.classes.get(str(u.speaker), 0)]) for u in test}  # he is taken for s00
+    metrics = task.evaluate("test", sure).metrics["test"]
     known = 100 * np.mean([u.speaker != "s03" for u in test])
     assert metrics["accuracy"] == metrics["top5_accuracy"] == pytest.approx(known)
-    assert "test: no utterance of 1 speakers was trained on: s03" in caplog.text
+    assert "test: 1 speakers have no training utterance: s03" in caplog.text
 
 
 def test_bad_predictions_are_named(task: SpeakerIdentification) -> None:
     predictions = predict(task, "dev", noise=0.0)
     name = task.splits["dev"][3].id
     for value, message in [(torch.zeros(7), r"must be 8 log-posteriors, got shape \(7,\)"),
-                           (torch.full((8,), float("nan")), "with NaN")]:  # fmt: skip
+                           (torch.full((8,), float("nan")), "is not finite")]:  # fmt: skip
         with pytest.raises(BenchmarkError, match=f"the prediction of utterance {name} .*{message}"):
             task.evaluate("dev", predictions | {name: value})
     del predictions[name]
@@ -121,28 +131,37 @@ def test_bad_predictions_are_named(task: SpeakerIdentification) -> None:
 def test_unusable_data_is_refused() -> None:
     def refused(message: str, corpus: Corpus) -> None:
         with pytest.raises(BenchmarkError, match=message):
-            SpeakerIdentification(SIDConfig(), corpus)
+            SpeakerIdentification.split(SIDConfig(), corpus)
 
-    refused("split 'test' has 2 speakers that training does not have: s08, s09", make_corpus(test=speech("test", 10)))
-    refused("split 'dev' has 1 speakers that training does not have: s08", make_corpus(dev=speech("dev", 9)))
+    refused("test has 2 speakers that training does not have: s08, s09", make_corpus(test=speech("test", 10)))
+    refused("dev has 1 speakers that training does not have: s08", make_corpus(dev=speech("dev", 9)))
     refused("split 'dev' of 'manifests' is empty", make_corpus(dev=[]))
     nameless = [replace(u, speaker=None) for u in speech("test")]
-    refused("28 utterances of 'manifests' have no speaker, which identification needs", make_corpus(test=nameless))
+    refused("split 'test' of 'manifests' has 28 utterances without a speaker: s0", make_corpus(test=nameless))
     corpus = make_corpus()
     del corpus.splits["dev"]
     refused("'manifests' has no split 'dev' .* give it as --dev FILE", corpus)
     with pytest.raises(BenchmarkError, match="unknown loss 'sotfmax'"):
-        SpeakerIdentification(SIDConfig(loss={"name": "sotfmax"}), make_corpus())  # type: ignore[arg-type]
+        SpeakerIdentification.split(options(SIDConfig, loss={"name": "sotfmax"}), make_corpus())
 
 
-def test_evaluation_elsewhere(task: SpeakerIdentification) -> None:
-    task.retarget("more", Corpus("manifests", {"more": speech("more", 3)}))
+def test_evaluation_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
+    def elsewhere(name: str, speakers: int = 8) -> SpeakerIdentification:
+        target = Target(name, Corpus("manifests", {"more": speech("more", speakers)}))
+        return make_task(SpeakerIdentification, SIDConfig(), make_corpus(), target)
+
+    task = elsewhere("more", 3)
     assert {u.speaker for u in task.splits["test"]} == {"s00", "s01", "s02"}
+    assert len(task.classes) == 8
     assert list(task.evaluate("test", predict(task, "test", noise=0.0)).metrics) == ["test"]
-    with pytest.raises(BenchmarkError, match="split 'more' has 1 speakers that training does not have: s08"):
-        task.retarget("more", Corpus("manifests", {"more": speech("more", 9)}))
+    with pytest.raises(BenchmarkError, match="test has 1 speakers that training does not have: s08"):
+        elsewhere("more", 9)
     with pytest.raises(BenchmarkError, match=r"no split 'mroe' .*Did you mean 'more'"):
-        task.retarget("mroe", Corpus("manifests", {"more": speech("more")}))
+        elsewhere("mroe")
+    assert "training has seen" not in caplog.text
+    corpus = make_corpus()
+    assert list(SpeakerIdentification.split(SIDConfig(), corpus, Target("train", corpus)).test) == task.splits["train"]
+    assert "training has seen 28 of the 28 utterances of train" in caplog.text
 
 
 def test_predictions_are_presented_as_plain_data() -> None:
@@ -158,7 +177,7 @@ def test_the_card_has_superbs_values() -> None:
     """s3prl ec8064b5, downstream/voxceleb1/config.yaml."""
     card: Any = downstreams.get("voxceleb1").load()()  # s3prl's name
     config = card["config"]
-    assert SIDConfig(**config["task"]).head == HeadConfig("mean", 256)
+    assert options(SIDConfig, **config["task"]).head == EmbedderConfig("mean", 256)
     assert config["task"]["loss"] == {"name": "softmax"}
     assert (config["data"]["crop_seconds"], config["optim"]["clip"]) == (128000 / 16000, 1.0)
     assert (config["optim"]["name"], config["optim"]["lr"], config["optim"]["weight_decay"]) == ("adam", 1e-4, 0.0)
@@ -167,7 +186,7 @@ def test_the_card_has_superbs_values() -> None:
 
 
 def test_reads_the_synthetic_tree(data_root: Path) -> None:
-    task = SpeakerIdentification(SIDConfig(), prepare_identification(data_root))
-    assert len(task.speakers) == 10  # 6 of dev, 4 of test
-    sessions = {name: {(u.speaker, u.id) for u in those} for name, those in task.splits.items()}
+    task = make_task(SpeakerIdentification, SIDConfig(), prepare_identification(data_root))
+    assert len(task.classes) == 10  # 6 of dev, 4 of test
+    sessions = {name: {(u.speaker, u.id) for u in those} for name in ("train", "test") for those in [task.splits[name]]}
     assert not sessions["train"] & sessions["test"]

@@ -15,10 +15,10 @@ from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Trial, Utterance
 from downstream.sv.norm import AdaptiveSNorm, NormConfig, cohort_utterances
 from downstream.sv.scoring import stack
-from downstream.sv.trials import Trials
+from downstream.sv.trials import TrialList
 
 
-def made(speakers: int, each: int, size: int, seed: int) -> tuple[list[Utterance], Trials, dict[str, Any]]:
+def made(speakers: int, each: int, size: int, seed: int) -> tuple[list[Utterance], TrialList, dict[str, Any]]:
     """A cohort, trials of other utterances, and embeddings of all of them."""
     rng = np.random.RandomState(seed % 2**32)
     cohort = [Utterance(f"c{s}/{u}", "", speaker=f"c{s}") for s in range(speakers) for u in range(each)]
@@ -27,11 +27,11 @@ def made(speakers: int, each: int, size: int, seed: int) -> tuple[list[Utterance
     trials = [Trial(k % 2, *pairs[i]) for k, i in enumerate(rng.permutation(len(pairs))[:20])]
     embeddings = {u.id: rng.randn(size).astype(np.float32) + 0.5 for u in cohort}
     embeddings |= {name: rng.randn(size).astype(np.float32) + 0.5 for name in names}
-    return cohort, Trials(trials), embeddings
+    return cohort, TrialList(trials), embeddings
 
 
 def by_hand(
-    cohort: list[Utterance], trials: Trials, embeddings: dict[str, Any], top_n: int, subtract: bool
+    cohort: list[Utterance], trials: TrialList, embeddings: dict[str, Any], top_n: int, subtract: bool
 ) -> list[float]:
     """s' = ½ [(s - μe) / σe + (s - μt) / σt] (peers.md, section 5), trial by trial."""
     mean = np.mean([embeddings[u.id].astype(float) for u in cohort], axis=0) if subtract else 0.0

@@ -15,8 +15,23 @@ import soundfile
 pytest.importorskip("espeakng_loader", reason="pip install -e '.[demo]'")
 
 from benchmark.errors import BenchmarkError
-from downstream.corpora import synthetic
-from downstream.corpora.synthetic import ENGLISH, WORDS, main, synthesise, synthesise_pretraining
+from benchmark.files import MARKER
+from benchmark.registry import corpora
+from downstream.corpora.synthetic import (
+    LAYOUTS,
+    SIZES,
+    folders_of,
+    libri,
+    pretraining,
+    recording,
+    synthesise,
+    synthesise_pretraining,
+    voxceleb,
+    writing,
+)
+from downstream.corpora.synthetic.__main__ import main
+from downstream.corpora.synthetic.sentences import ENGLISH, WORDS
+from downstream.corpora.synthetic.voices import ACCENTS, Speaker, draw_speaker
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -31,20 +46,39 @@ def digests(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic")
-    synthesise(root, size="test", workers=2)
+    synthesise(root, size="test", workers=1)
     return root
 
 
-def test_same_bytes_whatever_the_workers(tree: Path, tmp_path: Path) -> None:
-    synthesise(tmp_path, size="test", workers=1)
+def test_same_bytes_whatever_the_workers(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "FEW", 1)
+    synthesise(tmp_path, size="test", workers=2)
     assert digests(tmp_path) == digests(tree)
 
 
 def test_a_clip_does_not_depend_on_those_before_it(tree: Path, tmp_path: Path) -> None:
-    clips, _ = synthetic._voxceleb1(synthetic.SIZES["test"], 0)
+    clips, _ = voxceleb.voxceleb1(SIZES["test"], 0)
     for clip in (clips[9], clips[-1], clips[0]):
-        synthetic._make(tmp_path, clip)
+        recording.write_clip(tmp_path, clip)
         assert (tmp_path / clip.path).read_bytes() == (tree / "VoxCeleb1" / clip.path).read_bytes(), clip.path
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in corpora if entry.origin == "built in"])
+def test_every_corpus_has_a_synthetic_tree_that_its_reader_accepts(name: str, tree: Path, tmp_path: Path) -> None:
+    assert folders_of(name), f"no layout in downstream/corpora/synthetic names '{name}' among its corpora"
+    for folder in folders_of(name):
+        (tmp_path / folder).symlink_to(tree / folder)
+    corpus = corpora.get(name).load()(tmp_path)
+    assert all(corpus.splits.values())
+    utterances = [utterance for split in corpus.splits.values() for utterance in split]
+    assert all(Path(utterance.path).is_file() for utterance in utterances)
+    read = {Path(utterance.path).relative_to(tmp_path).parts[0] for utterance in utterances}
+    assert read == set(folders_of(name)), "a folder is not read"
+
+
+def test_layouts_name_corpora_that_exist() -> None:
+    for layout in LAYOUTS.values():
+        assert set(layout.corpora) <= set(corpora.names())
 
 
 def test_another_seed_gives_other_bytes(tree: Path, tmp_path: Path) -> None:
@@ -54,7 +88,7 @@ def test_another_seed_gives_other_bytes(tree: Path, tmp_path: Path) -> None:
 
 
 def test_voxceleb1_layout(tree: Path) -> None:
-    root, size = tree / "VoxCeleb1", synthetic.SIZES["test"]
+    root, size = tree / "VoxCeleb1", SIZES["test"]
     names = {part: {path.name for path in (root / part / "wav").iterdir()} for part in ("dev", "test")}
     assert len(names["dev"]) == size.vox_dev
     assert len(names["test"]) == size.vox_test
@@ -87,8 +121,8 @@ def test_trials(tree: Path) -> None:
 
 @pytest.mark.parametrize("videos", [1, 2, 3, 4])
 def test_identification_split(videos: int) -> None:
-    size = replace(synthetic.SIZES["test"], vox_videos=videos, vox_utterances=3)
-    clips, texts = synthetic._voxceleb1(size, 0)
+    size = replace(SIZES["test"], vox_videos=videos, vox_utterances=3)
+    clips, texts = voxceleb.voxceleb1(size, 0)
     rows = [line.split(" ") for line in str(texts["iden_split.txt"]).splitlines()]
     assert [file for _, file in rows] == [clip.path.split("/wav/")[1] for clip in clips], "dev's and test's speakers"
     seen: dict[str, dict[str, set[str]]] = {}
@@ -102,7 +136,7 @@ def test_identification_split(videos: int) -> None:
 
 
 def test_trials_of_all_speakers_and_hard_ones() -> None:
-    clips, texts = synthetic._voxceleb1(synthetic.SIZES["demo"], 0)
+    clips, texts = voxceleb.voxceleb1(SIZES["demo"], 0)
     there = {clip.path.split("/wav/")[1] for clip in clips}
     rows = [line.split("\t") for line in str(texts["vox1_meta.csv"]).splitlines()[1:]]
     voice, part = {row[0]: (row[2], row[3]) for row in rows}, {row[0]: row[4] for row in rows}
@@ -125,7 +159,7 @@ def test_trials_of_all_speakers_and_hard_ones() -> None:
 
 
 def test_voxceleb2_layout(tree: Path) -> None:
-    root, size = tree / "VoxCeleb2", synthetic.SIZES["test"]
+    root, size = tree / "VoxCeleb2", SIZES["test"]
     files = [str(path.relative_to(root)) for path in root.rglob("*.wav")]
     assert all(re.fullmatch(r"dev/wav/id0\d{4}/[\w-]{11}/\d{5}\.wav", file) for file in files)
     assert len(files) == size.vox2_speakers * size.vox2_videos * size.vox2_utterances
@@ -137,10 +171,10 @@ def test_voxceleb2_layout(tree: Path) -> None:
 
 
 def test_no_two_corpora_share_a_speaker() -> None:
-    voices: list[set[synthetic.Speaker]] = []
-    for corpus, plan in synthetic.PLANS.items():
+    voices: list[set[Speaker]] = []
+    for corpus, layout in LAYOUTS.items():
         if corpus != "librispeech_finetuning":  # a part of LibriSpeech
-            voices.append({clip.speaker for clip in plan(synthetic.SIZES["demo"], 0)[0]})
+            voices.append({clip.speaker for clip in layout.plan(SIZES["demo"], 0)[0]})
     assert sum(map(len, voices)) == len(set().union(*voices))
 
 
@@ -172,34 +206,34 @@ def test_librilight_layout(tree: Path) -> None:
         kind = path.parts[-4]
         assert libri[path.name].read_bytes() == path.read_bytes()
         assert kind in libri[path.name].parts[-4]
-    assert {**nine, **{name: text for of_one in hour for name, text in of_one.items()}}.items() <= (
+    assert {**nine, **{name: text for utterances in hour for name, text in utterances.items()}}.items() <= (
         read_transcripts(tree / "LibriSpeech", "train-*/*/*").items()
     )
 
 
 def test_librilight_proportions() -> None:
-    clips, _ = synthetic._librilight(synthetic.SIZES["demo"], 0)
-    sets: dict[tuple[str, str], list[synthetic.Speaker]] = {}
+    clips, _ = libri.librilight(SIZES["demo"], 0)
+    sets: dict[tuple[str, str], list[Speaker]] = {}
     for clip in clips:
         name, kind = re.fullmatch(r"(1h/\d|9h)/(\w+)/.*", clip.path).groups()  # type: ignore[union-attr]
         sets.setdefault((name, kind), []).append(clip.speaker)
-    hour = [of_one for (name, _), of_one in sets.items() if name != "9h"]
+    hour = [utterances for (name, _), utterances in sets.items() if name != "9h"]
     assert len(hour) == 12
-    for of_one in hour:
-        assert len(set(of_one)) == 2
-        assert {speaker.sex for speaker in of_one} == {"f", "m"}
+    for utterances in hour:
+        assert len(set(utterances)) == 2
+        assert {speaker.sex for speaker in utterances} == {"f", "m"}
     assert len(sets["9h", "clean"]) == len(sets["9h", "other"]) == 9 * sum(map(len, hour)) / 2
 
 
 def test_commonlanguage_layout(tree: Path) -> None:
-    root, size = tree / "CommonLanguage", synthetic.SIZES["test"]
+    root, size = tree / "CommonLanguage", SIZES["test"]
     speakers: dict[tuple[str, str], set[str]] = {}
     for path in root.rglob("*.wav"):
         language, part, speaker, _ = path.relative_to(root).parts
         speakers.setdefault((language, part), set()).add(speaker)
     assert {language for language, _ in speakers} == set(size.common_languages)
     counts = dict(zip(("train", "dev", "test"), size.common_speakers, strict=True))
-    assert all(len(of_one) == counts[part] for (_, part), of_one in speakers.items())
+    assert all(len(utterances) == counts[part] for (_, part), utterances in speakers.items())
     assert len(set().union(*speakers.values())) == sum(map(len, speakers.values())), "a speaker is in one part"
     for language, part in speakers:
         header, *lines = (root / language / f"{part}.csv").read_text("utf-16").splitlines()
@@ -210,7 +244,7 @@ def test_commonlanguage_layout(tree: Path) -> None:
 
 
 def test_fleurs_layout(tree: Path) -> None:
-    root, size = tree / "fleurs", synthetic.SIZES["test"]
+    root, size = tree / "fleurs", SIZES["test"]
     assert {path.name for path in root.iterdir() if path.is_dir()} == set(size.fleurs_configs)
     for config in size.fleurs_configs:
         sentences: dict[str, set[str]] = {}
@@ -251,7 +285,7 @@ def test_librispeech_layout(tree: Path) -> None:
 
 
 def test_voxlingua107_layout(tree: Path) -> None:
-    root, size = tree / "VoxLingua107", synthetic.SIZES["test"]
+    root, size = tree / "VoxLingua107", SIZES["test"]
     videos: dict[str, set[str]] = {"": set(), "dev/": set()}
     for path in root.rglob("*.wav"):
         match = re.fullmatch(
@@ -283,7 +317,7 @@ def test_audio_is_sane(tree: Path) -> None:
     assert max(levels) - min(levels) > 8, "recordings differ in level"
 
 
-def test_resumes(tree: Path, tmp_path: Path) -> None:
+def test_replaces_what_is_missing(tree: Path, tmp_path: Path) -> None:
     synthesise(tmp_path, ["VoxCeleb1"], size="test", workers=1)
     files = sorted(tmp_path.rglob("*.wav"))
     kept, lost = files[0], files[1:4]
@@ -296,24 +330,25 @@ def test_resumes(tree: Path, tmp_path: Path) -> None:
     synthesise(tmp_path, ["VoxCeleb1"], size="test", workers=1)
     assert kept.read_bytes() == b"kept"
     assert not stale.exists()
-    made, expected = digests(tmp_path / "VoxCeleb1"), digests(tree / "VoxCeleb1")
-    del made[str(kept.relative_to(tmp_path / "VoxCeleb1"))], expected[str(kept.relative_to(tmp_path / "VoxCeleb1"))]
-    assert made == expected
+    rewritten, expected = digests(tmp_path / "VoxCeleb1"), digests(tree / "VoxCeleb1")
+    name = str(kept.relative_to(tmp_path / "VoxCeleb1"))
+    del rewritten[name], expected[name]
+    assert rewritten == expected
 
 
-def test_stopped_half_way_and_gone_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, made = synthetic._make, []
+def test_resumes_after_an_interrupt(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, written = writing.write_clip, []
 
-    def interrupted(root: Path, clip: synthetic.Clip) -> str:
-        if len(made) == 5:
+    def interrupted(root: Path, clip: recording.Clip) -> str:
+        if len(written) == 5:
             raise KeyboardInterrupt
-        made.append(clip.path)
+        written.append(clip.path)
         return real(root, clip)
 
-    monkeypatch.setattr(synthetic, "_make", interrupted)
+    monkeypatch.setattr(writing, "write_clip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         synthesise(tmp_path, ["VoxLingua107"], size="test", workers=1)
-    monkeypatch.setattr(synthetic, "_make", real)
+    monkeypatch.setattr(writing, "write_clip", real)
     synthesise(tmp_path, ["VoxLingua107"], size="test", workers=1)
     assert digests(tmp_path / "VoxLingua107") == digests(tree / "VoxLingua107")
 
@@ -329,7 +364,7 @@ def test_other_parameters_are_refused(tree: Path) -> None:
 
 def test_adds_to_a_tree_of_an_earlier_version(tree: Path, tmp_path: Path) -> None:
     """Made before there were ``libri_more`` and ``iden_split.txt``; the marker then named all fields of the size."""
-    size = synthetic.SIZES["test"]
+    size = SIZES["test"]
     early = {key: value for key, value in vars(size).items() if key.startswith(("vox_", "libri", "lang_"))}
     early = early | {"lang_dev": 99}  # another corpus's business
     del early["libri_more"]
@@ -340,14 +375,14 @@ def test_adds_to_a_tree_of_an_earlier_version(tree: Path, tmp_path: Path) -> Non
         path.unlink()
     full = (root / "SPEAKERS.TXT").read_text()
     (root / "SPEAKERS.TXT").write_text("".join(line for line in full.splitlines(True) if "dev-other" not in line))
-    marker = {"version": synthetic.VERSION, "corpus": "LibriSpeech", "seed": 0, "size": early}
-    (root / synthetic.MARKER).write_text(json.dumps(marker))
+    marker = {"version": writing.VERSION, "corpus": "LibriSpeech", "seed": 0, "size": early}
+    (root / MARKER).write_text(json.dumps(marker))
     synthesise(tmp_path, ["LibriSpeech"], size="test", workers=1)
     assert kept.items() <= digests(root).items()
     assert digests(root) == digests(tree / "LibriSpeech")
 
     marker["size"] = early | {"libri_words": [1, 2]}
-    (root / synthetic.MARKER).write_text(json.dumps(marker))
+    (root / MARKER).write_text(json.dumps(marker))
     with pytest.raises(BenchmarkError, match="libri_words"):
         synthesise(tmp_path, ["LibriSpeech"], size="test", workers=1)
 
@@ -369,7 +404,7 @@ def test_unknown_names(tmp_path: Path, arguments: dict[str, object], match: str)
 
 
 def test_without_espeak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "_espeak", None)
+    monkeypatch.setattr(recording, "_espeak", None)
     monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
     with pytest.raises(BenchmarkError, match=r"pip install -e '\.\[demo\]'"):
         synthesise(tmp_path, ["VoxLingua107"], size="test", workers=1)
@@ -393,34 +428,34 @@ def test_pretraining_set(tmp_path: Path) -> None:
 
 
 def test_pretraining_shares_no_speaker_and_no_words(tmp_path: Path) -> None:
-    size = replace(synthetic.SIZES["demo"], lang_languages=("en", *WORDS))
-    pretraining, _ = synthetic._pretraining(tmp_path, 2.0, 0)
-    demo = [clip for plan in synthetic.PLANS.values() for clip in plan(size, 0)[0]]
-    assert not {clip.speaker for clip in pretraining} & {clip.speaker for clip in demo}
-    assert not {clip.session for clip in pretraining} & {clip.session for clip in demo}
-    assert not {clip.text for clip in pretraining} & {clip.text for clip in demo}
+    size = replace(SIZES["demo"], lang_languages=("en", *WORDS))
+    extra, _ = pretraining.plan(tmp_path, 2.0, 0)
+    demo = [clip for layout in LAYOUTS.values() for clip in layout.plan(size, 0)[0]]
+    assert not {clip.speaker for clip in extra} & {clip.speaker for clip in demo}
+    assert not {clip.session for clip in extra} & {clip.session for clip in demo}
+    assert not {clip.text for clip in extra} & {clip.text for clip in demo}
     for words in (*ENGLISH.values(), *WORDS.values()):
         content = set(words.split())
         assert len(content) == len(words.split()), "a word that comes twice is in both halves"
     for language in WORDS:
-        said = [
+        spoken = [
             {word.strip(",") for clip in clips if clip.language == language for word in clip.text.split()}
-            for clips in (pretraining, demo)
+            for clips in (extra, demo)
         ]
-        assert all(said), language
-        assert not said[0] & said[1], language
+        assert all(spoken), language
+        assert not spoken[0] & spoken[1], language
 
 
 def test_speakers_are_many_voices() -> None:
-    voices = [synthetic.draw_speaker("test", k) for k in range(200)]
+    voices = [draw_speaker("test", k) for k in range(200)]
     assert len(set(voices)) == 200
     assert {voice.sex for voice in voices} == {"m", "f"}
-    assert {voice.accent for voice in voices} == set(synthetic.ACCENTS)
+    assert {voice.accent for voice in voices} == set(ACCENTS)
     assert not any("breath" in voice.definition for voice in voices), "espeak-ng's breath is not deterministic"
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--size", "test", "--corpus", "VoxLingua107", "--workers", "1"]) == 0
-    assert json.loads((tmp_path / "VoxLingua107" / synthetic.MARKER).read_text())["seed"] == 0
+    assert json.loads((tmp_path / "VoxLingua107" / MARKER).read_text())["seed"] == 0
     assert main([str(tmp_path), "--size", "demo", "--corpus", "VoxLingua107"]) == 1
     assert "another size or seed" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,17 @@ def configure(**trainer_options: Any) -> RunConfig:
     return run
 
 
-def build(run: RunConfig, corpus: Corpus, folder: Path, task: ToyTask | None = None) -> Trainer:
-    task = task or ToyTask(ToyConfig(), corpus)
-    utterances = [utterance for split in task.splits.values() for utterance in split]
-    task.seconds = dict(zip([u.id for u in utterances], audio.durations(utterances).tolist(), strict=True))
+def build(run: RunConfig, corpus: Corpus, folder: Path) -> Trainer:
+    utterances = [utterance for split in corpus.splits.values() for utterance in split]
+    seconds = dict(zip([u.id for u in utterances], audio.durations(utterances).tolist(), strict=True))
+    task = ToyTask(ToyConfig(), ToyTask.split(ToyConfig(), corpus), seconds)
     return Trainer(run, task, ToyUpstream().eval(), folder)
 
 
 def outcome(made: Trainer) -> dict[str, Any]:
     return {
         "best": made.best,
-        "last": made.pairing.trained_state(),
+        "last": made.model.trained_state(),
         "kept": made.load_best()["pairing"],
         "test": made.evaluate("test")[0].files,
         "audio": made.costs()["upstream_audio_seconds"],
@@ -120,10 +121,10 @@ def test_workers_and_evaluation_batches_change_nothing(corpus: Corpus, tmp_path:
 
 def test_the_best_checkpoint_on_dev_is_kept(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([5.0, 2.0, 2.0, 7.0])
-    monkeypatch.setattr(ToyTask, "evaluate", lambda *_: Evaluation({"dev": {"error": next(values)}}))
+    monkeypatch.setattr(ToyTask, "evaluate", lambda *_: Evaluation({"dev": {"toy_error": next(values)}}))
     made = build(configure(max_steps=8, eval_every=2), corpus, tmp_path)
     made.train(StopRequest())
-    assert made.best == {"step": 4, "metric": "error", "value": 2.0}
+    assert made.best == {"step": 4, "metric": "toy_error", "value": 2.0}
     assert made.load_best()["step"] == 4
 
 
@@ -137,12 +138,12 @@ def test_frozen_means_frozen_and_each_group_has_its_rate(corpus: Corpus, tmp_pat
     run = configure(max_steps=2)
     run.optim.weights_lr, run.optim.upstream_lr, run.optim.schedule, run.optim.warmup_steps = 0.5, 1e-5, "constant", 0
     frozen = build(run, corpus, tmp_path / "a")
-    before = {key: value.clone() for key, value in frozen.pairing.upstream.state_dict().items()}
+    before = {key: value.clone() for key, value in frozen.model.upstream.state_dict().items()}
     frozen.train(StopRequest())
-    assert same(frozen.pairing.upstream.state_dict(), before)
-    assert not frozen.pairing.upstream.training
+    assert same(frozen.model.upstream.state_dict(), before)
+    assert not frozen.model.upstream.training
     assert {g["name"]: g["lr"] for g in frozen.optimizer.param_groups} == {"head": 0.01, "weights": 0.5}
-    assert "upstream.layers.0.weight" not in frozen.pairing.trained_state()
+    assert "upstream.layers.0.weight" not in frozen.model.trained_state()
 
     run.regime = "finetune"
     tuned = build(run, corpus, tmp_path / "b")
@@ -152,21 +153,21 @@ def test_frozen_means_frozen_and_each_group_has_its_rate(corpus: Corpus, tmp_pat
         "weights": 0.5,
         "upstream": 1e-5,
     }
-    moved = (tuned.pairing.upstream.state_dict()["layers.0.weight"] - before["layers.0.weight"]).abs().max()
+    moved = (tuned.model.upstream.state_dict()["layers.0.weight"] - before["layers.0.weight"]).abs().max()
     assert 0 < moved < 1e-4
 
 
-def test_a_probe_runs_no_block_above_its_state(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_single_layer_runs_no_block_above_it(corpus: Corpus, tmp_path: Path) -> None:
     run = configure(max_steps=1)
-    run.regime, run.featurizer.state = "probe", 1
+    run.regime, run.featurizer.layer = "single_layer", 1
     made = build(run, corpus, tmp_path)
     made.train(StopRequest())
-    ran = made.pairing.upstream.ran
+    ran = made.model.upstream.ran
     assert isinstance(ran, list)
     assert set(ran) == {0, 1}
     assert made.load_best()["layers"] is None
-    run.featurizer.state = 3
-    with pytest.raises(BenchmarkError, match=r"state 3 does not exist.*3 states"):
+    run.featurizer.layer = 3
+    with pytest.raises(BenchmarkError, match=r"layer 3 does not exist.*3 layers"):
         build(run, corpus, tmp_path)
 
 
@@ -225,7 +226,7 @@ def test_nan_stops_before_it_is_applied(
     monkeypatch.setattr(trainer.torch.nn.functional, "cross_entropy", cross_entropy)
     with pytest.raises(BenchmarkError, match=r"update 3: the .* is (nan|inf).*train\d.*optim\.lr=0\.001.*last\.pt"):
         made.train(StopRequest())
-    assert all(torch.isfinite(p).all() for p in made.pairing.parameters())
+    assert all(torch.isfinite(p).all() for p in made.model.parameters())
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == 2
 
@@ -240,19 +241,39 @@ def test_a_broken_checkpoint_is_named(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_unreadable_audio_stops_with_its_name(corpus: Corpus, tmp_path: Path) -> None:
-    task = ToyTask(ToyConfig(), corpus)
     bad = tmp_path / "nan.wav"
     import soundfile
 
     soundfile.write(bad, np.full(3000, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
     from benchmark.interfaces import Utterance
 
-    task.splits["train"] = [*task.splits["train"], Utterance("the-bad-one", str(bad), speaker="low")]
+    train = [*corpus.splits["train"], Utterance("the-bad-one", str(bad), speaker="low")]
+    broken = Corpus("toy", corpus.splits | {"train": train})
     for workers in (0, 1):
         run = configure(max_steps=8)
         run.data.workers = workers
         with pytest.raises(BenchmarkError, match=r"utterance the-bad-one: .*nan\.wav has NaN"):
-            build(run, corpus, tmp_path / f"run{workers}", task).train(StopRequest())
+            build(run, broken, tmp_path / f"run{workers}").train(StopRequest())
+
+
+def test_precisions_and_threads_of_one_process(corpus: Corpus, tmp_path: Path) -> None:
+    """A study or a notebook may hold runs of different precision; none shares its state with another."""
+    results: dict[str, Any] = {}
+
+    def train(name: str, precision: str) -> None:
+        with StopRequest() as stop:  # installs no handlers outside of the main thread
+            made = build(configure(precision=precision), corpus, tmp_path / name)
+            made.train(stop)
+        results[name] = made.best
+
+    train("float32", "no")
+    for name, precision in (("bf16", "bf16"), ("again", "no")):
+        thread = threading.Thread(target=train, args=(name, precision))
+        thread.start()
+        thread.join()
+    assert results["again"] == results["float32"]
+    assert results["bf16"]["value"] != results["float32"]["value"]
+    assert results["bf16"]["value"] == pytest.approx(results["float32"]["value"], rel=0.05)
 
 
 def test_stopped_while_testing_the_last_checkpoint_stays_the_last(corpus: Corpus, tmp_path: Path) -> None:

@@ -8,17 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_upstream_wav2vec2 import ragged, small_model
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
-from benchmark.registry import Registry, upstreams
+from benchmark.registry import Registry, list_downstreams, upstreams
 from upstream import list_upstreams, load_upstream
+from upstream.fbank import Fbank
 from upstream.wav2vec2 import OPTIONS, cards
-from upstream.wav2vec2.checkpoint import save_checkpoint
 from upstream.wav2vec2.config import Wav2Vec2Config
+from upstream.wav2vec2.export import save_checkpoint
 from upstream.wav2vec2.model import Wav2Vec2Model
 
 CARDS = cards.read_cards()
@@ -44,6 +46,15 @@ def test_the_names_that_users_know() -> None:
     names = """wav2vec2_large_960 wav2vec2_large_lv60_cv_swbd_fsh xlsr_53 xls_r_300m xls_r_1b xls_r_2b
                wav2vec2_large_voxpopuli_100k wav2vec2_local wav2vec2_tiny fbank"""
     assert set(names.split()) < set(list_upstreams())
+
+
+def test_names_are_listed_by_pattern() -> None:
+    assert list_upstreams("xlsr_53") == list_upstreams("wav2vec2_xlsr") == ["xlsr_53"]  # the latter is an alias
+    assert list_upstreams("*voxpopuli_?s") == ["wav2vec2_base_voxpopuli_es", "wav2vec2_large_voxpopuli_es"]
+    assert list_upstreams("XLSR*") == list_upstreams("xlsr") == []
+    assert set(list_upstreams("xlsr*")) < set(list_upstreams("*")) == set(list_upstreams())
+    assert list_downstreams("voxceleb1_sv") == ["voxceleb1_sv"]
+    assert set(list_downstreams("*_sv")) < set(list_downstreams())
 
 
 @pytest.mark.parametrize("name", list_upstreams())
@@ -86,7 +97,14 @@ def test_families_have_the_published_sizes(family: str) -> None:
     assert model.hidden_size == card.architecture["encoder_embed_dim"]
 
 
-@pytest.mark.parametrize("name", ["fbank"] + [card.name for card in CARDS.values() if card.file])
+def without_download() -> list[str]:
+    """Upstreams that load in an empty cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCHMARK_CACHE", "nowhere")
+        return [entry.name for entry in upstreams if entry.problem is None and entry.missing(None) is None]
+
+
+@pytest.mark.parametrize("name", without_download())
 def test_upstreams_without_a_download_work(name: str) -> None:
     model = load_upstream(name)
     assert not model.training
@@ -105,6 +123,68 @@ def test_upstreams_without_a_download_work(name: str) -> None:
         torch.testing.assert_close(
             state[1, : frames[1]], expected[0], rtol=1e-5, atol=1e-5 * expected.abs().max().item()
         )
+
+
+@pytest.mark.parametrize("name", without_download())
+def test_a_list_of_waveforms_is_a_batch(name: str) -> None:
+    model = load_upstream(name)
+    padded, wav_lens = ragged([9000, 16000, 12000])
+    wavs = [wav[:n] for wav, n in zip(padded, wav_lens, strict=True)]
+    flipped = wavs[1].flip(0).numpy()[::-1]  # strides that torch does not have
+    with torch.no_grad():
+        expected = model(padded, wav_lens)
+        for given in (wavs, (wavs[0].double(), flipped, wavs[2].numpy().astype(">f8"))):
+            out = model(given)
+            assert torch.equal(out.lengths, expected.lengths)
+            assert all(torch.equal(a, b) for a, b in zip(out.states, expected.states, strict=True))
+        assert torch.equal(model(padded[1:2]).states[-1], model(padded[1:2], wav_lens[1:2]).states[-1])
+        assert torch.equal(model(wavs, keep=[0]).states[0], expected.states[0])
+    assert out["hidden_states"] is out.states
+    assert out["last_hidden_state"] is out.states[-1]
+    with pytest.raises(KeyError, match="logits"):
+        out["logits"]
+
+
+def test_waveforms_are_moved_to_the_upstreams_device() -> None:
+    class OnMeta(Constant):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+
+        def forward(self, wavs: Any, wav_lens: Any, *, keep: Any = None) -> HiddenStates:
+            return HiddenStates([wavs], wav_lens)
+
+    out = OnMeta()([torch.zeros(3), np.zeros(2)])
+    assert out.states[0].device == out.lengths.device == torch.device("meta")
+
+
+LIST = r"expected a list of 1-D waveforms, or a tensor \(batch, sample\) of floating-point samples"
+WAVEFORM = r"expected a 1-D tensor or array of floating-point samples in \[-1, 1\] \(one channel; divide 16-bit"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([[]], f"got an empty list; {LIST}"),
+        ([torch.zeros(9000)], rf"got Tensor \[9000\] of float32; {LIST}"),
+        ([torch.zeros(2, 9000, dtype=torch.int16)], rf"got Tensor \[2, 9000\] of int16; {LIST}"),
+        ([np.zeros((2, 9000))], rf"got ndarray \[2, 9000\] of float64; {LIST}"),
+        (["a.wav"], f"got a str; {LIST}"),
+        ([[torch.zeros(9000), torch.zeros(1, 9000)]], rf"waveform 1 is Tensor \[1, 9000\] of float32; {WAVEFORM}"),
+        ([[np.zeros((9000, 2))]], rf"waveform 0 is ndarray \[9000, 2\] of float64; {WAVEFORM}"),
+        ([[torch.zeros(9000, dtype=torch.int16)]], rf"waveform 0 is Tensor \[9000\] of int16; {WAVEFORM}"),
+        ([[np.zeros(9000, dtype=np.int16)]], rf"waveform 0 is ndarray \[9000\] of int16; {WAVEFORM}"),
+        ([[0.0, 0.1]], f"waveform 0 is a float; {WAVEFORM}"),
+        ([["a.wav"]], f"waveform 0 is a str; {WAVEFORM}"),
+        ([[torch.zeros(9000)], torch.tensor([9000])], r"wav_lens goes with a padded \(batch, sample\) tensor only"),
+        ([[torch.zeros(9000), torch.zeros(0)]], "item 1 of the batch has 0 samples"),
+    ],
+    ids=["empty", "one tensor", "integers", "array", "path", "2-D tensor", "2-D array", "integer tensor",
+         "integer array", "numbers", "paths", "lengths", "no samples"],
+)  # fmt: skip
+def test_other_input_is_named(arguments: list[Any], message: str) -> None:
+    with pytest.raises(BenchmarkError, match=message):
+        Fbank()(*arguments)
 
 
 @pytest.fixture
@@ -137,7 +217,7 @@ def test_checkpoints_that_are_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(BenchmarkError, match=r"nowhere\.pt does not exist"):
         load_upstream("wav2vec2_local", checkpoint=tmp_path / "nowhere.pt")
     monkeypatch.setattr("upstream.wav2vec2.FOLDER", tmp_path)
-    with pytest.raises(BenchmarkError, match=r"'wav2vec2_tiny' is part of this project, but .* is missing"):
+    with pytest.raises(BenchmarkError, match=r"'wav2vec2_tiny' is part of this package, but .* is missing"):
         load_upstream("wav2vec2_tiny")
 
 
@@ -145,7 +225,7 @@ def test_what_is_missing_is_said_without_loading(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path))
     message = upstreams.get("wav2vec2_large").missing(None)
     assert message is not None
-    assert f"fetched from {CARDS['wav2vec2_large'].url}" in message
+    assert f"downloaded from {CARDS['wav2vec2_large'].url}" in message
     assert f"put that file at {tmp_path / 'checkpoints' / 'wav2vec_vox_new.pt'}" in message
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "wav2vec_vox_new.pt").touch()
@@ -223,7 +303,7 @@ def test_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         load_upstream("constant", valu=2.0)
     with pytest.raises(BenchmarkError, match=r"'broken' \(from .*\) failed with ZeroDivisionError"):
         load_upstream("broken")
-    with pytest.raises(BenchmarkError, match=r"'no_upstream' .* made a Linear; expected"):
+    with pytest.raises(BenchmarkError, match=r"'no_upstream' .* is a Linear; expected"):
         load_upstream("no_upstream")
 
 

@@ -12,7 +12,13 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from benchmark.interfaces import Corpus, Evaluation, Head, HiddenStates, Task, Upstream, Utterance
+from benchmark.errors import BenchmarkError
+
+from benchmark import metrics
+from benchmark.interfaces import Corpus, Evaluation, Head, HiddenStates, Splits, Target, Task, Upstream, Utterance
+
+if "toy_error" not in metrics.METRICS:
+    metrics.declare(metrics.Metric("toy_error", "probability error", "%", ceiling=100.0))
 
 
 class ToyUpstream(Upstream):
@@ -56,7 +62,7 @@ class ToyHead(Head):
         return nn.functional.cross_entropy(self._logits(features, lengths), targets)
 
     def predict(self, features: Tensor, lengths: Tensor) -> list[Any]:
-        return list(self._logits(features, lengths).softmax(-1)[:, 1].cpu().numpy())
+        return list(self._logits(features, lengths).float().softmax(-1)[:, 1].cpu().numpy())
 
 
 @dataclass
@@ -69,33 +75,37 @@ class ToyTask(Task):
     """Is the tone high? Selection by mean probability error, a number that any change of parameters changes."""
 
     Config = ToyConfig
-    selection = "error"
-    higher_is_better = False
+    selection = "toy_error"
 
-    def __init__(self, config: ToyConfig, corpus: Corpus) -> None:
-        self.splits = dict(corpus.splits)
-        self.config = config
+    @classmethod
+    def split(cls, config: ToyConfig, corpus: Corpus, target: Target | None = None) -> Splits:
+        test = corpus.splits["test"]
+        if target is not None:
+            if target.name not in target.corpus.splits:
+                raise BenchmarkError(f"no split '{target.name}'")
+            test = target.corpus.splits[target.name]
+        return Splits(corpus.name, corpus.splits["train"], corpus.splits["dev"], test)
 
     def targets(self, utterances: Sequence[Utterance]) -> Tensor:
         return torch.tensor([int(str(u.speaker) == "high") for u in utterances])
 
-    def inventory(self) -> dict[str, Any]:
+    def vocabulary(self) -> dict[str, Any]:
         return {"classes": ["low", "high"]}
 
     @classmethod
-    def make_head(cls, config: Any, inventory: Mapping[str, Any], feature_size: int) -> Head:
+    def make_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
         return ToyHead(feature_size)
 
     @classmethod
-    def present(cls, config: Any, inventory: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
-        return {"class": inventory["classes"][int(prediction > 0.5)], "probability": float(prediction)}
+    def present(cls, config: Any, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
+        return {"class": vocabulary["classes"][int(prediction > 0.5)], "probability": float(prediction)}
 
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:
         truth = {u.id: float(u.speaker == "high") for u in self.splits[split]}
         assert predictions.keys() == truth.keys()
         error = float(np.mean([abs(float(predictions[name]) - truth[name]) for name in truth]))
         lines = "".join(f"{name} {float(predictions[name])!r}\n" for name in sorted(truth))
-        return Evaluation({split: {"error": 100 * error}}, {f"scores_{split}.txt": lines})
+        return Evaluation({split: {"toy_error": 100 * error}}, files={f"scores_{split}.txt": lines})
 
 
 def toy_corpus(root: Path) -> Corpus:

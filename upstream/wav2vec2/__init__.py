@@ -1,4 +1,4 @@
-"""wav2vec 2.0: a native model with fairseq's parameter names, and the reader of fairseq's checkpoints.
+"""wav2vec 2.0: a native model with fairseq's parameter names, loaded from fairseq's checkpoints.
 
 Importing this imports no torch; :func:`load_card` does.
 """
@@ -12,12 +12,12 @@ from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
 from upstream.wav2vec2.cards import FOLDER, Card, read_cards
 
-#: Fields of ``Wav2Vec2Config`` that may be changed when a model is loaded: those that matter while it is trained.
 OPTIONS = (
     "dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "feature_grad_mult",
     "apply_mask", "mask_prob", "mask_length", "mask_channel_prob", "mask_channel_length",
     "checkpoint_activations",
 )  # fmt: skip
+"""Fields of ``Wav2Vec2Config`` that may be changed when a model is loaded: those that matter during training."""
 
 
 def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights: bool = False, **options: Any) -> Any:
@@ -25,19 +25,20 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
 
     Args:
         card: a name in ``cards.yaml``.
-        checkpoint: a local file to read instead of the card's own.
-        random_weights: keep the checkpoint's architecture and draw the weights anew, from torch's random state: what
-            a pre-trained model is compared with.
+        checkpoint: a local file to read in place of the card's own.
+        random_weights: keep the checkpoint's architecture and draw new weights from torch's random state, as a
+            baseline for the pre-trained model.
         options: values for training, see :data:`OPTIONS`.
 
     Returns:
         A :class:`~upstream.wav2vec2.model.Wav2Vec2Model`.
 
     Raises:
-        BenchmarkError: no file, a file that is no such checkpoint, or one that is not what the card says.
+        BenchmarkError: no file, a file that is not a fairseq checkpoint, or one that does not match the card.
     """
     from upstream.download import cached, sha256_of
     from upstream.wav2vec2.checkpoint import load_model
+    from upstream.wav2vec2.export import EXPORTS
 
     about = read_cards()[card]
     for option in options:
@@ -52,7 +53,7 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
     elif about.file is not None:
         path = FOLDER / about.file
         if not path.exists():
-            raise BenchmarkError(f"'{card}' is part of this project, but {path} is missing; restore it from git")
+            raise BenchmarkError(f"'{card}' is part of this package, but {path} is missing; install the package again")
     elif about.url is not None:
         path, sha256 = cached(about.url, name=about.filename, sha256=about.sha256)
     else:
@@ -60,6 +61,7 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
 
     model = load_model(path, options=options, random_weights=random_weights)
     _check(model.config, about, path)
+    model.exports = EXPORTS
     config = model.config
     model.info = {
         "name": card,
@@ -90,15 +92,15 @@ def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
 
     about = read_cards()[card]
     if checkpoint is not None:
-        return None if Path(checkpoint).expanduser().exists() else f"Checkpoint {checkpoint} does not exist either."
+        return None if Path(checkpoint).expanduser().exists() else f"The checkpoint {checkpoint} does not exist either."
     if about.url is None:
         return None if about.file else f"'{card}' needs a checkpoint too: give it with -k FILE."
     target = place(about.url, about.filename)
     if target.exists():
         return None
     return (
-        f"The checkpoint of '{card}' is not here yet either. It will be fetched from {about.url}; "
-        f"without network, put that file at {target}, or give a local file with -k FILE."
+        f"The checkpoint of '{card}' has not been downloaded yet either. It is downloaded from {about.url} when it is "
+        f"needed; without network, put that file at {target}, or give a local file with -k FILE."
     )
 
 
@@ -110,5 +112,5 @@ def _check(config: Any, card: Card, path: Path) -> None:
     ]
     if differences:
         raise BenchmarkError(
-            f"{path} is not '{card.name}': {'; '.join(differences)}. Use -u wav2vec2_local -k FILE for any checkpoint"
+            f"{path} is not '{card.name}': {'; '.join(differences)}. -u wav2vec2_local -k FILE takes any checkpoint"
         )

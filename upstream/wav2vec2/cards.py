@@ -23,10 +23,10 @@ class Card:
     """Fields of ``Wav2Vec2Config`` that the file must agree with."""
     url: str | None = None
     filename: str | None = None
-    """What the download is kept as, where the last part of the url is not telling enough."""
+    """What the download is called in the cache, where the last part of the url is ambiguous."""
     sha256: str | None = None
     file: str | None = None
-    """A file beside ``cards.yaml``, instead of a url."""
+    """A file next to ``cards.yaml``, in place of a url."""
     licence: str | None = None
     paper: str | None = None
     """arXiv number."""
@@ -40,7 +40,7 @@ class Card:
 @cache
 def read_cards() -> dict[str, Card]:
     """All cards by name, in the file's order."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is 10 times as fast, where there is one
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 10 times as fast, where it is available
     table = yaml.load((FOLDER / "cards.yaml").read_text(encoding="utf-8"), Loader=loader)
     cards = {}
     for name, values in table["cards"].items():

@@ -1,8 +1,8 @@
 """The configuration of a wav2vec 2.0 model, under fairseq's names.
 
-Only what inference and fine-tuning need; the names and defaults are those of fairseq's ``Wav2Vec2Config``
-(https://github.com/facebookresearch/fairseq/blob/3d262bb/fairseq/models/wav2vec/wav2vec2.py), but for ``normalize``
-and ``sample_rate``, which fairseq keeps in the task, and ``apply_mask``, which it keeps in the fine-tuned model.
+Only what inference and fine-tuning need. Names and defaults are those of fairseq's ``Wav2Vec2Config``
+(https://github.com/facebookresearch/fairseq/blob/3d262bb/fairseq/models/wav2vec/wav2vec2.py), except ``normalize`` and
+``sample_rate``, which fairseq keeps in the task, and ``apply_mask``, which it keeps in the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from benchmark.errors import BenchmarkError
 
 STANDARD_CONV = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
 
-#: Fields of fairseq's configuration that change the architecture, and the only value that is implemented.
 UNSUPPORTED: dict[str, Any] = {
     "layer_type": "transformer",
     "quantize_input": False,
     "conv_pos_batch_norm": False,
     "crop_seq_to_multiple": 1,
 }
+"""Fields of fairseq's configuration that change the architecture, and the only value that is implemented."""
 
 ACTIVATIONS = ("gelu", "relu", "relu_squared", "gelu_fast", "gelu_accurate", "tanh", "linear", "swish")
 
@@ -35,7 +35,7 @@ class Wav2Vec2Config:
     extractor_mode: str = "default"
     """``default``: one GroupNorm after the first convolution; ``layer_norm``: a LayerNorm after each."""
     conv_feature_layers: str = STANDARD_CONV
-    """A Python list expression of ``(dim, kernel_size, stride)``; read without evaluating it: :attr:`conv_layers`."""
+    """A Python list expression of ``(dim, kernel_size, stride)``; :attr:`conv_layers` parses it, without ``eval``."""
     conv_bias: bool = False
     """Whether the extractor's convolutions have a bias."""
     encoder_layers: int = 12
@@ -45,9 +45,9 @@ class Wav2Vec2Config:
     activation_fn: str = "gelu"
     """Of the feed-forward layers: one of :data:`ACTIVATIONS`."""
     layer_norm_first: bool = False
-    """Pre-norm blocks and a LayerNorm after the last (True), or post-norm ones and a LayerNorm before the first."""
+    """True: pre-norm blocks, a LayerNorm after the last; False: post-norm blocks, a LayerNorm before the first."""
     conv_pos: int = 128
-    """Kernel size of the positional convolution; with ``pos_conv_depth`` > 1 shared between the layers."""
+    """Kernel size of the positional convolution; with ``pos_conv_depth`` > 1, divided between the layers."""
     conv_pos_groups: int = 16
     pos_conv_depth: int = 1
 
@@ -60,13 +60,13 @@ class Wav2Vec2Config:
     encoder_layerdrop: float = 0.0
     """Probability of skipping a block while training. A skipped block's state is its input."""
     feature_grad_mult: float = 1.0
-    """Scale of the gradient into the feature extractor; 0: it is run without gradient."""
+    """Scale of the gradient into the feature extractor; 0 runs it without gradient."""
 
     apply_mask: bool = False
-    """Mask time steps and channels while training. Off unless asked for: a checkpoint's ``mask_*`` values are those
-    of its pre-training."""
+    """Mask time steps and channels during training. Off by default: a checkpoint's ``mask_*`` values are those of its
+    pre-training."""
     mask_prob: float = 0.65
-    """Share of time steps that start spans, times ``mask_length`` (fairseq's meaning)."""
+    """Share of time steps that start a span, times ``mask_length`` (as in fairseq)."""
     mask_length: int = 10
     """Frames."""
     mask_channel_prob: float = 0.0
@@ -74,11 +74,11 @@ class Wav2Vec2Config:
     """Channels."""
 
     checkpoint_activations: bool = False
-    """Compute each block again in the backward pass instead of keeping its activations: less memory, more time. Off
-    unless asked for, whatever pre-training did."""
+    """Recompute each block in the backward pass instead of keeping its activations: less memory, more time. Off by
+    default, whatever pre-training did."""
 
     normalize: bool = False
-    """Whether waveforms are brought to zero mean and unit variance; fairseq's ``task.normalize``."""
+    """Whether waveforms are normalised to zero mean and unit variance; fairseq's ``task.normalize``."""
     sample_rate: int = 16000
     """Hz; fairseq's ``task.sample_rate``."""
 
@@ -125,9 +125,9 @@ class Wav2Vec2Config:
             value = model.get(name, supported)
             if value != supported and value is not None:
                 raise _unsupported(name, value, repr(supported))
-        asked_for = {"apply_mask", "checkpoint_activations"}
-        known = {field.name for field in dataclasses.fields(cls)} - {*asked_for, "normalize", "sample_rate"}
-        values = {name: model[name] for name in known if model.get(name) is not None}
+        elsewhere = {"apply_mask", "checkpoint_activations", "normalize", "sample_rate"}  # options, or in the task
+        names = {field.name for field in dataclasses.fields(cls)} - elsewhere
+        values = {name: model[name] for name in names if model.get(name) is not None}
         for name in ("normalize", "sample_rate"):
             if task.get(name) is not None:
                 values[name] = task[name]
@@ -185,7 +185,7 @@ def parse_conv_layers(expression: str) -> tuple[tuple[int, int, int], ...]:
 
 
 def _typed(name: str, value: Any, kind: str) -> Any:
-    """``value`` as the field's type; command lines and old checkpoints hold some numbers as other types."""
+    """``value`` as the field's type; command lines and old checkpoints give some numbers as other types."""
     if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):

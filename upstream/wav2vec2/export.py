@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError
-from upstream.wav2vec2.checkpoint import save_checkpoint
+from benchmark.files import write_atomically
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.model import Wav2Vec2Model
 
-#: fairseq's activation functions -> transformers' (``transformers.activations.ACT2FN``). Both approximate GELUs of
-#: fairseq are the one by tanh, which transformers has always had as ``gelu_new``.
 HUGGINGFACE_ACTIVATIONS = {
     "gelu": "gelu",
     "relu": "relu",
@@ -33,9 +32,9 @@ HUGGINGFACE_ACTIVATIONS = {
     "linear": "linear",
     "swish": "swish",
 }
+"""fairseq's activation functions -> transformers' (``transformers.activations.ACT2FN``). Both approximate GELUs of
+fairseq are the one by tanh, which transformers has always had as ``gelu_new``."""
 
-#: fairseq's parameter names -> transformers'. ``weight_g`` and ``weight_v`` are what published checkpoints have: every
-#: transformers reads them, also those whose models call them ``parametrizations.weight.original0`` and ``1``.
 HUGGINGFACE_NAMES = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
     (r"^feature_extractor\.conv_layers\.(\d+)\.2(\.1)?\.", r"feature_extractor.conv_layers.\1.layer_norm."),
@@ -48,10 +47,38 @@ HUGGINGFACE_NAMES = (
     (r"\.fc1\.", ".feed_forward.intermediate_dense."),
     (r"\.fc2\.", ".feed_forward.output_dense."),
 )
+"""fairseq's parameter names -> transformers'. ``weight_g`` and ``weight_v`` are what published checkpoints have: every
+version of transformers reads them, also those whose models say ``parametrizations.weight.original0`` and ``1``."""
+
+
+def save_checkpoint(model: Wav2Vec2Model, path: str | Path) -> None:
+    """Write a checkpoint that fairseq and :func:`upstream.wav2vec2.checkpoint.load_model` read.
+
+    fairseq wants the modules of pre-training too: those read with the model are written back, and a model without
+    them gets zeros of the right shapes.
+    """
+    path = Path(path)
+    model_cfg, task_cfg = model.config.to_fairseq()
+    model_cfg |= model.pretraining_config
+    pretraining = dict(model.pretraining)
+    if not pretraining:
+        dim, conv_dim = model.hidden_size, model.config.conv_layers[-1][0]
+        model_cfg |= {"quantize_targets": False, "target_glu": False, "final_dim": dim}
+        for name, columns in (("project_q", conv_dim), ("final_proj", dim)):
+            pretraining |= {f"{name}.weight": torch.zeros(dim, columns), f"{name}.bias": torch.zeros(dim)}
+    state: dict[str, Any] = {
+        "args": None,
+        "cfg": {"_name": None, "model": model_cfg, "task": task_cfg},
+        "model": {**{key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}, **pretraining},
+        # fairseq's loader insists on these
+        "optimizer_history": [{"optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}],
+        "extra_state": {"train_iterator": {"epoch": 1}},
+    }
+    write_atomically(path, lambda file: torch.save(state, file))
 
 
 def export_fairseq(model: Wav2Vec2Model, path: Path) -> str:
-    """Write a fairseq checkpoint; returns how it is loaded."""
+    """Write a fairseq checkpoint; returns how to load it."""
     save_checkpoint(model, path)
     return (
         f"-u wav2vec2_local -k {path}, or in fairseq fairseq.checkpoint_utils.load_model_ensemble_and_task(['{path}'])"
@@ -59,11 +86,11 @@ def export_fairseq(model: Wav2Vec2Model, path: Path) -> str:
 
 
 def export_huggingface(model: Wav2Vec2Model, folder: Path) -> str:
-    """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors``; returns how they are loaded.
+    """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors``; returns how to load them.
 
-    The folder is there whole or not at all. The model computes the same states from the same input. Where the waveform
-    is normalised, transformers' preprocessor adds 1e-7 to its variance, fairseq and this project 1e-5: that shows in
-    the states of quiet audio (0.5 % of the input's scale at -30 dB of full scale, 5 % at -40 dB).
+    The folder appears complete or not at all. The model computes the same states from the same input. Where the
+    waveform is normalised, transformers' preprocessor adds 1e-7 to its variance, fairseq and this project 1e-5, which
+    changes the states of quiet audio (0.5 % of the input's scale at -30 dB of full scale, 5 % at -40 dB).
 
     Raises:
         BenchmarkError: transformers has no such architecture.
@@ -136,7 +163,7 @@ def huggingface_config(config: Wav2Vec2Config) -> dict[str, Any]:
 
 
 def huggingface_preprocessor(config: Wav2Vec2Config) -> dict[str, Any]:
-    """``preprocessor_config.json``. As for the published models, only those without GroupNorm are told the padding."""
+    """``preprocessor_config.json``. As in the published ones, only models without GroupNorm get an attention mask."""
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
@@ -166,3 +193,10 @@ def huggingface_weights(model: Wav2Vec2Model) -> dict[str, Tensor]:
 
 def _json(values: dict[str, Any]) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
+
+
+EXPORTS: Mapping[str, Callable[[Any, Path], str]] = {
+    "fairseq": export_fairseq,
+    "huggingface": export_huggingface,
+}
+"""The model's :attr:`benchmark.interfaces.Upstream.exports`."""

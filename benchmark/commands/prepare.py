@@ -1,0 +1,173 @@
+"""``wavbench prepare``: a corpus, or the data of another tool -> manifests."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark import registry
+from benchmark.commands import Parser
+from benchmark.errors import BenchmarkError, raise_problems, shorten
+
+if TYPE_CHECKING:
+    from benchmark.interfaces import Corpus
+
+log = logging.getLogger("wavbench")
+
+EXAMPLES = """\
+examples:
+  wavbench prepare voxceleb1 /corpora                      # /corpora/VoxCeleb1 -> manifests/voxceleb1/*.jsonl
+  wavbench prepare kaldi egs/s5/data -o manifests/mine     # one split per data directory
+  wavbench prepare lhotse data/fbank --label emotion       # every cuts file of the folder
+  wavbench prepare datasets saved_dataset --column text=normalized
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """``wavbench prepare CORPUS ROOT``.
+
+    Raises:
+        BenchmarkError: the corpus cannot be read, audio cannot be used, or the folder is not empty.
+    """
+    options = _parser().parse_args(argv)
+    log_to_terminal()
+    for plugin in options.plugin:
+        registry.load_plugin(plugin)
+    root = Path(options.root)
+    own = options.corpus in registry.corpora.names(aliases=True)
+    name = registry.corpora.get(options.corpus).name if own else f"{options.corpus}-{root.resolve().name}"
+    output = Path(options.output or Path("manifests") / name)
+    columns = _columns(options.column)
+    read = _reader(options.corpus, columns, options.label)
+
+    from benchmark.data import manifest
+    from benchmark.data.examine import examine, summary, usable
+    from benchmark.data.splits import overlaps
+    from benchmark.files import write_text
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())) and not options.overwrite:
+        raise BenchmarkError(f"{output} is not empty; --overwrite replaces files in it, -o DIR writes elsewhere")
+    corpus = _with_labels(read(root, output), options.label)
+    everything = [utterance for utterances in corpus.splits.values() for utterance in utterances]
+    if not everything:
+        raise BenchmarkError(f"'{options.corpus}' at {root} has no utterances")
+    reports = examine(everything, workers=options.workers)
+    broken = [problem for report in reports for problem in report.problems]
+    splits = usable(corpus.splits, reports)
+    if broken and not (options.leave_out_broken and splits):
+        advice = "--leave-out-broken writes the others" if splits else ""
+        raise_problems(f"{options.corpus} at {root}, no manifest was written", broken, advice)
+    written = []
+    for split, utterances in splits.items():
+        written.append(output / f"{split}.jsonl")
+        manifest.write(written[-1], utterances)
+    ids = {utterance.id for utterances in splits.values() for utterance in utterances}
+    for split, trials in corpus.trials.items():
+        kept = [trial for trial in trials if trial.enrolment in ids and trial.test in ids]
+        if len(kept) < len(trials):
+            log.warning("%s: %d of %d trials are left out", split, len(trials) - len(kept), len(trials))
+        written.append(output / f"{split}.txt")
+        write_text(written[-1], "".join(f"{t.label} {t.enrolment} {t.test}\n" for t in kept))
+    if broken:
+        written.append(output / "left_out.txt")
+        write_text(written[-1], "".join(f"{problem}\n" for problem in broken))
+    print(summary(splits, reports, options.label))
+    if shared := overlaps(splits):
+        print(f"note: not all splits may be used together; they share {len(shared):,} utterances: {shared[0]}, …")
+    if broken:
+        number = len(everything) - sum(map(len, splits.values()))
+        print(f"left out: {number:,} of {len(everything):,} utterances with unusable audio; see left_out.txt")
+    print("written:", *written, sep="\n  ")
+    if others := sorted(set(output.glob("*.jsonl")) - set(written)):
+        print(f"not written now, but also in {output}: {shorten(path.name for path in others)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "wavbench prepare",
+        "Find the utterances of a corpus, check the headers of their audio, write a manifest per split.",
+        EXAMPLES,
+    )
+    parser.add_argument("corpus", metavar="CORPUS", help="a corpus known by name, or kaldi | lhotse | datasets")
+    parser.add_argument("root", metavar="ROOT", help="the data root that holds the corpus, or what to import")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="default: manifests/CORPUS; imports: CORPUS-<name of ROOT>"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files of the same names in DIR")
+    parser.add_argument("--leave-out-broken", action="store_true", help="write only utterances whose audio can be used")
+    parser.add_argument(
+        "--label", metavar="NAME", action="append", default=[], help="write this label too: emotion, keyword, …"
+    )
+    parser.add_argument(
+        "--column", metavar="FIELD=NAME", action="append", default=[], help="datasets: the column of a field or label"
+    )
+    parser.add_argument("--workers", metavar="N", type=positive, default=8, help="files read at a time; default: 8")
+    parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that registers corpora")
+    return parser
+
+
+def _reader(name: str, columns: dict[str, str], labels: Sequence[str]) -> Callable[[Path, Path], Corpus]:
+    """``(root, output) -> Corpus``: an importer, or the reader of a corpus known by name."""
+    from benchmark.data.importers import IMPORTERS
+    from benchmark.data.manifest import FIELDS
+
+    corpora = registry.corpora.names(aliases=True)
+    if name not in corpora and name not in IMPORTERS:
+        raise BenchmarkError(f"unknown corpus '{name}'. " + registry.suggest(name, [*corpora, *IMPORTERS]))
+    importer = None if name in corpora else IMPORTERS[name]
+    if columns and (importer is None or "columns" not in inspect.signature(importer).parameters):
+        raise BenchmarkError(f"--column is for datasets; '{name}' has no columns to choose from")
+    if importer is None:
+        read = registry.corpora.get(name).load()
+        return lambda root, output: read(root)
+    arguments = {"labels": [label for label in labels if label not in FIELDS]} | (
+        {"columns": columns} if columns else {}
+    )
+    return lambda root, output: importer(root, output, **arguments)
+
+
+def _columns(items: list[str]) -> dict[str, str]:
+    columns = {}
+    for item in items:
+        name, equals, column = item.partition("=")
+        if not (name and equals and column):
+            raise BenchmarkError(f"--column {item}: expected FIELD=NAME, as in --column text=sentence")
+        columns[name] = column
+    return columns
+
+
+def _with_labels(corpus: Corpus, names: Sequence[str]) -> Corpus:
+    """The corpus with these of its labels; each must occur."""
+    utterances = [utterance for split in corpus.splits.values() for utterance in split]
+    for name in names:
+        if all(utterance.label(name) is None for utterance in utterances):
+            available = sorted({label for utterance in utterances for label in utterance.labels})
+            raise BenchmarkError(
+                f"--label {name}: no utterance has it. " + registry.suggest(name, available, noun="other labels")
+            )
+    return replace(
+        corpus,
+        splits={
+            split: [replace(u, labels={name: u.labels[name] for name in names if name in u.labels}) for u in own]
+            for split, own in corpus.splits.items()
+        },
+    )
+
+
+def positive(text: str) -> int:
+    """An option's number of 1 or more."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def log_to_terminal() -> None:
+    """Show the messages of the data tools."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO)

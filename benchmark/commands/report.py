@@ -1,0 +1,35 @@
+"""``wavbench report``: one page on studies and runs, with its tables and figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark import registry
+from benchmark.commands import Parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """``wavbench report RESULTS…``."""
+    parser = Parser(
+        "wavbench report",
+        "One page on one or more studies, with its tables (CSV, LaTeX) and figures (PNG) in folders beside it.",
+    )
+    parser.add_argument("folders", nargs="+", metavar="RESULTS", help="folders of studies ('wavbench recipe') or runs")
+    parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="default: report.html")
+    parser.add_argument("--title", help="default: the names of the studies")
+    parser.add_argument("--replicates", type=int, metavar="N", help="of the bootstrap; default: 2000")
+    parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="declares metrics of the runs")
+    options = parser.parse_args(argv)
+    for plugin in options.plugin:
+        registry.load_plugin(plugin)
+
+    from benchmark.report import page
+    from benchmark.statistics import REPLICATES
+
+    output = Path(options.output)
+    folders = [Path(folder) for folder in options.folders]
+    report = page.make(folders, title=options.title, replicates=options.replicates or REPLICATES)
+    page.write(report, output)
+    print(f"{output}: {len(report.pictures)} figures, {len(report.tables)} tables ({output.stem}_tables/, _figures/)")
+    return 0

@@ -1,0 +1,125 @@
+"""The experiment folder: who may write into it, its lock, its log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from benchmark import config
+from benchmark.config import RunConfig
+from benchmark.errors import BenchmarkError
+from benchmark.files import remove_partial
+
+log = logging.getLogger("wavbench")
+
+ARTEFACTS = (
+    "result.json", "evaluation.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "budget.txt",
+    "config.yaml",
+)  # fmt: skip
+"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``tensorboard/`` and ``evaluations/``."""
+
+
+def check_available(folder: Path, run: RunConfig, *, resume: bool, may_differ: Sequence[str] = ()) -> None:
+    """Make sure that a run may write into ``folder``.
+
+    Args:
+        folder: the experiment folder, which need not exist.
+        run: the configuration of the run.
+        resume: whether the run that the folder holds is to be resumed.
+        may_differ: beginnings of options that may differ from the saved configuration.
+
+    Raises:
+        BenchmarkError: the folder holds a run and ``resume`` is false, or it holds a run of another configuration.
+    """
+    saved = folder / "config.yaml"
+    if not saved.exists() and not (folder / "checkpoints" / "last.pt").exists():
+        return
+    if not resume:
+        raise BenchmarkError(
+            f"{folder} already holds a run. Add -a to resume it, --overwrite to start it again, or -p / -n for another "
+            "folder"
+        )
+    changed = config.differences(config.read_yaml(saved), run, but=may_differ)
+    if changed:
+        raise BenchmarkError(
+            f"{folder} holds a run with another configuration (saved -> now):\n  "
+            + "\n  ".join(changed)
+            + f"\nResume it with its saved configuration by -e {folder}, or choose another folder with -p"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Remove the run that a folder holds, its configuration last, and nothing else."""
+    for name in ("checkpoints", "tensorboard", "evaluations"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    clear_artefacts(folder)
+
+
+def clear_artefacts(folder: Path) -> None:
+    """Remove what a run leaves beside its checkpoints and logs."""
+    for pattern in ARTEFACTS:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` for this process; :class:`BenchmarkError` while another run holds it."""
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise BenchmarkError(f"another process is running in {folder}; wait for it or choose another -p") from error
+    except NotImplementedError as error:
+        log.warning("%s cannot be locked (%s); do not run two processes in it", folder, error)
+    except OSError as error:
+        raise BenchmarkError(f"cannot write into {folder}: {error.strerror}. Choose another folder with -p") from error
+    try:
+        remove_partial(folder)
+        yield
+    finally:
+        lock.release()
+
+
+class RunLog:
+    """Collects what is logged from the start of a run, and writes it to ``log.txt`` once the folder is the run's."""
+
+    def __init__(self) -> None:
+        self._buffer = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
+        self._file: logging.FileHandler | None = None
+
+    def __enter__(self) -> RunLog:
+        self._former = log.level
+        if log.getEffectiveLevel() > logging.INFO:
+            log.setLevel(logging.INFO)
+        log.addHandler(self._buffer)
+        return self
+
+    def open(self, folder: Path) -> None:
+        """Write to ``folder/log.txt`` from here on, beginning with what was collected."""
+        self._file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.removeHandler(self._buffer)
+        log.addHandler(self._file)
+        self._buffer.setTarget(self._file)
+        self._buffer.flush()
+
+    def failed(self, error: Exception) -> None:
+        """Write why the run ended; whoever catches the error shows it on the terminal."""
+        if self._file is not None:
+            self._file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "error: %s", (error,), None))
+
+    def __exit__(self, *_: object) -> None:
+        log.removeHandler(self._buffer)
+        self._buffer.close()
+        if self._file is not None:
+            log.removeHandler(self._file)
+            self._file.close()
+        log.setLevel(self._former)

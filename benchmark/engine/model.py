@@ -1,0 +1,124 @@
+"""Upstream + featurizer + head: the module that a run trains."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.config import FeaturizerConfig, TuneConfig, find_regime
+from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum
+from benchmark.engine.regimes import apply_regime
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Batch, Head, HiddenStates, Upstream
+
+
+class Model(nn.Module):
+    """An upstream, a featurizer and a head: what a run trains.
+
+    Args:
+        upstream: its ``requires_grad`` is set by the regime.
+        head: always trained.
+        regime: its name; decides which parameters of the upstream are trained.
+        featurizer: which layer the head sees, or their weighted sum.
+        tune: options of the regime.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        head: Head,
+        regime: str,
+        featurizer: FeaturizerConfig,
+        tune: TuneConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.upstream = upstream
+        self.featurizer: WeightedSum | SingleLayer
+        if featurizer.layer is None:
+            self.featurizer = WeightedSum(upstream.num_states, normalize=featurizer.normalize)
+        else:
+            self.featurizer = SingleLayer(featurizer.layer, upstream.num_states, normalize=featurizer.normalize)
+        self.head = head
+        tune = tune or TuneConfig()
+        rule = find_regime(regime)
+        self.upstream_trains = rule.trains_upstream
+        apply_regime(rule, upstream, tune)
+        self.freeze_updates = tune.freeze_updates
+        self.updates = 0
+        """Updates so far, kept by the trainer; before ``freeze_updates`` of them the upstream gets no gradient."""
+        self._upstream_checked = False
+        self.train()
+
+    def train(self, mode: bool = True) -> Model:
+        """As in torch, except that a frozen upstream stays in evaluation mode."""
+        super().train(mode)
+        if not self.upstream_trains:
+            self.upstream.eval()
+        return self
+
+    def _hidden(self, batch: Batch) -> HiddenStates:
+        if batch.hidden is not None:
+            return batch.hidden
+        # as in fairseq's Wav2VecEncoder, the upstream that is not trained yet is in training mode (dropout, masks), without gradient
+        trains = self.upstream_trains and self.updates >= self.freeze_updates
+        context: AbstractContextManager[Any] = nullcontext() if trains else torch.no_grad()
+        with context:
+            hidden: HiddenStates = self.upstream(batch.wavs, batch.wav_lens, keep=self.featurizer.keep)
+        if not self._upstream_checked:
+            self._check(batch, hidden)
+            self._upstream_checked = True
+        return hidden
+
+    def _check(self, batch: Batch, hidden: HiddenStates) -> None:
+        """Check that the states are what :class:`Upstream` promises: a plug-in may be wrong."""
+        upstream, keep = self.upstream, self.featurizer.keep
+        states = upstream.num_states if keep is None else len(keep)
+        expected = upstream.output_lengths(batch.wav_lens)
+        problems = []
+        if len(hidden.states) != states:
+            problems.append(f"{len(hidden.states)} states, expected {states}")
+        for k, state in enumerate(hidden.states):
+            if state.dim() != 3 or (state.shape[0], state.shape[2]) != (len(batch.ids), upstream.hidden_size):
+                expected_shape = f"({len(batch.ids)}, frame, {upstream.hidden_size})"
+                problems.append(f"state {k} of shape {list(state.shape)}, expected {expected_shape}")
+            elif state.shape[1] < int(hidden.lengths.max()):
+                problems.append(f"state {k} of {state.shape[1]} frames for lengths of {int(hidden.lengths.max())}")
+        if hidden.lengths.tolist() != expected.tolist():
+            problems.append(f"lengths {hidden.lengths.tolist()}, output_lengths says {expected.tolist()}")
+        if problems:
+            name = upstream.info.get("name")
+            raise BenchmarkError(f"upstream '{name}' returned {'; '.join(problems[:3])} (for {batch.ids[0]} …)")
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch, a scalar."""
+        hidden = self._hidden(batch)
+        return self.head.loss(self.featurizer(hidden), hidden.lengths, batch.targets)
+
+    def predict(self, batch: Batch, statistics: StateStatistics | None = None) -> list[Any]:
+        """One prediction an utterance; counts the states' contributions into ``statistics``."""
+        hidden = self._hidden(batch)
+        features = self.featurizer(hidden)
+        if statistics is not None and isinstance(self.featurizer, WeightedSum):
+            statistics.add(self.featurizer, hidden, features)
+        return self.head.predict(features, hidden.lengths)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state dict without what stays as the upstream's checkpoint file has it."""
+        kept = self._untrained()
+        return {key: value for key, value in self.state_dict().items() if key not in kept}
+
+    def _untrained(self) -> set[str]:
+        """Names of the upstream's parameters and buffers that no update changes."""
+        if not self.upstream_trains:
+            return {key for key in self.state_dict() if key.startswith("upstream.")}
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Load what :meth:`trained_state` returned; strict."""
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        absent = sorted(set(missing) - self._untrained())
+        if absent or unexpected:
+            raise KeyError(f"missing {absent[:5]}, unexpected {unexpected[:5]}")

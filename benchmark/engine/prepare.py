@@ -1,0 +1,356 @@
+"""Before a run: find its corpus and its model, read the headers of its audio, choose its utterances.
+
+A :class:`Preparer` does each of these once, however many runs ask for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from benchmark import config, registry
+from benchmark.config import RunConfig
+from benchmark.data import audio, budget, manifest, splits
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import LABEL_FIELDS, Corpus, Seconds, Splits, Target, Task, Upstream
+
+log = logging.getLogger("wavbench")
+
+NAMES = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What ``-m evaluate`` scores in place of the protocol's test set."""
+
+    name: str
+    """A split or trial list of the run's corpus, or what results on ``manifest`` are called."""
+    manifest: str | None = None
+    """Other data than the run's corpus."""
+    trials: str | None = None
+    """A trial list for ``manifest``."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose configuration, data and model have been found to be in order."""
+
+    run: RunConfig
+    card: Mapping[str, Any]
+    task: Task
+    upstream: Upstream
+    dropped: Mapping[str, int]
+    """Reason -> how many training utterances were left out for it."""
+    evaluated: str = "test"
+    """What is scored as ``test``: the protocol's own test set, or what ``-m evaluate`` names."""
+
+    def seconds(self, split: str) -> NDArray[np.float64]:
+        """Duration of each utterance of a split."""
+        return np.array([self.task.seconds[utterance.id] for utterance in self.task.splits[split]])
+
+    def summary(self, split: str) -> dict[str, Any]:
+        """What ``result.json`` keeps of a split."""
+        return splits.summary(self.task.splits[split], self.seconds(split))
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """The protocol card of a downstream, under its canonical name."""
+    card = registry.downstreams.get(name).load()()
+    if not isinstance(card, Mapping) or not {"name", "task", "corpus"} <= card.keys():
+        raise BenchmarkError(f"downstream '{name}': its card must be a mapping with name, task and corpus")
+    return dict(card)
+
+
+def task_class(card: Mapping[str, Any]) -> type[Task]:
+    """The task that a card names, by a registered name or as ``module:attr``."""
+    task: type[Task] = _resolve(registry.tasks, card["task"])
+    return task
+
+
+def _resolve(names: registry.Registry, name: str) -> Any:
+    if ":" not in name:
+        return names.get(name).load()
+    module, _, attr = name.partition(":")
+    try:
+        return getattr(import_module(module), attr)
+    except (ImportError, AttributeError) as error:
+        raise BenchmarkError(f"{names.kind} '{name}' cannot be imported: {error}") from error
+
+
+def configure(downstream: str, layers: Sequence[tuple[str, Any]], overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a run: the card of a downstream, then ``layers``, then ``overrides``.
+
+    Args:
+        downstream: a name or alias.
+        layers: (where the values come from, nested mapping) pairs.
+        overrides: ``dotted.key=value``.
+
+    Raises:
+        BenchmarkError: an unknown name or option, a value of the wrong type or out of range.
+    """
+    card = read_card(downstream)
+    run = config.compose(card, task_class(card).Config, layers, overrides)
+    budget.parse(run.budget)
+    run.upstream.name = registry.upstreams.get(run.upstream.name).name
+    return run
+
+
+def saved_configuration(folder: Path) -> RunConfig:
+    """The configuration that a run's folder keeps, its plug-ins loaded.
+
+    Raises:
+        BenchmarkError: the folder holds no run.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise BenchmarkError(f"{folder} holds no run (no config.yaml)")
+    saved = config.read_yaml(path)
+    for plugin in saved.get("plugins") or []:
+        registry.load_plugin(plugin)
+    values = {key: value for key, value in saved.items() if key != "downstream"}
+    return configure(saved["downstream"], [(str(path), values)])
+
+
+def find_corpus(run: RunConfig, card: Mapping[str, Any]) -> Corpus:
+    """The corpus that a card names, or the manifests of own data.
+
+    Raises:
+        BenchmarkError: it is not there; manifests are given to a protocol that fixes its data, or none to one that
+            takes them.
+    """
+    given = {name: getattr(run.data, name) for name in config.MANIFESTS if getattr(run.data, name) is not None}
+    if card["corpus"] != manifest.OWN_DATA:
+        if given:
+            flags = ", ".join(f"--{name}" for name in given)
+            raise BenchmarkError(
+                f"{flags}: '{card['name']}' is a protocol on the corpus '{card['corpus']}'. For your own data, use "
+                f"-d {card['task']}; to score a trained run on other data, -m evaluate"
+            )
+        corpus: Corpus = _resolve(registry.corpora, card["corpus"])(Path(run.data.root))
+        return corpus
+    absent = [f"--{name}" for name in ("train", "test") if name not in given]
+    if absent:
+        raise BenchmarkError(
+            f"-d {card['name']} takes your own data: {' and '.join(absent)} missing. Give manifests (JSONL or CSV), as "
+            "wavbench prepare writes them: --train train.jsonl --dev dev.jsonl --test test.jsonl"
+        )
+    return manifest.corpus(**given, labels=_open_labels(run, card))
+
+
+def _open_labels(run: RunConfig, card: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name in task_class(card).requires(run.task) if name not in LABEL_FIELDS)
+
+
+@dataclass
+class Preparer:
+    """Prepares runs; corpora, splits, durations and the last frozen upstream are kept for the next one."""
+
+    _corpora: dict[Any, Corpus] = field(default_factory=dict)
+    _splits: dict[Any, Splits] = field(default_factory=dict)
+    _seconds: dict[Any, dict[str, Seconds]] = field(default_factory=dict)
+    _frozen: tuple[Any, Upstream] | None = None
+
+    def prepare(self, run: RunConfig, scored: Scored | None = None) -> Prepared:
+        """Find the corpus and the model, and check every utterance's header, before anything is written.
+
+        Args:
+            run: the configuration.
+            scored: evaluate on this instead of the protocol's test set.
+
+        Raises:
+            BenchmarkError: whatever is missing, corpus and checkpoint together.
+        """
+        check_device(run)
+        card = read_card(run.downstream)
+        try:
+            chosen, seconds = self._utterances(run, card, scored)
+        except BenchmarkError as error:
+            missing = registry.upstreams.get(run.upstream.name).missing(run.upstream.checkpoint)
+            if scored is not None and card["corpus"] == manifest.OWN_DATA:
+                error = BenchmarkError(
+                    f"{error}\nThe run's own manifests are needed too; if they have moved, say where they are: "
+                    "-o data.train=FILE data.dev=FILE data.test=FILE"
+                )
+            raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
+        upstream = self.upstream(run)
+        _check_crop(run, task_class(card), upstream)
+        chosen, dropped = _training_utterances(run, task_class(card), chosen, seconds, upstream)
+        task = task_class(card)(run.task, chosen, seconds)
+        prepared = Prepared(run, card, task, upstream, dropped, "test" if scored is None else scored.name)
+        for name in NAMES:
+            _refuse_too_short(name, prepared)
+        return prepared
+
+    def splits(self, run: RunConfig) -> tuple[Splits, Mapping[str, Seconds]]:
+        """The splits of a run as the corpus has them, before short utterances are dropped and a budget is applied, and
+        the duration of each utterance. Needs no model."""
+        return self._utterances(run, read_card(run.downstream), None)
+
+    def _utterances(
+        self, run: RunConfig, card: Mapping[str, Any], scored: Scored | None
+    ) -> tuple[Splits, Mapping[str, Seconds]]:
+        where = (card["corpus"], run.data.root, *(getattr(run.data, name) for name in config.MANIFESTS))
+        corpus_key = (where, _open_labels(run, card))
+        if corpus_key not in self._corpora:
+            self._corpora[corpus_key] = find_corpus(run, card)
+        corpus = self._corpora[corpus_key]
+        key = (corpus_key, card["task"], OmegaConf.to_yaml(OmegaConf.structured(run.task)), scored)
+        if key not in self._splits:
+            target = None
+            if scored is not None and scored.manifest is not None:
+                other = manifest.corpus(test=scored.manifest, trials=scored.trials, labels=_open_labels(run, card))
+                target = Target("test", other)
+            elif scored is not None:
+                target = Target(scored.name, corpus)
+            chosen = task_class(card).split(run.task, corpus, target)
+            if scored is None:
+                splits.check_disjoint({name: chosen[name] for name in NAMES})
+            self._splits[key] = chosen
+            utterances = {u.id: u for name in NAMES for u in chosen[name]}
+            self._seconds[key] = dict(zip(utterances, audio.durations(list(utterances.values())).tolist(), strict=True))
+        return self._splits[key], self._seconds[key]
+
+    def upstream(self, run: RunConfig) -> Upstream:
+        """Load the upstream. One that is not trained is kept for the next run, if its weights come from a file."""
+        options = _tuning_options(run) | run.upstream.options
+        trained = config.find_regime(run.regime).trains_upstream
+        key = (run.upstream.name, run.upstream.checkpoint, repr(sorted(options.items())))
+        if not trained and self._frozen is not None and self._frozen[0] == key:
+            return self._frozen[1]
+        self._frozen = None  # free its memory before the next one is loaded
+        torch.manual_seed(run.seed)  # an upstream with random weights has the same ones when the run is resumed
+        upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **options)
+        if not trained and upstream.info.get("sha256") is not None:
+            self._frozen = (key, upstream)
+        return upstream
+
+
+def _tuning_options(run: RunConfig) -> dict[str, Any]:
+    """Those of ``tune.options`` that the upstream has, where it is trained."""
+    if not config.find_regime(run.regime).trains_upstream:
+        return {}
+    entry = registry.upstreams.get(run.upstream.name)
+    accepted = {name: value for name, value in run.tune.options.items() if registry.takes(entry.load(), name)}
+    if len(accepted) < len(run.tune.options):
+        ignored = ", ".join(name for name in run.tune.options if name not in accepted)
+        log.warning("upstream '%s' has no option %s (tune.options); it is trained without", run.upstream.name, ignored)
+    return accepted
+
+
+def frame_counts(upstream: Upstream, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Frames that the upstream gives of utterances of these durations."""
+    samples = torch.from_numpy(np.floor(seconds * upstream.sample_rate).astype(np.int64))
+    frames: NDArray[np.int64] = upstream.output_lengths(samples).numpy()
+    return frames
+
+
+def _check_crop(run: RunConfig, task: type[Task], upstream: Upstream) -> None:
+    crop = run.data.crop_seconds
+    if crop is None:
+        return
+    if not task.croppable:
+        raise BenchmarkError(
+            f"data.crop_seconds={crop}: in this task, part of an utterance does not have the labels of the whole; set it "
+            "to null"
+        )
+    if int(frame_counts(upstream, np.array([crop]))[0]) < 1:
+        raise BenchmarkError(
+            f"data.crop_seconds={crop} is too short for a single frame of upstream '{run.upstream.name}'"
+        )
+
+
+def _training_utterances(
+    run: RunConfig, task: type[Task], chosen: Splits, seconds: Mapping[str, Seconds], upstream: Upstream
+) -> tuple[Splits, dict[str, int]]:
+    """Leave out training utterances that cannot be used, then those beyond the label budget; reason -> how many."""
+    train = list(chosen.train)
+    length = np.array([seconds[utterance.id] for utterance in train])
+    short = length <= run.data.min_seconds
+    frames_needed = task.frames_needed(run.task, chosen)
+    unlearnable = np.zeros(len(train), dtype=bool)
+    if frames_needed is not None:
+        needed = np.array([frames_needed(utterance) for utterance in train])
+        unlearnable = ~short & (needed > 1) & (frame_counts(upstream, length) < needed)
+    usable = [u for u, drop in zip(train, short | unlearnable, strict=True) if not drop]
+    dropped = {"too short": int(short.sum()), "shorter than their labels": int(unlearnable.sum())}
+    if not usable:
+        raise BenchmarkError(
+            f"no training utterance is left: {dropped['too short']} are not longer than "
+            f"data.min_seconds={run.data.min_seconds} s, {dropped['shorter than their labels']} have fewer frames than "
+            "labels"
+        )
+    kept = budget.choose(run.budget, usable, seconds, seed=run.seed, strata=task.strata(run.task))
+    return replace(chosen, train=kept), dropped
+
+
+def _refuse_too_short(split: str, prepared: Prepared) -> None:
+    utterances, seconds = prepared.task.splits[split], prepared.seconds(split)
+    bad = np.flatnonzero(frame_counts(prepared.upstream, seconds) < 1).tolist()
+    if bad:
+        shown = ", ".join(f"{utterances[i].id} ({seconds[i] * 1000:.0f} ms)" for i in bad[:5])
+        raise BenchmarkError(
+            f"{len(bad)} {split} utterances are too short for a single frame of this upstream: {shown}"
+            f"{', …' if len(bad) > 5 else ''}. Remove them"
+            + (", or set -o data.min_seconds" if split == "train" else " from the list")
+        )
+
+
+def fingerprint(prepared: Prepared) -> dict[str, str]:
+    """Digests of what a run depends on beside its configuration: the data and the upstream's weights."""
+    names = NAMES if prepared.evaluated == "test" else ("train", "dev")
+    data = {f"{name} data": splits.digest(prepared.task.splits[name]) for name in names}
+    return {"upstream": weights_digest(prepared.upstream), **data}
+
+
+def weights_digest(upstream: Upstream) -> str:
+    """SHA-256 of the upstream's checkpoint file, or of its parameters where there is no file."""
+    digest = upstream.info.get("sha256")
+    if digest is not None:
+        return str(digest)
+    state = hashlib.sha256()
+    for name, tensor in upstream.state_dict().items():
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def check_device(run: RunConfig) -> str:
+    """Name the device that a run uses; :class:`BenchmarkError` where it cannot use the one it asks for."""
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise BenchmarkError("device is 'cuda', but torch finds no CUDA device here; use --device cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BenchmarkError("training in several processes (torchrun) is not supported yet; start one process")
+    if run.device != "cpu" and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    if run.trainer.precision == "fp16":
+        raise BenchmarkError("trainer.precision=fp16 needs a CUDA device; use no or bf16 on the CPU")
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def describe(prepared: Prepared) -> Sequence[str]:
+    """What a run is about to do, a line each."""
+    upstream = prepared.upstream
+    lines = [
+        f"upstream {prepared.run.upstream.name}: {upstream.num_states} layers of {upstream.hidden_size}, "
+        f"{upstream.sample_rate} Hz",
+    ]
+    for name in NAMES:
+        summary = prepared.summary(name)
+        counts = "".join(f", {summary[what]} {what}" for what in ("speakers", "languages") if summary[what])
+        left_out = [f"{count} {reason}" for reason, count in prepared.dropped.items() if count and name == "train"]
+        lines.append(
+            f"{name}: {summary['utterances']} utterances, {summary['seconds'] / 3600:.2f} h{counts}"
+            + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        )
+    return lines

@@ -1,0 +1,121 @@
+"""What was slow to find out about files (headers, hashes), remembered on disk until a file changes.
+
+One SQLite file in the cache folder, shared by all processes. A value belongs to an absolute path, a size and a time of
+modification. Where the folder cannot be written, or the file is locked or damaged, everything works as if nothing had
+been remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+from benchmark.files import cache_dir
+
+log = logging.getLogger("wavbench")
+
+FILE = "memory.sqlite"
+_SETTLED = 2.0
+"""Seconds that a file must have been left alone. Of one that was written twice at the same time, as far as the file
+system's clock can tell, the first content might be remembered for the second."""
+_LOCKED = 5.0
+"""Seconds to wait for another process."""
+_AT_ONCE = 500
+"""Paths in one query."""
+_SAVE_EVERY = 5000
+"""Values that an interruption may cost."""
+_TABLE = """
+CREATE TABLE IF NOT EXISTS memory (
+    kind TEXT, path BLOB, size INTEGER, modified INTEGER, value TEXT, PRIMARY KEY (kind, path)
+) WITHOUT ROWID
+"""
+
+Stamp = tuple[int, int]
+"""Size in bytes and time of modification in nanoseconds."""
+
+
+def remembered(
+    kind: str, paths: Iterable[str], find: Callable[[list[str]], Iterable[tuple[str, Any]]]
+) -> dict[str, Any]:
+    """Values of files: those that are remembered, and what ``find`` finds for the others.
+
+    Args:
+        kind: what the values are; a new name where their meaning changes.
+        paths: of the files; each is looked at once (``os.stat``).
+        find: paths whose value is not known -> (path, value) of each that has one; it may leave paths out. Values are
+            what JSON can hold.
+
+    Returns:
+        path -> value, of all paths that have one.
+    """
+    stamps = {path: _stamp(path) for path in paths}
+    values = _recall(kind, stamps)
+    unknown = [path for path in stamps if path not in values]
+    if unknown:
+        found = iter(find(unknown))
+        while batch := dict(islice(found, _SAVE_EVERY)):
+            values |= batch
+            _remember(kind, stamps, batch)
+    return values
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _key(path: str) -> bytes:
+    return os.fsencode(os.path.join(os.getcwd(), path))
+
+
+def _use(use: Callable[[sqlite3.Connection], object]) -> None:
+    """Let ``use`` read or write in one transaction; what goes wrong ends it and is otherwise ignored."""
+    try:
+        folder = cache_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(folder / FILE, timeout=_LOCKED)) as connection, connection:
+            connection.execute(_TABLE)
+            use(connection)
+    except (sqlite3.Error, OSError, ValueError) as error:
+        log.debug("%s is not used: %s", FILE, error)
+
+
+def _recall(kind: str, stamps: dict[str, Stamp | None]) -> dict[str, Any]:
+    keys = {_key(path): path for path, stamp in stamps.items() if stamp}
+    values: dict[str, Any] = {}
+
+    def select(connection: sqlite3.Connection) -> None:
+        remaining = iter(keys)
+        while batch := list(islice(remaining, _AT_ONCE)):
+            marks = ", ".join("?" * len(batch))
+            rows = connection.execute(
+                f"SELECT path, size, modified, value FROM memory WHERE kind = ? AND path IN ({marks})", (kind, *batch)
+            )
+            for key, size, modified, value in rows:
+                if stamps[keys[key]] == (size, modified):
+                    values[keys[key]] = json.loads(value)
+
+    if keys:
+        _use(select)
+    return values
+
+
+def _remember(kind: str, stamps: dict[str, Stamp | None], values: dict[str, Any]) -> None:
+    settled = time.time_ns() - int(_SETTLED * 1e9)
+    rows = [
+        (kind, _key(path), *stamp, json.dumps(value))
+        for path, value in values.items()
+        if (stamp := stamps[path]) and stamp[1] < settled
+    ]
+    if rows:
+        _use(lambda connection: connection.executemany("INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?)", rows))

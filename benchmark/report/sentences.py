@@ -1,0 +1,194 @@
+"""What comparisons show, in sentences. They say less than the numbers, never more."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmark import statistics as stats
+from benchmark.metrics import Metric
+from benchmark.report.compare import Contrast, Difference, TaskView, budget_kind, curve_area
+from benchmark.tables import number_text, plural
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as hours, minutes or seconds, to three significant digits."""
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 0.995 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def labels_text(budget: str, seconds: float) -> str:
+    """A label budget with its length, which is left out where it is the budget's name."""
+    length = duration_text(seconds)
+    if length.replace(" ", "") == budget:
+        return f"{length} of labels"
+    return f"{'all labels' if budget == 'all' else f'a budget of {budget}'} ({length})"
+
+
+def _excludes_zero(low: float | None, high: float | None) -> bool:
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
+def verdict(difference: Difference, metric: Metric) -> str:
+    """What a difference shows, in words; it says less than the numbers, never more."""
+    interval, seeds = difference.test_set, difference.seeds
+    if seeds.mean == 0 and interval is None:
+        return "no difference"
+    better = "better" if (seeds.mean > 0) == metric.higher_is_better else "worse"
+    if interval is None:
+        return f"{better} on this test set; no interval says whether this extends to others"
+    if not _excludes_zero(interval.low, interval.high):
+        return "no clear difference on this test set"
+    if interval.biased:
+        return f"{better} on this test set; its interval is unreliable"
+    if seeds.n == 1:
+        return f"{better} with this seed; the variation between seeds is unknown"
+    if not _excludes_zero(seeds.low, seeds.high):
+        return f"{better} with these {seeds.n} seeds, which are too few or vary too much to generalise"
+    return better
+
+
+def interval_text(interval: stats.Interval) -> str:
+    """``[low, high]``."""
+    return f"[{number_text(interval.low)}, {number_text(interval.high)}]"
+
+
+def sentences(view: TaskView, contrast: Contrast) -> list[str]:
+    """What a regime gains over another, in a few sentences."""
+    texts = [_at_the_largest_budget(view, contrast)] if contrast.differences else []
+    common = list(contrast.differences)
+    if len(common) < 2:
+        if len(contrast.first.points) == len(contrast.second.points) == 1:
+            return texts
+        pair = f"{contrast.second.name} and {contrast.first.name}"
+        return [*texts, f"{pair} share fewer than two budgets, so sample efficiency cannot be compared."]
+    texts += _over_budgets(view, contrast)
+    budgets = (view.seconds[common[0]], view.seconds[common[-1]])
+    if view.metric.ceiling is not None and budgets[0] < budgets[1]:
+        one, other = (curve_area(view, series, common, budgets)[0] for series in (contrast.first, contrast.second))
+        texts.append(
+            f"Area under the error curve from {duration_text(budgets[0])} to {duration_text(budgets[1])}: "
+            f"{contrast.second.name} {number_text(other)}, {contrast.first.name} {number_text(one)} (lower is better)."
+        )
+    return texts
+
+
+def _at_the_largest_budget(view: TaskView, contrast: Contrast) -> str:
+    metric = view.metric
+    budget, difference = list(contrast.differences.items())[-1]
+    one, other = contrast.values(budget)
+    first, second = (side.name if budget_kind(budget) else side.plain for side in (contrast.first, contrast.second))
+    return (
+        f"With {labels_text(budget, view.seconds[budget])}, {second} has {metric.label} {metric.text(other)} where "
+        f"{first} has {metric.text(one)}: {_difference_text(difference, metric)}"
+    )
+
+
+def _difference_text(difference: Difference, metric: Metric) -> str:
+    spread = difference.seeds
+    unit = " points" if metric.unit else ""
+    change = f"{'+' if spread.mean > 0 else ''}{number_text(spread.mean)}{unit}"
+    if difference.test_set is None:
+        over = f"no interval over the test set: {difference.why.rstrip('.')}"
+    else:
+        over = (
+            f"{100 * difference.test_set.level:.0f} % interval over the {difference.test_set.clusters} "
+            f"{difference.why.partition(' (')[0]} of the test set {interval_text(difference.test_set)}"
+        )
+    over += f"; SD over {spread.n} seeds {number_text(spread.sd)}" if spread.sd is not None else "; one seed"
+    return f"{change} ({over}). Verdict: {verdict(difference, metric)}."
+
+
+def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
+    """Over two budgets or more: label multiplier, labels to the first's best result, crossings."""
+    metric, first, second = view.metric, contrast.first, contrast.second
+    texts = []
+    if contrast.multiplier is None:
+        texts.append(
+            f"The curves of {second.name} and {first.name} reach no common error over these budgets, so there is no "
+            "label multiplier."
+        )
+    else:
+        seeds = ""
+        if len(contrast.multipliers) > 1:
+            seeds = f" ({number_text(min(contrast.multipliers))} to {number_text(max(contrast.multipliers))} by seed)"
+        elif len(contrast.multipliers) == 1:
+            seeds = " (one seed)"
+        texts.append(
+            f"For the same error {first.name} needs {number_text(contrast.multiplier)} times the labels of "
+            f"{second.name}{seeds}."
+        )
+    target = contrast.target
+    assert target is not None
+    largest = list(contrast.differences)[-1]
+    goal = (
+        f"{metric.text(metric.error(target.error))}, the result of {first.name} with "
+        f"{labels_text(largest, view.seconds[largest])}"
+    )
+    needed = duration_text(target.budget or 0)
+    if not target.reached:
+        texts.append(f"{second.name} does not reach {goal}, with any of these budgets.")
+    elif target.at_smallest:
+        texts.append(f"{second.name} reaches {goal}, with the smallest budget already ({needed}).")
+    else:
+        texts.append(f"{second.name} reaches {goal}, with about {needed}.")
+    texts.append(_crossing(view, contrast))
+    uneven = [name for name in contrast.differences if first.points[name].keys() != second.points[name].keys()]
+    if uneven:
+        pair = f"{second.name} and {first.name}"
+        texts.append(f"At {', '.join(uneven)}, {pair} have different seeds; the mean curves use all of them.")
+    return texts
+
+
+def _crossing(view: TaskView, contrast: Contrast) -> str:
+    first, second, crossings = contrast.first.name, contrast.second.name, contrast.crossovers
+    if len(crossings) == 1:
+        before, after = (first, second) if crossings[0].second_better_after else (second, first)
+        where = duration_text(crossings[0].budget)
+        return f"The mean curves cross at about {where}: {before} is better below, {after} above."
+    if crossings:
+        where = ", ".join(duration_text(crossing.budget) for crossing in crossings)
+        return f"The mean curves cross {len(crossings)} times (at about {where}): neither is better throughout."
+    sign = 1 if view.metric.higher_is_better else -1
+    gains = [sign * difference.seeds.mean for difference in contrast.differences.values()]
+    if all(gain == 0 for gain in gains):
+        return f"The mean curves of {second} and {first} coincide."
+    return f"The mean curves do not cross: {second if sum(gains) > 0 else first} is better at every shared budget."
+
+
+def sentences_without_contrasts(view: TaskView) -> list[str]:
+    """For tasks without a comparison: results at the largest budget."""
+    return [
+        f"{series.name}, budget {series.largest}: {view.metric.label} {view.metric.text(series.mean(series.largest))} "
+        f"({plural(len(series.points[series.largest]), 'seed')})."
+        for series in view.series
+    ]
+
+
+def sentences_on_compositions(view: TaskView) -> list[str]:
+    """How the composition of the labels changes the result."""
+    texts = []
+    for composition in view.compositions:
+        metric, difference = view.metric, composition.difference
+        first, second = (labels_text(budget, view.seconds[budget]) for budget in composition.budgets)
+        one, other = map(metric.text, composition.values())
+        texts.append(
+            f"{composition.first.plain} has {metric.label} {other} with {second} and {one} with {first}: "
+            f"{_difference_text(difference, metric)}"
+        )
+    return texts
+
+
+def sentences_on_layers(view: TaskView) -> list[str]:
+    """The best single layer of each upstream, regime and budget."""
+    texts = []
+    for (upstream, _, budget), layers in view.layers.items():
+        means = {layer: float(np.mean([run.value for run in runs.values()])) for layer, runs in layers.items()}
+        best = (max if view.metric.higher_is_better else min)(means, key=means.__getitem__)
+        texts.append(
+            f"{upstream}, budget {budget}: of {plural(len(layers), 'single layer')}, layer {best} has the best mean "
+            f"on test, {view.metric.label} {view.metric.text(means[best])} ({plural(len(layers[best]), 'seed')}). "
+            "As the best of several on test, this value is slightly optimistic."
+        )
+    return texts

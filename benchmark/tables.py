@@ -1,0 +1,119 @@
+"""Tables as text, Markdown, HTML, CSV and LaTeX, and how numbers are written in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+Value = str | int | float | None
+"""``None`` is shown as a dash."""
+
+
+def number_text(value: float) -> str:
+    """Three significant digits, or as many as there are before the point; with a true minus sign."""
+    if abs(value) < 1e-9:  # a difference between values that are equal but for rounding
+        text = "0"
+    elif abs(value) >= 100:
+        text = f"{value:,.0f}"
+    elif abs(value) >= 1:
+        text = f"{value:#.3g}"
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. Floats are rounded where it is read, and written in full as CSV."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+    title: str = ""
+    caption: str = ""
+    """How it was made: settings, seeds, commit."""
+    name: str = ""
+    """Of its files."""
+
+    def text(self) -> str:
+        """Lines for a terminal: the first column to the left, the others to the right."""
+        lines = [list(self.columns), *([_cell(value) for value in row] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(pairs)).rstrip()
+            for pairs in (list(zip(line, widths, strict=True)) for line in lines)
+        )
+
+    def markdown(self) -> str:
+        """A Markdown table; cells may hold Markdown."""
+        rows = [self.columns, ["---"] * len(self.columns), *([_cell(value) for value in row] for row in self.rows)]
+        lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+        return "\n".join([lines[0], lines[1].replace(" ", ""), *lines[2:]])
+
+    def html(self) -> str:
+        """A figure whose table scrolls by itself."""
+        head = "".join(
+            f'<th scope="col" class="{"number" if numeric else "text"}">{escape(column)}</th>'
+            for column, numeric in zip(self.columns, self._numeric(), strict=True)
+        )
+        body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in self.rows)
+        return (
+            f'<figure class="table"><figcaption><b>{escape(self.title)}</b> {escape(self.caption)}</figcaption>'
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(self.title)}">'
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+        )
+
+    def csv(self) -> str:
+        """Comma-separated, with a header; unknown values are empty."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """A table environment for the package booktabs."""
+        lines = [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(f'{self.title} {self.caption}'.strip())}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if numeric else 'l' for numeric in self._numeric())}}}",
+            r"\toprule",
+            " & ".join(map(_tex, self.columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(_tex(_cell(value)) for value in row) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _numeric(self) -> list[bool]:
+        return [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+
+
+def _cell(value: Value) -> str:
+    if value is None:
+        return "–"
+    return number_text(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+
+
+def _html_cell(value: Value) -> str:
+    kind = "number" if not isinstance(value, str) else "long" if len(value) > 30 else "text"
+    return f'<td class="{kind}">{escape(_cell(value))}</td>'
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "×": r"$\times$"}
+_TEX |= {sign: rf"\{sign}" for sign in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$", "≤": r"$\le$"}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(sign, sign) for sign in text)

@@ -1,0 +1,95 @@
+"""What runs of release 0.1 say of their evaluation: they have no ``evaluation.json``, and their speakers are read from
+the ids of their utterances. Tasks call these functions in :meth:`benchmark.interfaces.Task.recover`.
+
+All functions take a run's folder, return ``None`` where it does not hold the task's files, and raise ``OSError``,
+``ValueError``, ``LookupError`` or ``TypeError`` where these are not as expected.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.evaluation import About, Classes, Edits, Trials
+from benchmark.metrics import METRICS
+
+_SPEAKER = [
+    re.compile(r"(id\d+)/.+"),
+    re.compile(r"(\d+)-\d+-\d+"),
+    re.compile(r"(.+/(?:train|dev|test)/.+)/[^/]+"),
+]
+"""Ids of utterances that name their speaker: VoxCeleb's ``id00001/<video>/<file>``, LibriSpeech's
+``<speaker>-<chapter>-<number>``, CommonLanguage's ``<language>/<split>/<speaker>/<file>``."""
+
+
+def speaker_of(utterance: str) -> str | None:
+    """The speaker that an utterance's id names, if it is one of the known corpora's."""
+    return next((match[1] for pattern in _SPEAKER if (match := pattern.fullmatch(utterance))), None)
+
+
+def trials(folder: Path) -> About | None:
+    """Of verification trials. Where ids do not name the speakers, utterances that target trials connect share one."""
+    path = folder / Trials.file
+    if not path.exists():
+        return None
+    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    labels, first, second, _ = zip(*rows, strict=True)
+    is_target = np.array(labels, dtype=int) == 1
+    speakers = {name: speaker_of(name) for name in (*first, *second)}
+    same = np.array([speakers[one] == speakers[other] for one, other in zip(first, second, strict=True)])
+    if None not in speakers.values() and np.array_equal(same, is_target):
+        return _about(Trials.kind, "speaker", {name: str(speaker) for name, speaker in speakers.items()})
+    return _about(Trials.kind, "speaker (utterances that target trials connect)", _connected(is_target, first, second))
+
+
+def _connected(is_target: Any, first: Sequence[str], second: Sequence[str]) -> dict[str, str]:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, index = np.unique([*first, *second], return_inverse=True)
+    one, other = index[: len(first)][is_target], index[len(first) :][is_target]
+    graph = coo_array((np.ones(one.size), (one, other)), shape=(names.size, names.size))
+    group = connected_components(graph, directed=False)[1].astype(str).tolist()
+    return dict(zip(names.tolist(), group, strict=True))
+
+
+def classes(folder: Path) -> About | None:
+    """Of classified utterances; the head's classes are the columns of ``confusion.csv``."""
+    path = folder / Classes.file
+    if not path.exists():
+        return None
+    lines = _lines(path)
+    table, names = folder / "confusion.csv", None
+    if "log_posteriors" in lines[0] and table.exists():
+        with open(table, newline="", encoding="utf-8") as file:
+            names = next(csv.reader(file))[1:]
+    return _of_utterances(Classes.kind, lines, names)
+
+
+def edits(folder: Path) -> About | None:
+    """Of recognised utterances."""
+    path = folder / Edits.file
+    return _of_utterances(Edits.kind, _lines(path)) if path.exists() else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _of_utterances(kind: str, lines: Sequence[dict[str, Any]], names: Sequence[str] | None = None) -> About:
+    ids = [str(line["id"]) for line in lines]
+    speakers = [line.get("speaker") or speaker_of(name) for line, name in zip(lines, ids, strict=True)]
+    if all(speakers):
+        return _about(kind, "speaker", {name: str(own) for name, own in zip(ids, speakers, strict=True)}, names)
+    return _about(kind, "utterance (their ids name no speaker)", {name: name for name in ids}, names)
+
+
+def _about(kind: str, cluster: str, clusters: dict[str, str], names: Sequence[str] | None = None) -> About:
+    metrics = {metric.name: metric for metric in METRICS.values() if kind in metric.compute}
+    return About(kind, metrics, cluster, clusters, names)

@@ -1,0 +1,1 @@
+"""Safe readers of other projects' checkpoint files, for any family of models."""

@@ -1,0 +1,64 @@
+"""wavbench: what does fine-tuning wav2vec 2.0 buy, compared with keeping it frozen?
+
+>>> import wavbench
+>>> result = wavbench.run("wav2vec2_base", "voxceleb1_sv", data_root="/corpora", lr=1e-4)
+>>> hidden = wavbench.load_upstream("wav2vec2_large")([wav1, wav2])
+
+Importing this imports nothing heavy; torch is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _check_packages() -> None:
+    """Refuse packages of the names that wavbench uses which are not wavbench's own."""
+    for name in ("benchmark", "upstream", "downstream"):
+        spec = importlib.util.find_spec(name)
+        origin = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+        if origin is None:
+            raise ImportError(f"wavbench needs its package '{name}', which is not installed; install wavbench again")
+        if not Path(origin).resolve().is_relative_to(_ROOT / name):
+            raise ImportError(
+                f"wavbench needs its own package '{name}', but Python finds another one first: {origin}. Run from "
+                "another folder, rename that package, or take its folder out of PYTHONPATH"
+            )
+
+
+_check_packages()
+
+from wavbench.api import (  # noqa: E402  after the check
+    Result,
+    list_downstreams,
+    list_upstreams,
+    load_plugin,
+    load_results,
+    load_run,
+    load_upstream,
+    plot_confusion,
+    plot_det,
+    plot_layer_weights,
+    report,
+    run,
+    study,
+)
+
+__all__ = [
+    "Result",
+    "list_downstreams",
+    "list_upstreams",
+    "load_plugin",
+    "load_results",
+    "load_run",
+    "load_upstream",
+    "plot_confusion",
+    "plot_det",
+    "plot_layer_weights",
+    "report",
+    "run",
+    "study",
+]

@@ -1,0 +1,228 @@
+"""What ``import wavbench`` offers. Heavy imports are inside of the functions, which are thin over the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import BenchmarkError
+from benchmark.registry import list_downstreams, list_upstreams, load_plugin, load_upstream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from benchmark.engine.predict import TrainedRun
+    from benchmark.evaluation import Items
+
+    StrPath = str | os.PathLike[str]
+
+__all__ = [
+    "Result", "list_downstreams", "list_upstreams", "load_plugin", "load_results", "load_run", "load_upstream",
+    "plot_confusion", "plot_det", "plot_layer_weights", "report", "run", "study",
+]  # fmt: skip
+
+
+class Result(dict[str, Any]):
+    """The content of a run's ``result.json`` (fields: :data:`benchmark.results.FIELDS`), and where it is.
+
+    Printed, it is the table that the command prints.
+    """
+
+    folder: Path
+    """The experiment folder."""
+
+    def __init__(self, content: Mapping[str, Any], folder: Path) -> None:
+        super().__init__(content)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        from benchmark import results
+
+        return results.table(self)
+
+
+def run(
+    upstream: str,
+    downstream: str,
+    *,
+    folder: StrPath | None = None,
+    data_root: StrPath | None = None,
+    plugins: Sequence[StrPath] = (),
+    resume: bool = True,
+    overwrite: bool = False,
+    **values: Any,
+) -> Result:
+    """Train a downstream task on an upstream's hidden states, choose on dev, evaluate once on test.
+
+    The same run as ``run_downstream.py -u UPSTREAM -d DOWNSTREAM``; works in notebooks and in any thread.
+
+    >>> run("wav2vec2_base", "voxceleb1_sv", data_root="/corpora", lr=1e-4, budget="10min")
+    >>> run("wav2vec2_base", "asr", train="a.jsonl", dev="b.jsonl", test="c.jsonl", regime="finetune")
+    >>> run("wav2vec2_tiny", "voxceleb1_sid", layer=3, task={"head": {"name": "ecapa"}})
+
+    Args:
+        upstream: a name of :func:`list_upstreams`.
+        downstream: a name of :func:`list_downstreams`.
+        folder: the experiment folder; default ``results/<upstream>-<downstream>-<regime>-<digest>``.
+        data_root: holds the corpora; default ``$BENCHMARK_DATA``, else ``./data``.
+        plugins: files that register more names.
+        resume: continue the run that the folder holds; a complete one is returned as it is.
+        overwrite: start again in a folder that holds a run.
+        values: any configuration value (:class:`benchmark.config.RunConfig`) by its own name where only one option is
+            called so (``lr``, ``max_steps``, ``seed``), with its path (``optim__lr``), or as nested mappings
+            (``optim={"lr": 1e-4}``). ``layer`` implies the regime ``single_layer``, ``top_blocks`` ``partial``.
+
+    Returns:
+        the result, with its ``folder``.
+
+    Raises:
+        BenchmarkError: whatever the user can fix.
+        Interrupted: Ctrl-C; the run is saved.
+    """
+    from benchmark import config
+    from benchmark.engine.prepare import configure, read_card, task_class
+    from benchmark.engine.run import run as run_settings
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    card = read_card(downstream)
+    layers: list[tuple[str, Any]] = []
+    if "regime" not in values:
+        implied = {"layer": "single_layer", "top_blocks": "partial"}
+        layers += [(f"{name}=", {"regime": regime}) for name, regime in implied.items() if values.get(name) is not None]
+    if root := data_root or os.environ.get("BENCHMARK_DATA"):
+        layers.append(("data_root", {"data": {"root": os.fspath(root)}}))
+    layers += [(f"{key}=", value) for key, value in config.expand(values, task_class(card).Config)]
+    layers.append(("upstream", {"upstream": {"name": upstream}}))
+    layers.append(("plugins", {"plugins": [str(Path(plugin).resolve()) for plugin in plugins]}))
+    settings = configure(downstream, layers)
+    default = f"results/{settings.upstream.name}-{settings.downstream}-{settings.regime}-{config.digest(settings)}"
+    outcome = run_settings(settings, Path(folder or default), resume=resume and not overwrite, overwrite=overwrite)
+    assert outcome.result is not None
+    return Result(outcome.result, outcome.folder)
+
+
+def load_run(folder: StrPath, *, device: str = "auto") -> TrainedRun:
+    """A trained run, to be applied: ``load_run("results/x").predict(["a.wav"])``.
+
+    Raises:
+        BenchmarkError: there is no trained run in the folder.
+    """
+    from benchmark.engine.predict import TrainedRun
+
+    return TrainedRun(Path(folder), device=device)
+
+
+def load_results(*folders: StrPath) -> list[dict[str, Any]]:
+    """The results at and below some folders as flat rows, ready for ``pandas.DataFrame``.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    from benchmark import results
+
+    return results.rows([Path(folder) for folder in folders])
+
+
+def study(
+    recipe: StrPath, output: StrPath | None = None, *, data_root: StrPath | None = None, jobs: int | None = None
+) -> list[dict[str, Any]]:
+    """Run a study, or the rest of it; the same as ``wavbench recipe``.
+
+    Args:
+        recipe: a YAML file.
+        output: the study's folder; default ``results/<name of the recipe>``.
+        data_root: holds the corpora; default ``$BENCHMARK_DATA``, else as the recipe says.
+        jobs: cells at a time, each in a process of its own; default as cores and memory allow.
+
+    Returns:
+        the rows of :func:`load_results`.
+
+    Raises:
+        BenchmarkError: the recipe is wrong, or cells failed.
+    """
+    from benchmark.study.recipe import read
+    from benchmark.study.runner import run_study
+
+    content = read(Path(recipe))
+    folder = Path(output or f"results/{content.name}")
+    root = data_root or os.environ.get("BENCHMARK_DATA")
+    failed = run_study(content, folder, data_root=None if root is None else os.fspath(root), jobs=jobs)
+    if failed:
+        reasons = "\n  ".join(f"{cell.folder}: {reason}" for cell, reason in failed.items())
+        raise BenchmarkError(f"{len(failed)} cells of {recipe} failed; the others are kept in {folder}:\n  {reasons}")
+    return load_results(folder)
+
+
+def report(*folders: StrPath, output: StrPath = "report.html", title: str | None = None) -> Path:
+    """Write the report on some results folders, with its tables and figures beside it; the same as ``wavbench report``.
+
+    Raises:
+        BenchmarkError: there is no result, or results that cannot be compared.
+    """
+    from benchmark.report import page
+
+    page.write(page.make([Path(folder) for folder in folders], title=title), Path(output))
+    return Path(output)
+
+
+def plot_layer_weights(result: Mapping[str, Any]) -> Figure:
+    """The softmax weights of a result of the weighted sum over layers.
+
+    Raises:
+        BenchmarkError: the run used a single layer.
+    """
+    from benchmark import plots
+
+    if result["layer_weights"] is None:
+        raise BenchmarkError("this result is of a single layer and has no layer weights")
+    return plots.layer_weights(result)
+
+
+def plot_det(result: Result | StrPath) -> Figure:
+    """The detection error trade-off on test of a verification run, or of language identification, each against each.
+
+    Args:
+        result: what :func:`run` returned, or an experiment folder.
+
+    Raises:
+        BenchmarkError: the run has no detection scores.
+    """
+    from benchmark import metrics, plots
+
+    items = _items(result)
+    if items.kind == "trials":
+        return plots.det({"test": metrics.det_curve(items.labels, items.scores)}, "")
+    if items.kind == "classes" and items.llrs is not None:
+        return plots.det({"test": metrics.det_curve(*metrics.language_pairs(items.references, items.llrs))}, "")
+    raise BenchmarkError("this run has no detection scores")
+
+
+def plot_confusion(result: Result | StrPath) -> Figure:
+    """The confusion matrix on test of a classification run.
+
+    Args:
+        result: what :func:`run` returned, or an experiment folder.
+
+    Raises:
+        BenchmarkError: the run is not of a classification task.
+    """
+    from benchmark import metrics, plots
+
+    items = _items(result)
+    if items.kind != "classes":
+        raise BenchmarkError(f"this run has {items.kind}, not classes: there is no confusion matrix")
+    matrix = metrics.confusion_matrix(items.references, items.predictions, len(items.names))
+    return plots.confusion(matrix, items.names, "")
+
+
+def _items(result: Result | StrPath) -> Items:
+    from benchmark import evaluation
+
+    folder = result.folder if isinstance(result, Result) else Path(result)
+    about = evaluation.read_about(folder)
+    if about is None:
+        raise BenchmarkError(f"{folder} has no {evaluation.FILE}; evaluate the run again (run_downstream.py -m evaluate)")
+    return evaluation.read_items(folder, about)
