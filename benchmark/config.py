@@ -314,7 +314,9 @@ def expand(values: Mapping[str, Any], task_config: type) -> list[tuple[str, dict
         if path not in config and path not in options and "." not in path:
             matches = [option for option in options if option.rpartition(".")[2] == path]
             if len(matches) != 1:
-                several = f"several options: {', '.join(matches)}; write {matches[0].replace('.', '__')}=" if matches else ""
+                several = (
+                    f"several options: {', '.join(matches)}; write {matches[0].replace('.', '__')}=" if matches else ""
+                )
                 raise BenchmarkError(
                     f"'{key}' names {several}"
                     if several

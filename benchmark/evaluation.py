@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import metrics
+from benchmark import metrics, registry
 from benchmark.errors import BenchmarkError
 from benchmark.metrics import Edits as EditCount
 from benchmark.metrics import Metric
@@ -205,6 +205,36 @@ def read_about(folder: Path) -> About | None:
         return About(about["kind"], declared, about["cluster"], about["clusters"], about["classes"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from error
+
+
+def about_run(folder: Path, task: str) -> About | None:
+    """What a run says of its evaluation, or what its task recovers where an earlier release did not write it; ``None``:
+    the run does not say what its metrics are computed from.
+
+    Args:
+        folder: the experiment folder.
+        task: ``downstream.task`` of its result.
+
+    Raises:
+        BenchmarkError: a file of the run cannot be read.
+    """
+    about = read_about(folder)
+    if about is not None or task not in registry.tasks.names(aliases=True):
+        return about
+    try:
+        recovered: About | None = registry.tasks.get(task).load().recover(folder)  # type: ignore[attr-defined]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BenchmarkError(f"the files of {folder} cannot be read ({type(error).__name__}: {error})") from error
+    return recovered
+
+
+def det_curve(items: Items) -> metrics.DetCurve | None:
+    """Of verification trials, or of each class against each other; ``None`` for items without detection scores."""
+    if isinstance(items, Trials):
+        return metrics.det_curve(items.labels, items.scores)
+    if isinstance(items, Classes) and items.llrs is not None:
+        return metrics.det_curve(*metrics.language_pairs(items.references, items.llrs))
+    return None
 
 
 def read_items(folder: Path, about: About) -> Items:

@@ -47,6 +47,9 @@ class Entry:
     needs: str | None = None
     """``"module:attr"`` of a function that takes ``checkpoint`` and the entry's ``kwargs`` and returns what has to be
     fetched before the entry can be used and how, or ``None``."""
+    synthetic: str | None = None
+    """Corpora: ``"module:attr"`` of a function that takes the corpus' name and a data root and writes a small synthetic
+    corpus in the layout that the entry reads."""
     origin: str = "built in"
     problem: str | None = None
     """Why the plug-in that brought this entry is unusable."""

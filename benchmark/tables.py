@@ -44,18 +44,19 @@ class Table:
 
     def text(self) -> str:
         """Lines for a terminal: the first column to the left, the others to the right."""
-        lines = [list(self.columns), *([_cell(value) for value in row] for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(pairs)).rstrip()
-            for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-        )
+        rows = [list(self.columns), *([_cell(value) for value in row] for row in self.rows)]
+        width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = []
+        for name, *cells in rows:
+            aligned = [cell.rjust(size) for cell, size in zip(cells, widths, strict=True)]
+            lines.append("  ".join([name.ljust(width), *aligned]))
+        return "\n".join(lines)
 
     def markdown(self) -> str:
         """A Markdown table; cells may hold Markdown."""
-        rows = [self.columns, ["---"] * len(self.columns), *([_cell(value) for value in row] for row in self.rows)]
-        lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-        return "\n".join([lines[0], lines[1].replace(" ", ""), *lines[2:]])
+        rows = [self.columns, *([_cell(value) for value in row] for row in self.rows)]
+        head, *body = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+        return "\n".join([head, "|---" * len(self.columns) + "|", *body])
 
     def html(self) -> str:
         """A figure whose table scrolls by itself."""

@@ -62,4 +62,5 @@ def task_entries() -> list[Entry]:
 
 def corpus_entries() -> list[Entry]:
     """Corpus names -> ``prepare(root: Path) -> Corpus``."""
-    return [Entry(name, target, summary=summary) for name, (target, summary) in _CORPORA.items()]
+    synthetic = "downstream.corpora.synthetic:synthesise_quick"
+    return [Entry(name, target, summary=summary, synthetic=synthetic) for name, (target, summary) in _CORPORA.items()]

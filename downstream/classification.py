@@ -13,6 +13,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -23,9 +24,10 @@ from torch import Tensor
 from benchmark import metrics, plots
 from benchmark.data.manifest import OWN_DATA
 from benchmark.errors import BenchmarkError, shorten
-from benchmark.evaluation import Classes, clusters_of
+from benchmark.evaluation import About, Classes, clusters_of
 from benchmark.interfaces import Corpus, Evaluation, Head, Seconds, Splits, Target, Task, Utterance
 from benchmark.registry import suggest
+from downstream import recover
 from downstream.embedders import EMBEDDERS, EmbedderConfig
 from downstream.losses import LOSSES, LossConfig
 from downstream.splits import hold_out, labelled, values
@@ -269,8 +271,9 @@ class ClassificationTask(LabelTask):
 
     @classmethod
     def _check_chosen(cls, config: Any, corpus: Corpus, train: Sequence[Utterance]) -> None:
-        there = values(train, cls.label(config))
-        unknown = sorted(cls._chosen(config) - there)
+        chosen = cls._chosen(config)
+        there = values(train, cls.label(config)) if chosen else set()
+        unknown = sorted(chosen - there)
         if unknown:
             raise BenchmarkError(
                 f"task.{cls.plural} names {shorten(unknown)}, of which '{config.train_split}' of '{corpus.name}' has "
@@ -304,10 +307,10 @@ class ClassificationTask(LabelTask):
             )
             if not (warn or config.shared_speakers):
                 raise BenchmarkError(
-                    f"{message}. A classifier can recognise a voice or a recording rather than a {label}, and looks "
+                    f"{message}. A classifier can recognise a voice or a recording rather than the {label}, and looks "
                     "better than it is; take them out of either, or set task.shared_speakers=true"
                 )
-            log.warning("%s; a %s may be recognised by them", message, label)
+            log.warning("%s; a classifier may recognise these rather than the %s", message, label)
 
     def __init__(self, config: Any, splits: Splits, seconds: Mapping[str, Seconds]) -> None:
         super().__init__(config, splits, seconds)
@@ -415,6 +418,11 @@ class ClassificationTask(LabelTask):
                 line["posterior"] = round(float(np.exp(logs[row, choice])), 6)
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         return "".join(lines)
+
+    @classmethod
+    def recover(cls, folder: Path) -> About | None:
+        """See :func:`downstream.recover.classes`."""
+        return recover.classes(folder)
 
     @classmethod
     def present(cls, config: Any, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:

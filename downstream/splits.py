@@ -39,8 +39,8 @@ def labelled(corpus: Corpus, name: str, option: str, label: str) -> list[Utteran
     unknown = [utterance.id for utterance in utterances if not utterance.label(label)]
     if unknown:
         raise BenchmarkError(
-            f"split '{name}' of '{corpus.name}' has {len(unknown):,} utterances without a {label}: {shorten(unknown)}. "
-            f"Every utterance needs one, in manifests the field '{label}'"
+            f"split '{name}' of '{corpus.name}' has {len(unknown):,} utterances without the label '{label}': "
+            f"{shorten(unknown)}. Every utterance needs one, in manifests as the field '{label}'"
         )
     return utterances
 
@@ -109,8 +109,8 @@ def hold_out(
             without.append(value)
     if not chosen:
         raise BenchmarkError(
-            f"no dev set can be held out of the training data: every {label} has only one speaker or session (or, "
-            "where neither is known, only one utterance). Give a dev set, with own data by --dev FILE"
+            f"no dev set can be held out of the training data: each value of '{label}' has only one speaker or "
+            "session (or, where neither is known, only one utterance). Give a dev set, with own data by --dev FILE"
         )
     if without:
         log.warning(

@@ -15,6 +15,12 @@ from support import REPOSITORY, Cli, called, shared_folder
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes started by tests inherit it
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of files and downloaded stays out of the user's cache."""
+    os.environ["BENCHMARK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the smallest synthetic VoxCeleb1."""

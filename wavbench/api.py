@@ -52,6 +52,7 @@ def run(
     plugins: Sequence[StrPath] = (),
     resume: bool = True,
     overwrite: bool = False,
+    quick: bool = False,
     **values: Any,
 ) -> Result:
     """Train a downstream task on an upstream's hidden states, choose on dev, evaluate once on test.
@@ -70,6 +71,7 @@ def run(
         plugins: files that register more names.
         resume: continue the run that the folder holds; a complete one is returned as it is.
         overwrite: start again in a folder that holds a run.
+        quick: a run of a minute or two on a small synthetic corpus.
         values: any configuration value (:class:`benchmark.config.RunConfig`) by its own name where only one option is
             called so (``lr``, ``max_steps``, ``seed``), with its path (``optim__lr``), or as nested mappings
             (``optim={"lr": 1e-4}``). ``layer`` implies the regime ``single_layer``, ``top_blocks`` ``partial``.
@@ -82,13 +84,13 @@ def run(
         Interrupted: Ctrl-C; the run is saved.
     """
     from benchmark import config
-    from benchmark.engine.prepare import configure, read_card, task_class
+    from benchmark.engine.prepare import configure, quick_values, read_card, task_class
     from benchmark.engine.run import run as run_settings
 
     for plugin in plugins:
         load_plugin(plugin)
     card = read_card(downstream)
-    layers: list[tuple[str, Any]] = []
+    layers: list[tuple[str, Any]] = [("quick", quick_values(downstream))] if quick else []
     if "regime" not in values:
         implied = {"layer": "single_layer", "top_blocks": "partial"}
         layers += [(f"{name}=", {"regime": regime}) for name, regime in implied.items() if values.get(name) is not None]
@@ -176,8 +178,6 @@ def plot_layer_weights(result: Mapping[str, Any]) -> Figure:
     """
     from benchmark import plots
 
-    if result["layer_weights"] is None:
-        raise BenchmarkError("this result is of a single layer and has no layer weights")
     return plots.layer_weights(result)
 
 
@@ -190,14 +190,12 @@ def plot_det(result: Result | StrPath) -> Figure:
     Raises:
         BenchmarkError: the run has no detection scores.
     """
-    from benchmark import metrics, plots
+    from benchmark import evaluation, plots
 
-    items = _items(result)
-    if items.kind == "trials":
-        return plots.det({"test": metrics.det_curve(items.labels, items.scores)}, "")
-    if items.kind == "classes" and items.llrs is not None:
-        return plots.det({"test": metrics.det_curve(*metrics.language_pairs(items.references, items.llrs))}, "")
-    raise BenchmarkError("this run has no detection scores")
+    curve = evaluation.det_curve(_items(result))
+    if curve is None:
+        raise BenchmarkError("this run has no detection scores")
+    return plots.det({"test": curve}, "")
 
 
 def plot_confusion(result: Result | StrPath) -> Figure:
@@ -219,10 +217,10 @@ def plot_confusion(result: Result | StrPath) -> Figure:
 
 
 def _items(result: Result | StrPath) -> Items:
-    from benchmark import evaluation
+    from benchmark import evaluation, results
 
     folder = result.folder if isinstance(result, Result) else Path(result)
-    about = evaluation.read_about(folder)
+    about = evaluation.about_run(folder, results.read(folder / "result.json")["downstream"]["task"])
     if about is None:
-        raise BenchmarkError(f"{folder} has no {evaluation.FILE}; evaluate the run again (run_downstream.py -m evaluate)")
+        raise BenchmarkError(f"{folder} has no {evaluation.FILE}: its task does not say what its metrics are made of")
     return evaluation.read_items(folder, about)

@@ -1,4 +1,4 @@
-"""The commands of ``wavbench``, one module each: ``main(argv) -> exit status``. Importing them imports nothing heavy."""
+"""The commands of ``wavbench``, one module each: ``main(argv) -> exit status``. Importing one imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ def main(argv: Sequence[str]) -> int:
     """``wavbench export EXPDIR -o PATH``."""
     parser = Parser(
         "wavbench export",
-        "Write the upstream of a trained run (regime finetune, partial or lora; the checkpoint that was best on dev) in "
-        "a format that other libraries load, and wavbench as an upstream again.",
+        "Write the upstream of a trained run (regime finetune, partial or lora; the checkpoint that was best on dev) "
+        "in a format that other libraries load, and wavbench as an upstream again.",
         EXAMPLES,
     )
     parser.add_argument("expdir", metavar="EXPDIR", help="the folder of a trained run")

@@ -12,7 +12,7 @@ from benchmark.commands import Parser
 def main(argv: Sequence[str]) -> int:
     """``wavbench list``."""
     parser = Parser("wavbench list", "Names of upstreams, downstreams, regimes and recipes.")
-    parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that registers more names")
+    parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that adds names")
     for plugin in parser.parse_args(argv).plugin:
         registry.load_plugin(plugin)
     print(listing())

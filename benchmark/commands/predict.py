@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
     from benchmark.engine.predict import TrainedRun, read_inputs
     from benchmark.files import write_atomically, write_text
 
-    utterances = read_inputs(options.files)
     trained = TrainedRun(options.expdir, device=options.device)
+    utterances = read_inputs(options.files, trained.labels)
     predictions: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(utterances), unit="utterance", disable=not sys.stderr.isatty()) as progress:
         for name, prediction in trained(utterances, batch_size=options.batch_size):

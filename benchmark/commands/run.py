@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
+  python run_downstream.py -u wav2vec2_tiny -d voxceleb1_sv --quick                 # a first number, in a minute or two
   python run_downstream.py -u wav2vec2_tiny -d voxceleb1_sv --data-root data/demo --max-steps 200
   python run_downstream.py -u wav2vec2_large -d voxceleb1_sv --data-root /corpora   # SUPERB's speaker verification
   python run_downstream.py -u wav2vec2_local -k my.pt -d voxceleb1_sv -l 6          # one layer of your own checkpoint
@@ -46,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("-k", "--checkpoint", metavar="FILE", help="a local fairseq checkpoint")
     what.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
     what.add_argument("-t", "--split", metavar="NAME", help="with -m evaluate: another split or trial list")
-    what.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a Python file that registers more names")
+    what.add_argument("--quick", action="store_true", help="a run of a minute or two on a small synthetic corpus")
+    what.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a Python file that adds names")
     what.add_argument("--list", action="store_true", help="upstreams, downstreams and recipes")
     own = parser.add_argument_group("your own data: -d sv, lid, asr, sid or classify; --test also with -m evaluate")
     own.add_argument("--train", metavar="FILE", help="manifest, JSONL or CSV (docs/data.md)")
@@ -198,7 +200,10 @@ def _run(options: argparse.Namespace) -> int:
         values.pop("downstream", None)
     layers.append(("--plugin", {"plugins": plugins}))
 
-    from benchmark.engine.prepare import Preparer, Scored, configure  # imports torch
+    from benchmark.engine.prepare import Preparer, Scored, configure, quick_values  # imports torch
+
+    if options.quick:
+        layers.insert(0, ("--quick", quick_values(downstream)))
 
     settings = configure(downstream, layers, options.override)
     default = f"results/{settings.upstream.name}-{settings.downstream}-{settings.regime}-{config.digest(settings)}"

@@ -1,1 +1,1 @@
-"""Audio files, manifests, label budgets; importers of other formats."""
+"""Audio files and their headers, manifests, splits, label budgets; importers of other formats."""

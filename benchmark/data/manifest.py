@@ -265,7 +265,7 @@ def _unknown(name: str, times: int) -> str:
     elif _meant(name) in _FIELDS:
         advice = f"Did you mean '{_meant(name)}'? known: {', '.join(FIELDS)}"
     else:
-        label = f". To use it as a label: -d classify --label {name}" if name != "labels" else ""
+        label = f". To use it as a label: --label {name}" if name != "labels" else ""
         advice = f"{suggest(name, list(FIELDS), noun='known')}. Rename or remove it{label}"
     return f"unknown column '{name}'{lines}. {advice}"
 

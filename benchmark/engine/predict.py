@@ -13,7 +13,14 @@ from benchmark import registry, results
 from benchmark.data import audio, manifest
 from benchmark.engine import batching
 from benchmark.engine.model import Model
-from benchmark.engine.prepare import frame_counts, read_card, saved_configuration, task_class, weights_digest
+from benchmark.engine.prepare import (
+    frame_counts,
+    open_labels,
+    read_card,
+    saved_configuration,
+    task_class,
+    weights_digest,
+)
 from benchmark.engine.trainer import choose_device, read_checkpoint
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream, Utterance
@@ -35,7 +42,10 @@ class TrainedRun:
     def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
         self.folder = Path(folder)
         self.config = saved_configuration(self.folder)
-        self.task = task_class(read_card(self.config.downstream))
+        card = read_card(self.config.downstream)
+        self.task = task_class(card)
+        self.labels = open_labels(self.config, card)
+        """Columns beside the known fields that manifests may have."""
         if not (self.folder / "checkpoints" / "best.pt").exists():
             raise BenchmarkError(
                 f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev; resume it "
@@ -108,12 +118,12 @@ class TrainedRun:
         Raises:
             BenchmarkError: an input that cannot be read, or an id that is duplicated.
         """
-        utterances = read_inputs(inputs)
+        utterances = read_inputs(inputs, self.labels)
         predictions = {name: self.present(value) for name, value in self(utterances, batch_size=batch_size)}
         return [{"id": utterance.id, **predictions[utterance.id]} for utterance in utterances]
 
 
-def read_inputs(inputs: Sequence[str | os.PathLike[str]]) -> list[Utterance]:
+def read_inputs(inputs: Sequence[str | os.PathLike[str]], labels: Sequence[str] = ()) -> list[Utterance]:
     """Audio files, and the utterances of manifests (``.jsonl``, ``.csv``, ``.tsv``).
 
     Raises:
@@ -123,7 +133,7 @@ def read_inputs(inputs: Sequence[str | os.PathLike[str]]) -> list[Utterance]:
     for item in inputs:
         path = os.fspath(item)
         if Path(path).suffix in MANIFESTS:
-            utterances += manifest.read(Path(path))
+            utterances += manifest.read(Path(path), labels=labels)
         else:
             utterances.append(Utterance(id=path, path=path))
     ids: set[str] = set()

@@ -23,6 +23,7 @@ from benchmark import config, registry
 from benchmark.config import RunConfig
 from benchmark.data import audio, budget, manifest, splits
 from benchmark.errors import BenchmarkError
+from benchmark.files import cache_dir
 from benchmark.interfaces import LABEL_FIELDS, Corpus, Seconds, Splits, Target, Task, Upstream
 
 log = logging.getLogger("wavbench")
@@ -106,6 +107,24 @@ def configure(downstream: str, layers: Sequence[tuple[str, Any]], overrides: Seq
     return run
 
 
+def quick_values(downstream: str) -> dict[str, Any]:
+    """Configuration values for a run of a minute or two; writes a small synthetic corpus for it, if there is none yet.
+
+    Raises:
+        BenchmarkError: the downstream has no such values, or its corpus cannot be synthesised.
+    """
+    card = read_card(downstream)
+    entry = registry.corpora.get(card["corpus"]) if card["corpus"] in registry.corpora.names(aliases=True) else None
+    if not card.get("quick") or entry is None or entry.synthetic is None:
+        raise BenchmarkError(f"'{card['name']}' has no quick run on synthetic data; see --list for other downstreams")
+    root = cache_dir() / "quick"
+    module, _, attribute = entry.synthetic.partition(":")
+    getattr(import_module(module), attribute)(entry.name, root)
+    values: dict[str, Any] = {**card["quick"]}
+    values["data"] = {**values.get("data", {}), "root": str(root)}
+    return values
+
+
 def saved_configuration(folder: Path) -> RunConfig:
     """The configuration that a run's folder keeps, its plug-ins loaded.
 
@@ -145,10 +164,11 @@ def find_corpus(run: RunConfig, card: Mapping[str, Any]) -> Corpus:
             f"-d {card['name']} takes your own data: {' and '.join(absent)} missing. Give manifests (JSONL or CSV), as "
             "wavbench prepare writes them: --train train.jsonl --dev dev.jsonl --test test.jsonl"
         )
-    return manifest.corpus(**given, labels=_open_labels(run, card))
+    return manifest.corpus(**given, labels=open_labels(run, card))
 
 
-def _open_labels(run: RunConfig, card: Mapping[str, Any]) -> tuple[str, ...]:
+def open_labels(run: RunConfig, card: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels that the run's task asks for and :class:`Utterance` has no field for: columns of manifests."""
     return tuple(name for name in task_class(card).requires(run.task) if name not in LABEL_FIELDS)
 
 
@@ -201,7 +221,7 @@ class Preparer:
         self, run: RunConfig, card: Mapping[str, Any], scored: Scored | None
     ) -> tuple[Splits, Mapping[str, Seconds]]:
         where = (card["corpus"], run.data.root, *(getattr(run.data, name) for name in config.MANIFESTS))
-        corpus_key = (where, _open_labels(run, card))
+        corpus_key = (where, open_labels(run, card))
         if corpus_key not in self._corpora:
             self._corpora[corpus_key] = find_corpus(run, card)
         corpus = self._corpora[corpus_key]
@@ -209,7 +229,7 @@ class Preparer:
         if key not in self._splits:
             target = None
             if scored is not None and scored.manifest is not None:
-                other = manifest.corpus(test=scored.manifest, trials=scored.trials, labels=_open_labels(run, card))
+                other = manifest.corpus(test=scored.manifest, trials=scored.trials, labels=open_labels(run, card))
                 target = Target("test", other)
             elif scored is not None:
                 target = Target(scored.name, corpus)

@@ -96,9 +96,7 @@ def run(
                 for line in describe(prepared):
                     log.info(line)
                 provenance = results.provenance(check_device(settings))
-                trainer = Trainer(
-                    settings, prepared.task, prepared.upstream, folder, fingerprint(prepared), provenance
-                )
+                trainer = Trainer(settings, prepared.task, prepared.upstream, folder, fingerprint(prepared), provenance)
                 with StopRequest() as stop:
                     if mode == "evaluate":
                         _take_over(trainer, output)

@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from benchmark.config import RunConfig
 from benchmark.engine import batching, optim
-from benchmark.errors import BenchmarkError
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
 from benchmark.engine.model import Model
+from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically, write_files
 from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream, Utterance
 from benchmark.metrics import find as find_metric
@@ -425,7 +425,9 @@ class Trainer:
         if stop.requested:
             if scoring != "test":  # then the chosen parameters are in place, and the last ones are saved
                 self.save()
-            raise Interrupted(f"stopped at update {self.step} while extracting features; what has been extracted is kept")
+            raise Interrupted(
+                f"stopped at update {self.step} while extracting features; what has been extracted is kept"
+            )
         keep = self.model.featurizer.keep
         return batching.stored(
             utterances, batches, self.store, keep=keep, seconds=self.task.seconds, targets=targets, workers=workers

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark import config, metrics, registry, results
+from benchmark import config, metrics, results
 from benchmark.errors import BenchmarkError
-from benchmark.evaluation import About, read_about
+from benchmark.evaluation import About, about_run
 from benchmark.files import MARKER
 from benchmark.metrics import Metric
 from benchmark.study import recipe
@@ -284,21 +284,8 @@ def _name(cell: Cell) -> str:
 
 
 def read_evaluation(run: Run) -> About | None:
-    """``evaluation.json`` of a run, or what its task recovers where an earlier release did not write it; ``None``: the
-    run does not say what its metrics are computed from.
-
-    Raises:
-        BenchmarkError: a file of the run cannot be read.
-    """
-    about = read_about(run.folder)
-    task = run.result["downstream"]["task"]
-    if about is None and task in registry.tasks.names(aliases=True):
-        try:
-            about = registry.tasks.get(task).load().recover(run.folder)  # type: ignore[attr-defined]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise BenchmarkError(f"the files of {run.folder} cannot be read ({reason})") from error
-    return about
+    """See :func:`benchmark.evaluation.about_run`."""
+    return about_run(run.folder, run.result["downstream"]["task"])
 
 
 def declaration(run: Run) -> Metric | None:

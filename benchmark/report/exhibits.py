@@ -16,7 +16,7 @@ from benchmark import metrics, plots
 from benchmark import statistics as stats
 from benchmark.data import budget as budgets
 from benchmark.errors import BenchmarkError
-from benchmark.evaluation import Classes, Items, Trials, read_items
+from benchmark.evaluation import Classes, Items, read_items
 from benchmark.report.collect import Gathered, Run, read_evaluation
 from benchmark.report.compare import Bootstrap, TaskView, normalised_areas
 from benchmark.report.sentences import duration_text, interval_text, verdict
@@ -286,7 +286,8 @@ def _detection(view: TaskView, slug: str, notices: list[str]) -> list[Picture]:
     for name, runs in list(shown.items())[:_MOST_LINES]:
         run = runs[common[0]]
         try:
-            curve = _det_curve(_items(run))
+            items = _items(run)
+            curve = None if items is None else det_curve(items)
         except BenchmarkError as error:
             notices.append(f"{run.folder}: no DET curve ({error}).")
             continue
@@ -308,14 +309,6 @@ def _detection(view: TaskView, slug: str, notices: list[str]) -> list[Picture]:
 def _items(run: Run) -> Items | None:
     about = read_evaluation(run)
     return None if about is None else read_items(run.folder, about)
-
-
-def _det_curve(items: Items | None) -> metrics.DetCurve | None:
-    if isinstance(items, Trials):
-        return metrics.det_curve(items.labels, items.scores)
-    if isinstance(items, Classes) and items.llrs is not None:
-        return metrics.det_curve(*metrics.language_pairs(items.references, items.llrs))
-    return None
 
 
 _MOST_CLASSES = 200

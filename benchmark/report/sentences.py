@@ -130,7 +130,7 @@ def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
     if not target.reached:
         texts.append(f"{second.name} does not reach {goal}, with any of these budgets.")
     elif target.at_smallest:
-        texts.append(f"{second.name} reaches {goal}, with the smallest budget already ({needed}).")
+        texts.append(f"{second.name} reaches {goal}, already with the smallest budget ({needed}).")
     else:
         texts.append(f"{second.name} reaches {goal}, with about {needed}.")
     texts.append(_crossing(view, contrast))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes, Items, Trials
-from benchmark.metrics import METRICS, Edits, Metric, det_curve
+from benchmark.metrics import Edits, Metric, det_curve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,9 +62,10 @@ def of(items: Items, metrics: Mapping[str, Metric]) -> Statistic:
     for metric in metrics.values():
         if items.kind not in metric.compute:
             raise BenchmarkError(f"metric '{metric.name}' is not defined on {items.kind}")
-    names = {name for name, metric in metrics.items() if METRICS.get(name) is metric}
-    if names == metrics.keys() and names <= {*_FAST[items.kind]}:
-        return _of_counts(items)
+    if metrics.keys() <= {*_FAST[items.kind]}:
+        statistic = _of_counts(items)
+        if metrics.keys() <= {*statistic.names}:  # Cavg is not determined by classes without posteriors
+            return statistic
     return _of_items(items, metrics)
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from benchmark.config import RunConfig, find_regime
 from benchmark.engine.prepare import NAMES, Preparer
-from benchmark.study.recipe import Cell, Study, candidates, cells, run_config
+from benchmark.study.recipe import Study, candidates, cells, run_config
+from benchmark.tables import Table
 
 Durations = Mapping[str, NDArray[np.float64]]
 """Split -> seconds of each utterance."""
@@ -68,16 +69,16 @@ def _add(cost: _Cost, run: RunConfig, durations: Durations, *, already_extracted
 
 
 def _table(costs: Mapping[tuple[str, str], _Cost]) -> str:
-    lines = [
-        "| task | regime | cells | runs | updates | hours through the upstream | hours with gradient |",
-        "|---" * 7 + "|",
-    ]
-    lines += [
-        f"| {task} | {regime} | {cost.cells} | {cost.runs} | {cost.updates} | {cost.upstream / 3600:.2f} | "
-        f"{cost.gradient / 3600:.2f} |"
+    columns = ("task", "regime", "cells", "runs", "updates", "hours through the upstream", "hours with gradient")
+    rows = [
+        [task, regime, *map(str, (cost.cells, cost.runs, cost.updates)), *map(_hours, (cost.upstream, cost.gradient))]
         for (task, regime), cost in costs.items()
     ]
     total = sum(cost.upstream for cost in costs.values())
     number = sum(cost.cells for cost in costs.values())
-    lines.append(f"\n{number} cells; about {total:.0f} s of audio ({total / 3600:.1f} h) in all")
-    return "\n".join(lines)
+    table = Table(columns, rows).markdown()
+    return f"{table}\n\n{number} cells; about {total:.0f} s of audio ({total / 3600:.1f} h) in all"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}"

@@ -257,5 +257,3 @@ def finished(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return outcome if (folder / outcome["chosen"] / "result.json").exists() else None
-
-

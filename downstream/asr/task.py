@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +17,14 @@ from torch import Tensor
 from benchmark import metrics
 from benchmark.data.manifest import OWN_DATA
 from benchmark.errors import BenchmarkError, shorten
-from benchmark.evaluation import Edits, clusters_of
+from benchmark.evaluation import About, Edits, clusters_of
 from benchmark.interfaces import Corpus, Evaluation, Head, Seconds, Splits, Target, Task, Utterance
 from benchmark.registry import suggest
+from downstream import recover
 from downstream.asr.decoding import LMConfig, beam_decoder, greedy, unavailable
 from downstream.asr.heads import CTCHeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from downstream.asr.text import BLANK, Alphabet, TextConfig, normalise, spell
-from downstream.options import nested
 
 log = logging.getLogger("wavbench")
 
@@ -54,13 +55,7 @@ class ASRConfig:
     """See :class:`downstream.asr.decoding.LMConfig`."""
 
     selection: str = "wer"
-    """The dev metric that chooses the checkpoint: ``wer``, or ``cer`` where there are few words or none."""
-
-    def __post_init__(self) -> None:
-        self.text = nested(TextConfig, "text", self.text)
-        self.head = nested(CTCHeadConfig, "head", self.head)
-        self.specaugment = nested(SpecAugmentConfig, "specaugment", self.specaugment)
-        self.lm = nested(LMConfig, "lm", self.lm)
+    """The dev metric that chooses the checkpoint: ``wer``, or ``cer`` where there are few words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +226,11 @@ class SpeechRecognition(Task):
                     f"{text} ({_trn_id(utterance)})\n" for text, utterance in zip(texts, utterances, strict=True)
                 )
         return items
+
+    @classmethod
+    def recover(cls, folder: Path) -> About | None:
+        """See :func:`downstream.recover.edits`."""
+        return recover.edits(folder)
 
     @classmethod
     def present(cls, config: ASRConfig, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""One module a corpus: ``prepare(root) -> Corpus``, and :mod:`downstream.corpora.synthetic`."""
+"""One module per corpus: ``prepare(root) -> Corpus``, and :mod:`downstream.corpora.synthetic`."""

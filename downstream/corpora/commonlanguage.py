@@ -4,12 +4,12 @@
 
     <root>/CommonLanguage/<Language>/{train,dev,test}/<speaker>/<clip>.wav     45 languages, an hour each
 
-The archive unpacks to ``common_voice_kpd``, which is accepted in place of ``CommonLanguage`` or inside of it. The
-tables beside the folders (``<Language>/train.csv`` …) are not needed. A speaker's folder carries the split's name
-(``itln_trn_sp_175``), so that whether splits share speakers cannot be told from the tree.
+The archive unpacks to ``common_voice_kpd``, which is accepted instead of ``CommonLanguage`` or inside it. The tables
+next to the folders (``<Language>/train.csv`` …) are not needed. The name of a speaker's folder includes the split
+(``itln_trn_sp_175``), so that the tree does not show whether splits share speakers.
 
-Sinisetty, Ruban, Dymov, Ravanelli: CommonLanguage, Zenodo 2021, https://doi.org/10.5281/zenodo.5036977; cut from Common
-Voice.
+Sinisetty, Ruban, Dymov, Ravanelli: CommonLanguage, Zenodo 2021, https://doi.org/10.5281/zenodo.5036977; taken from
+Common Voice.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import find_folder, folders, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
 
 log = logging.getLogger("wavbench")
 
 FOLDER = "CommonLanguage"
 ARCHIVE = "common_voice_kpd"
-"""What the publishers' archive calls the same folder."""
+"""The same folder in the publishers' archive."""
 SPLITS = ("train", "dev", "test")
 LANGUAGES = 45
 
 PAGE = "https://doi.org/10.5281/zenodo.5036977"
 _HELP = (
     f"Expected layout: <data root>/{FOLDER}/<Language>/{{train,dev,test}}/<speaker>/<clip>.wav. CommonLanguage.tar.gz "
-    f"is at {PAGE}; its folder {ARCHIVE} is accepted under its own name. Point to the folder that holds it with "
-    "--data-root DIR or $BENCHMARK_DATA."
+    f"is at {PAGE}; its folder {ARCHIVE} is accepted under its own name. {DATA_ROOT.format('it')}"
 )
 
 
 def prepare(root: Path) -> Corpus:
-    """Read the tree. File names only, no file is opened.
+    """Read the tree. Only file names are read; no file is opened.
 
     Args:
         root: the data root, the folder that holds ``CommonLanguage`` or ``common_voice_kpd``.
 
     Returns:
         splits ``train``, ``dev`` and ``test``, sorted by id, ``<Language>/<split>/<speaker>/<clip>.wav``. ``language``
-        is the folder's name as published (``Mangolian``, ``Ukranian`` …), ``speaker`` is ``<Language>/<folder>``.
+        is the folder name as published (``Mangolian``, ``Ukranian`` …), ``speaker`` is ``<Language>/<folder>``.
 
     Raises:
         BenchmarkError: something is missing or misplaced.
@@ -56,8 +55,8 @@ def prepare(root: Path) -> Corpus:
     languages = [name for name in folders(folder) if any((folder / name / split).is_dir() for split in SPLITS)]
     if not languages:
         raise BenchmarkError(
-            f"no language in {folder}: looked for <Language>/train/<speaker>/. In {folder} there is: "
-            f"{listing(folder)}. {_HELP}"
+            f"no language in {folder}: looked for <Language>/train/<speaker>/. {folder} contains: {listing(folder)}. "
+            f"{_HELP}"
         )
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
     misplaced: list[str] = []
@@ -65,27 +64,27 @@ def prepare(root: Path) -> Corpus:
     for language in languages:
         for split in SPLITS:
             top = folder / language / split
-            found = _read(top, language, split, misplaced) if top.is_dir() else []
-            if not found:
+            utterances = _read(top, language, split, misplaced) if top.is_dir() else []
+            if not utterances:
                 empty.append(str(top))
-            splits[split] += found
+            splits[split] += utterances
     if misplaced:
         raise BenchmarkError(
-            f"{len(misplaced)} .wav files do not lie where CommonLanguage has them: {shorten(sorted(misplaced))}. "
+            f"{len(misplaced)} .wav files are not where CommonLanguage has them: {shorten(sorted(misplaced))}. "
             f"Expected {folder}/<Language>/<split>/<speaker>/<clip>.wav; move them there"
         )
     if empty:
         raise BenchmarkError(
             f"{len(empty)} folders are missing or hold no <speaker>/<clip>.wav: {shorten(empty)}. Unpack the archive "
-            f"again, or move the languages that it is not to have out of {folder}. {_HELP}"
+            f"again, or move the languages that are not needed out of {folder}. {_HELP}"
         )
     if len(languages) != LANGUAGES:
         log.info("%s has %d languages; CommonLanguage was published with %d", folder, len(languages), LANGUAGES)
-    return Corpus("commonlanguage", {split: sorted(found, key=lambda u: u.id) for split, found in splits.items()})
+    return Corpus("commonlanguage", {split: sorted(those, key=lambda u: u.id) for split, those in splits.items()})
 
 
 def _read(top: Path, language: str, split: str, misplaced: list[str]) -> list[Utterance]:
-    """The utterances of ``<top>/<speaker>/``; adds to ``misplaced`` what lies beside the speakers."""
+    """The utterances of ``<top>/<speaker>/``; adds files outside the speakers' folders to ``misplaced``."""
     utterances: list[Utterance] = []
     for speaker in scan(top):
         if not speaker.is_dir():

@@ -6,9 +6,9 @@
     <root>/fleurs/en_us/audio/train/1001….wav    102 languages, about 10 hours of training data each
 
 The publishers' repository keeps the languages (its *configs*) in ``data/``; ``fleurs/data/<config>`` is read too. The
-audio comes as ``audio/train.tar.gz``, to be unpacked beside it. An id is that of a sentence, read by up to three
-speakers, who are not named; the same id in two languages is a translation. ``text`` is the fourth column, lower-case
-and without punctuation, so that the corpus serves ASR as well.
+audio comes as ``audio/train.tar.gz``, to be unpacked next to it. An id identifies a sentence, read by up to three
+speakers, who are not named. The same id in two languages is a translation. ``text`` is the fourth column, in lower case
+and without punctuation, so that the corpus can be used for ASR too.
 
 Conneau et al.: FLEURS: Few-shot learning evaluation of universal representations of speech, SLT 2022.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import find_folder, folders, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
 
 log = logging.getLogger("wavbench")
 
@@ -33,8 +33,8 @@ CONFIGS = 102
 PAGE = "https://huggingface.co/datasets/google/fleurs"
 _HELP = (
     f"Expected layout: <data root>/{FOLDER}/<config>/{{train,dev,test}}.tsv and "
-    f"{FOLDER}/<config>/audio/{{train,dev,test}}/*.wav, with configs as en_us. Get data/<config> from {PAGE} and "
-    "unpack audio/*.tar.gz in place. Point to the folder that holds fleurs with --data-root DIR or $BENCHMARK_DATA."
+    f"{FOLDER}/<config>/audio/{{train,dev,test}}/*.wav, with configs such as en_us. Get data/<config> from {PAGE} and "
+    f"unpack audio/*.tar.gz in place. {DATA_ROOT.format(FOLDER)}"
 )
 
 
@@ -46,7 +46,7 @@ def prepare(root: Path) -> Corpus:
 
     Returns:
         splits ``train``, ``dev`` and ``test``, sorted by id, ``<config>/<split>/<file>``. ``language`` is the config.
-        Not all configs need be there.
+        Configs may be missing.
 
     Raises:
         BenchmarkError: a table or its audio is missing, or a line is malformed, named as ``file:line``.
@@ -61,17 +61,14 @@ def prepare(root: Path) -> Corpus:
     ]
     if not configs:
         raise BenchmarkError(
-            f"no config in {folder}: looked for <config>/train.tsv. In {folder} there is: {listing(folder)}. {_HELP}"
+            f"no config in {folder}: looked for <config>/train.tsv. {folder} contains: {listing(folder)}. {_HELP}"
         )
     missing = [
         str(path)
         for config in configs
         for split in SPLITS
-        for path, there in (
-            (folder / config / f"{split}.tsv", (folder / config / f"{split}.tsv").is_file()),
-            (folder / config / "audio" / split, (folder / config / "audio" / split).is_dir()),
-        )
-        if not there
+        for path in (folder / config / f"{split}.tsv", folder / config / "audio" / split)
+        if not (path.is_file() if path.suffix else path.is_dir())
     ]
     if missing:
         packed = [f"{path}.tar.gz" for path in missing if Path(f"{path}.tar.gz").is_file()]
@@ -80,16 +77,16 @@ def prepare(root: Path) -> Corpus:
     splits = {split: [u for config in configs for u in _read(folder / config, split)] for split in SPLITS}
     if len(configs) != CONFIGS:
         log.info("%s has %d configs; FLEURS was published with %d", folder, len(configs), CONFIGS)
-    return Corpus("fleurs", {split: sorted(found, key=lambda u: u.id) for split, found in splits.items()})
+    return Corpus("fleurs", {split: sorted(those, key=lambda u: u.id) for split, those in splits.items()})
 
 
 def _read(folder: Path, split: str) -> list[Utterance]:
     """The utterances of one config's table that have audio."""
     table = folder / f"{split}.tsv"
-    there = {entry.name for entry in scan(folder / "audio" / split) if entry.name.endswith(".wav")}
+    audio = {entry.name for entry in scan(folder / "audio" / split) if entry.name.endswith(".wav")}
     rows: dict[str, Utterance] = {}
     absent: list[str] = []
-    # no csv reader: quotes in the texts are just quotes; no splitlines(): nor do U+2028 and the like end a line
+    # neither csv nor splitlines(): quotes are plain characters here, and U+2028 and the like do not end a line
     for number, line in enumerate(_text(table).split("\n"), start=1):
         line = line.removesuffix("\r")
         if not line.strip():
@@ -108,8 +105,8 @@ def _read(folder: Path, split: str) -> list[Utterance]:
                 f"id {sentence!r}, file name {file!r}, number of samples {samples!r}, gender {gender!r}"
             )
         if file in rows:
-            raise BenchmarkError(f"{place}: {file} stands in an earlier line already; every file has one line")
-        if file not in there:
+            raise BenchmarkError(f"{place}: {file} is duplicated; every file has one line")
+        if file not in audio:
             absent.append(f"{file} ({place})")
             continue
         rows[file] = Utterance(
@@ -126,7 +123,7 @@ def _read(folder: Path, split: str) -> list[Utterance]:
         )
     if not rows:
         raise BenchmarkError(f"{table} is empty. Get it again from {PAGE} (data/{folder.name}/{split}.tsv)")
-    if unlisted := sorted(there - rows.keys()):
+    if unlisted := sorted(audio - rows.keys()):
         log.warning("%d files in %s are not in %s and are left out: %s", len(unlisted), folder / "audio" / split, table,
                     shorten(unlisted))  # fmt: skip
     return list(rows.values())

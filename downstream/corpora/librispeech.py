@@ -7,7 +7,7 @@
     <root>/LibriSpeech/train-clean-360/…                               363.6 h, 104,014 utterances, 921 speakers
     <root>/LibriSpeech/train-other-500/…                               496.7 h, 148,688 utterances, 1,166 speakers
     <root>/LibriSpeech/{dev,test}-{clean,other}/…                      5.1 to 5.4 h each; 2,703, 2,864, 2,620, 2,939
-    <root>/LibriSpeech/SPEAKERS.TXT                                    optional: genders, and who should be there
+    <root>/LibriSpeech/SPEAKERS.TXT                                    optional: all speakers and their genders
     <root>/librispeech_finetuning/1h/{0..5}/{clean,other}/<speaker>/<chapter>/    10 minutes each, flac + trans.txt
     <root>/librispeech_finetuning/9h/{clean,other}/<speaker>/<chapter>/
 
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import find_folder, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan
 
 log = logging.getLogger("wavbench")
 
@@ -39,21 +39,21 @@ LIMITED = {
     "librilight-1h": tuple(f"1h/{part}" for part in range(6)),
     "librilight-10h": (*(f"1h/{part}" for part in range(6)), "9h"),
 }
-"""Split -> the folders that it is made of. Each holds the one before."""
+"""Split -> its folders. Each split contains the one before."""
 
 PAGE = "https://www.openslr.org/12"
 LIMITED_ARCHIVE = "https://dl.fbaipublicfiles.com/librilight/data/librispeech_finetuning.tgz"
 _HELP = (
     f"Expected layout: <data root>/{FOLDER}/<split>/<speaker>/<chapter>/<utterance>.flac with "
-    f"<speaker>-<chapter>.trans.txt beside them, splits {', '.join(SPLITS)} (those that are used). LibriSpeech is at "
-    f"{PAGE}. Point to the folder that holds {FOLDER} with --data-root DIR or $BENCHMARK_DATA."
+    f"<speaker>-<chapter>.trans.txt next to them, splits {', '.join(SPLITS)} (those that are used). LibriSpeech is at "
+    f"{PAGE}. {DATA_ROOT.format(FOLDER)}"
 )
 _NAME = re.compile(r"(?P<speaker>[^-]+)-(?P<chapter>[^-]+)-[^-]+")
 
 
 @dataclass
 class _Problems:
-    """What is wrong with the trees, so that all of it is said at once."""
+    """What is wrong with the trees, so that all of it is reported together."""
 
     silent: list[str] = field(default_factory=list)
     """Transcripts without audio: ``<utterance> in <file>``."""
@@ -62,51 +62,51 @@ class _Problems:
     repeated: list[str] = field(default_factory=list)
     """Utterances with two lines in a transcript file."""
     misplaced: list[str] = field(default_factory=list)
-    """Audio files whose name is not that of their folders, or that lie elsewhere."""
+    """Audio files outside the layout, or with a name that does not match their folders."""
 
     def raise_any(self) -> None:
         lines = [
-            f"{len(found)} {what}: {shorten(sorted(found))}"
-            for what, found in (
-                ("audio files have no transcript in the .trans.txt beside them", self.untranscribed),
-                ("transcripts have no audio file beside them", self.silent),
+            f"{len(items)} {what}: {shorten(sorted(items))}"
+            for what, items in (
+                ("audio files have no transcript in the .trans.txt next to them", self.untranscribed),
+                ("transcripts have no audio file next to them", self.silent),
                 ("utterances are transcribed twice", self.repeated),
-                ("audio files do not lie at <split>/<speaker>/<chapter>/<speaker>-<chapter>-<number>", self.misplaced),
+                ("audio files are not at <split>/<speaker>/<chapter>/<speaker>-<chapter>-<number>", self.misplaced),
             )
-            if found
+            if items
         ]
         if lines:
             raise BenchmarkError(
-                "LibriSpeech is not as it was published:\n  " + "\n  ".join(lines) + "\nUnpack the archives again"
-                f" (LibriSpeech: {PAGE}; Libri-light: {LIMITED_ARCHIVE}), or take the files out"
+                "LibriSpeech is not as published:\n  " + "\n  ".join(lines) + "\nUnpack the archives again"
+                f" (LibriSpeech: {PAGE}; Libri-light: {LIMITED_ARCHIVE}), or remove these files"
             )
 
 
 def prepare(root: Path) -> Corpus:
-    """Read the splits that are there.
+    """Read the splits that exist.
 
-    Transcripts are read; of the audio only the file names are.
+    Transcripts are read, but no audio: only the names of its files.
 
     Args:
         root: the data root, the folder that holds ``LibriSpeech`` (and ``librispeech_finetuning``).
 
     Returns:
-        The splits that are there, sorted by id, ``Utterance.id`` being LibriSpeech's (``103-1240-0000``) and
-        ``session`` the chapter; ``librilight-10min``, ``-1h`` and ``-10h`` where ``librispeech_finetuning`` is: their
-        utterances are some of LibriSpeech's training utterances and have the same ids.
+        The splits that exist, sorted by id, which is LibriSpeech's (``103-1240-0000``); ``session`` is the chapter.
+        With ``librispeech_finetuning`` also ``librilight-10min``, ``-1h`` and ``-10h``, whose utterances are some of
+        LibriSpeech's training utterances, with the same ids.
 
     Raises:
-        BenchmarkError: there is no split at all; audio without transcript or the reverse, all of them named at once.
+        BenchmarkError: there is no split at all; audio without transcripts or the reverse, all reported together.
     """
     root = Path(root)
     folder = find_folder(root, "LibriSpeech", [FOLDER], _HELP, inside=SPLITS)
     problems = _Problems()
-    there = [split for split in SPLITS if (folder / split).is_dir()]
-    if not there:
-        raise BenchmarkError(f"no split of LibriSpeech in {folder}. There is: {listing(folder)}. {_HELP}")
+    existing = [split for split in SPLITS if (folder / split).is_dir()]
+    if not existing:
+        raise BenchmarkError(f"no split of LibriSpeech in {folder}. It contains: {listing(folder)}. {_HELP}")
     listed = _speakers(folder / "SPEAKERS.TXT")
     genders = {speaker: gender for speakers in listed.values() for speaker, gender in speakers.items()}
-    splits = {split: _read(folder / split, split, genders, problems) for split in there}
+    splits = {split: _read(folder / split, split, genders, problems) for split in existing}
     for split, utterances in splits.items():
         absent = sorted(listed.get(split, {}).keys() - {utterance.speaker for utterance in utterances})
         if absent:
@@ -124,29 +124,26 @@ def prepare(root: Path) -> Corpus:
         if absent:
             raise BenchmarkError(
                 f"{limited} is incomplete: no .flac file in {shorten(absent)}. Unpack {LIMITED_ARCHIVE} there again, "
-                "or take the folder away"
+                "or remove the folder"
             )
         for split, names in LIMITED.items():
             utterances = [utterance for name in names for utterance in parts[name]]
             splits[split] = sorted(utterances, key=lambda utterance: utterance.id)
     problems.raise_any()
-    for split in there:
+    for split in existing:
         if not splits[split]:
             raise BenchmarkError(f"no .flac file in {folder / split}/<speaker>/<chapter>/. {_HELP}")
     return Corpus("librispeech", splits)
 
 
 def prepare_limited(root: Path) -> Corpus:
-    """:func:`prepare`, where Libri-light's limited supervision must be there.
+    """:func:`prepare`, but Libri-light's limited supervision is required.
 
     Raises:
-        BenchmarkError: as :func:`prepare`; ``librispeech_finetuning`` is not there.
+        BenchmarkError: as :func:`prepare`; ``librispeech_finetuning`` is missing.
     """
     root = Path(root)
-    how = (
-        f"Download {LIMITED_ARCHIVE} and unpack it in the data root, beside {FOLDER}; point to the data root with "
-        "--data-root DIR or $BENCHMARK_DATA."
-    )
+    how = f"Download {LIMITED_ARCHIVE} and unpack it in the data root, next to {FOLDER}. {DATA_ROOT.format('both')}"
     find_folder(root, "Libri-light's labels for limited supervision", [LIMITED_FOLDER], how)
     return prepare(root)
 
@@ -166,11 +163,11 @@ def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems
         audio = {name.removesuffix(".flac") for name in names if name.endswith(".flac")}
         transcripts = f"{speaker}-{chapter}.trans.txt"
         texts = _transcripts(f"{folder}/{transcripts}", problems) if transcripts in names else {}
-        if split:  # Libri-light took utterances out of chapters, and need not have taken their lines out
+        if split:  # Libri-light removed utterances from chapters, but not always their transcripts
             problems.silent += [f"{name} in {folder}/{transcripts}" for name in texts.keys() - audio]
         for name in audio:
-            found = _NAME.fullmatch(name)
-            if found is None or (found["speaker"], found["chapter"]) != (speaker, chapter):
+            match = _NAME.fullmatch(name)
+            if match is None or (match["speaker"], match["chapter"]) != (speaker, chapter):
                 problems.misplaced.append(f"{folder}/{name}.flac")
             elif name not in texts:
                 problems.untranscribed.append(f"{folder}/{name}.flac")
@@ -191,7 +188,7 @@ def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems
 
 
 def _transcripts(path: str, problems: _Problems) -> dict[str, str]:
-    """``<utterance> <words>`` lines; a line without words is an empty transcript, the task's business."""
+    """Lines of ``<utterance> <words>``; a line without words is an empty transcript, which the task checks."""
     texts: dict[str, str] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         name, _, text = line.strip().partition(" ")
@@ -203,11 +200,11 @@ def _transcripts(path: str, problems: _Problems) -> dict[str, str]:
 
 
 def _speakers(path: Path) -> dict[str, dict[str, str]]:
-    """``SPEAKERS.TXT``: comments behind ``;``, then ``id | sex | subset | minutes | name``. Subset -> id -> f or m."""
-    found: dict[str, dict[str, str]] = {}
+    """Subset -> id -> f or m, of ``SPEAKERS.TXT``: comments start with ``;``, rows are ``id | sex | subset | …``."""
+    speakers: dict[str, dict[str, str]] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             fields = [field.strip() for field in line.split("|")]
             if len(fields) > 2 and fields[1] in ("F", "M") and not line.startswith(";"):
-                found.setdefault(fields[2], {})[fields[0]] = fields[1].lower()
-    return found
+                speakers.setdefault(fields[2], {})[fields[0]] = fields[1].lower()
+    return speakers

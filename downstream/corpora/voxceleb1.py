@@ -8,11 +8,11 @@
     <root>/VoxCeleb1/veri_test.txt                             37,720 trials, as first published: what SUPERB scores
     <root>/VoxCeleb1/list_test_{all,hard}{2,}.txt              optional: Vox1-E and Vox1-H, cleaned (2) and not
     <root>/VoxCeleb1/iden_split.txt                            identification: 1 train, 2 dev, 3 test
-    <root>/VoxCeleb1/vox1_meta.csv                             optional: who should be there
+    <root>/VoxCeleb1/vox1_meta.csv                             optional: the complete list of speakers
 
 Nagrani, Chung, Zisserman: VoxCeleb: a large-scale speaker identification dataset, Interspeech 2017. The lists E and H
 came with Chung, Nagrani, Zisserman: VoxCeleb2: Deep speaker recognition, Interspeech 2018; they pair speakers of dev,
-so that only systems that did not train on VoxCeleb1 can be scored on them.
+so that only systems not trained on VoxCeleb1 can be scored on them.
 """
 
 from __future__ import annotations
@@ -25,27 +25,24 @@ from pathlib import Path
 from benchmark.data.manifest import read_trials
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Trial, Utterance
-from downstream.corpora.tree import find_folder, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan
 
 log = logging.getLogger("wavbench")
 
 FOLDER = "VoxCeleb1"
 SPLITS = ("dev", "test")
 TRIALS = "veri_test2"
-"""The trial list that must be there."""
+"""The trial list that is required."""
 OF_TEST, OF_ALL = ("veri_test",), ("list_test_all", "list_test_all2", "list_test_hard", "list_test_hard2")
-"""Trial lists that are offered when they are there: O as first published, of the test set; E and H, of both sets."""
+"""Trial lists that are optional: O as first published, of the test set; E and H, of both sets."""
 IDENTIFICATION = ("iden_split.txt", "veri_test_class.txt")
-"""The split of speaker identification: the publisher's name of the file, and s3prl's."""
+"""The split for speaker identification: the publishers' name of the file, and s3prl's."""
 _PARTS = {"1": "train", "2": "dev", "3": "test"}
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html"
 LISTS = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/"
 _TREE = f"{FOLDER}/{{dev,test}}/wav/<speaker>/<video>/<utterance>.wav"
-_WHERE = (
-    f"VoxCeleb1 is described, with how to get the audio, at {PAGE}. "
-    "Point to the folder that holds VoxCeleb1 with --data-root DIR or $BENCHMARK_DATA."
-)
+_WHERE = f"How to get the audio is described at {PAGE}. {DATA_ROOT.format(FOLDER)}"
 _HELP = (
     f"Expected layout: <data root>/{_TREE} and <data root>/{FOLDER}/{TRIALS}.txt; the trial lists are "
     f"{LISTS}{TRIALS}.txt and {LISTS}{OF_TEST[0]}.txt. {_WHERE}"
@@ -59,17 +56,17 @@ _HELP_IDENTIFICATION = (
 def prepare(root: Path) -> Corpus:
     """Read the tree, for speaker verification.
 
-    File names only, no file is opened: the audio is checked when it is decoded, a trial list when it is asked for.
+    Only file names are read: audio is checked when it is decoded, a trial list when it is used.
 
     Args:
         root: the data root, the folder that holds ``VoxCeleb1``.
 
     Returns:
-        splits ``dev`` and ``test``, sorted by id; trials ``veri_test2`` and those others that are there.
+        splits ``dev`` and ``test``, sorted by id; trials ``veri_test2`` and the other lists that exist.
         ``Utterance.id`` is the path as trial lists write it, ``session`` the video.
 
     Raises:
-        BenchmarkError: something is missing, misplaced, malformed or there twice.
+        BenchmarkError: something is missing, misplaced, malformed or duplicated.
     """
     folder, splits = _read_tree(Path(root), _HELP)
     trials = trial_lists(folder, (*splits["dev"], *splits["test"]))
@@ -87,7 +84,7 @@ def prepare_identification(root: Path) -> Corpus:
         by id; no trials.
 
     Raises:
-        BenchmarkError: something is missing, misplaced, malformed or there twice.
+        BenchmarkError: something is missing, misplaced, malformed or duplicated.
     """
     folder, tree = _read_tree(Path(root), _HELP_IDENTIFICATION)
     path = next((folder / name for name in IDENTIFICATION if (folder / name).is_file()), None)
@@ -100,7 +97,9 @@ def prepare_identification(root: Path) -> Corpus:
     part = _read_identification(path, utterances)
     left_out = [name for name in utterances if name not in part]
     if left_out:
-        log.warning("%d utterances of the tree are not in %s, so not used: %s", len(left_out), path, shorten(left_out))
+        log.warning(
+            "%d utterances of the tree are not in %s and are not used: %s", len(left_out), path, shorten(left_out)
+        )
     splits: dict[str, list[Utterance]] = {name: [] for name in _PARTS.values()}
     for name in sorted(part):
         splits[part[name]].append(replace(utterances[name], split=part[name]))
@@ -113,13 +112,13 @@ def prepare_identification(root: Path) -> Corpus:
 
 
 class TrialLists(Mapping[str, list[Trial]]):
-    """Trial lists by name, each read whenever it is asked for: E and H have 580,000 and 550,000 lines."""
+    """Trial lists by name, each read on access: E and H have 580,000 and 550,000 lines."""
 
     def __init__(self, folder: Path, names: Collection[str], ids: Collection[str]) -> None:
         self.folder, self.names, self.ids = folder, names, ids
 
     def __getitem__(self, name: str) -> list[Trial]:
-        """Raises :class:`BenchmarkError` on a malformed list and on utterances that are not there."""
+        """Raises :class:`BenchmarkError` on a malformed list and on missing utterances."""
         if name not in self.names:
             raise KeyError(name)
         return read_trials(
@@ -141,10 +140,10 @@ class TrialLists(Mapping[str, list[Trial]]):
 
 
 def trial_lists(folder: Path, utterances: Iterable[Utterance], more: Iterable[str] = (*OF_TEST, *OF_ALL)) -> TrialLists:
-    """``veri_test2`` and those of ``more`` that lie in VoxCeleb1's ``folder``.
+    """``veri_test2`` and those of ``more`` that are in VoxCeleb1's ``folder``.
 
     Raises:
-        BenchmarkError: ``veri_test2`` is not there.
+        BenchmarkError: ``veri_test2`` is missing.
     """
     path = folder / f"{TRIALS}.txt"
     if not path.is_file():
@@ -154,7 +153,7 @@ def trial_lists(folder: Path, utterances: Iterable[Utterance], more: Iterable[st
 
 
 def voxceleb1_folder(root: Path, how: str) -> Path:
-    """VoxCeleb1's folder in the data root; ``how`` ends the message where there is none."""
+    """VoxCeleb1's folder in the data root; ``how`` ends the message if there is none."""
     return find_folder(root, "VoxCeleb1", [FOLDER], how, inside=["dev/wav", "wav"])
 
 
@@ -169,7 +168,7 @@ def _read_tree(root: Path, how: str) -> tuple[Path, dict[str, list[Utterance]]]:
             "Every utterance belongs to one of them: delete the wrong copies"
         )
     speakers = {utterance.speaker for utterances in splits.values() for utterance in utterances}
-    warn_of_absent_speakers(folder / "vox1_meta.csv", "\t", speakers)
+    warn_about_missing_speakers(folder / "vox1_meta.csv", "\t", speakers)
     return folder, splits
 
 
@@ -186,7 +185,7 @@ def _read_identification(path: Path, ids: Collection[str]) -> dict[str, str]:
                 f"The original list is {LISTS}{IDENTIFICATION[0]}"
             )
         if fields[1] in part:
-            raise BenchmarkError(f"{path}:{number}: {fields[1]} is there a second time; delete one of the two lines")
+            raise BenchmarkError(f"{path}:{number}: {fields[1]} is duplicated; delete one of the two lines")
         part[fields[1]] = _PARTS[fields[0]]
     absent = [name for name in part if name not in ids]
     if absent:
@@ -205,18 +204,18 @@ def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str
         split: what ``Utterance.split`` says.
         corpus: its name in messages.
         how: the layout and where to get the corpus, for messages.
-        below: names that the folder of the speakers may have; the first that is there is read.
+        below: possible names of the folder of the speakers; the first that exists is read.
 
     Raises:
-        BenchmarkError: it is not there or empty; files lie elsewhere, or are still to be converted to wav.
+        BenchmarkError: it is missing or empty; files are misplaced, or are not converted to wav yet.
     """
     top = next((folder / name for name in below if (folder / name).is_dir()), None)
     if top is None:
-        there = folder if folder.is_dir() else folder.parent
-        looked = " or ".join(str(folder / name) for name in below)
+        existing = folder if folder.is_dir() else folder.parent
+        expected = " or ".join(str(folder / name) for name in below)
         raise BenchmarkError(
-            f"{corpus}'s {folder.name} set not found: looked for the folder {looked}. In {there} there is: "
-            f"{listing(there)}. {how}"
+            f"{corpus}'s {folder.name} set not found: looked for the folder {expected}. {existing} contains: "
+            f"{listing(existing)}. {how}"
         )
     utterances: list[Utterance] = []
     m4a: list[str] = []
@@ -246,29 +245,32 @@ def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str
             m4a += [f"{video.path}/{stem}.m4a" for stem in sorted(unconverted)]
     if m4a:
         raise BenchmarkError(
-            f"{len(m4a)} utterances under {top} are .m4a without a .wav beside them: {shorten(sorted(m4a))}. "
-            f"m4a cannot be read here; convert them: find {top} -name '*.m4a' -print0 | xargs -0 -P 8 -I{{}} sh -c "
+            f"{len(m4a)} utterances under {top} are .m4a without a .wav next to them: {shorten(sorted(m4a))}. "
+            f".m4a files cannot be read; convert them: find {top} -name '*.m4a' -print0 | xargs -0 -P 8 -I{{}} sh -c "
             """'ffmpeg -nostdin -loglevel error -i "$1" -ac 1 -ar 16000 "${1%.m4a}.wav"' _ {}"""
         )
     if misplaced:
         raise BenchmarkError(
-            f"{len(misplaced)} .wav files do not lie where {corpus} has them: {shorten(sorted(misplaced))}. "
+            f"{len(misplaced)} .wav files are not where {corpus} has them: {shorten(sorted(misplaced))}. "
             f"Expected {top}/<speaker>/<video>/<utterance>.wav; move them there"
         )
     if not utterances:
-        raise BenchmarkError(f"no .wav file in {top}/<speaker>/<video>/. In {top} there is: {listing(top)}. {how}")
+        raise BenchmarkError(f"no .wav file in {top}/<speaker>/<video>/. {top} contains: {listing(top)}. {how}")
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
-def warn_of_absent_speakers(meta: Path, separator: str, there: Collection[str | None], part: str | None = None) -> None:
-    """Log which speakers of ``vox1_meta.csv`` or ``vox2_meta.csv`` are not ``there``.
+def warn_about_missing_speakers(
+    meta: Path, separator: str, speakers: Collection[str | None], part: str | None = None
+) -> None:
+    """Log which speakers of ``vox1_meta.csv`` or ``vox2_meta.csv`` are not among ``speakers``.
 
-    A header line, then the speaker first and the set (``dev`` or ``test``) last; ``part``: only those of this set.
+    The table has a header; its first column is the speaker, its last one the set (``dev`` or ``test``); ``part``: only
+    speakers of this set.
     """
     if not meta.is_file():
         return
     lines = meta.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]
     rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()]
-    absent = sorted({row[0] for row in rows if part is None or row[-1] == part} - {str(name) for name in there})
+    absent = sorted({row[0] for row in rows if part is None or row[-1] == part} - set(speakers))
     if absent:
         log.warning("%s lists %d speakers that are not in the tree: %s", meta, len(absent), shorten(absent))

@@ -3,12 +3,12 @@
 ::
 
     <root>/VoxCeleb2/dev/{wav,aac}/id00012/21Uxsk56VDQ/00001.wav     5,994 speakers, 1,092,009 utterances
-    <root>/VoxCeleb2/vox2_meta.csv                                   optional: who should be there
-    <root>/VoxCeleb1/test/wav/…                                      and the trial lists, as voxceleb1.py describes them
-    <root>/VoxCeleb1/dev/wav/…                                       optional: the lists E and H need it
+    <root>/VoxCeleb2/vox2_meta.csv                                   optional: the complete list of speakers
+    <root>/VoxCeleb1/test/wav/…                                      with the trial lists, see voxceleb1.py
+    <root>/VoxCeleb1/dev/wav/…                                       optional: needed for the lists E and H
 
-The audio is published as ``.m4a`` under ``dev/aac``, which libsndfile does not read: it has to be converted to
-``.wav``, beside the ``.m4a`` or in the same tree under ``dev/wav``. No speaker of VoxCeleb2's dev set is in VoxCeleb1.
+The audio is published as ``.m4a`` under ``dev/aac``, which libsndfile does not read. It has to be converted to
+``.wav``, next to the ``.m4a`` or in the same tree under ``dev/wav``. No speaker of VoxCeleb2's dev set is in VoxCeleb1.
 
 Chung, Nagrani, Zisserman: VoxCeleb2: Deep speaker recognition, Interspeech 2018.
 """
@@ -21,35 +21,34 @@ from pathlib import Path
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus
 from downstream.corpora import voxceleb1
-from downstream.corpora.tree import find_folder
+from downstream.corpora.tree import DATA_ROOT, find_folder
 
 log = logging.getLogger("wavbench")
 
 FOLDER = "VoxCeleb2"
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox2.html"
 _HELP = (
-    f"Expected layout: <data root>/{FOLDER}/dev/{{wav,aac}}/<speaker>/<video>/<utterance>.wav, beside "
-    f"<data root>/{voxceleb1.FOLDER} with its test set and trial lists. VoxCeleb2 is described, with how to get the "
-    f"audio, at {PAGE}, VoxCeleb1 at {voxceleb1.PAGE}. "
-    "Point to the folder that holds both with --data-root DIR or $BENCHMARK_DATA."
+    f"Expected layout: <data root>/{FOLDER}/dev/{{wav,aac}}/<speaker>/<video>/<utterance>.wav, next to "
+    f"<data root>/{voxceleb1.FOLDER} with its test set and trial lists. How to get the audio is described at {PAGE} "
+    f"(VoxCeleb2) and {voxceleb1.PAGE} (VoxCeleb1). {DATA_ROOT.format('both')}"
 )
 
 
 def prepare(root: Path) -> Corpus:
     """Read both trees.
 
-    File names only, no file is opened: the audio is checked when it is decoded, a trial list when it is asked for.
+    Only file names are read: audio is checked when it is decoded, a trial list when it is used.
 
     Args:
         root: the data root, the folder that holds ``VoxCeleb2`` and ``VoxCeleb1``.
 
     Returns:
-        splits ``dev`` (VoxCeleb2's), ``voxceleb1_test`` and, where it is there, ``voxceleb1_dev``, sorted by id;
-        VoxCeleb1's trial lists, E and H only with ``voxceleb1_dev``. Ids and sessions as in ``voxceleb1.py``.
+        splits ``dev`` (VoxCeleb2's), ``voxceleb1_test`` and, if available, ``voxceleb1_dev``, sorted by id; VoxCeleb1's
+        trial lists, E and H only with ``voxceleb1_dev``. Ids and sessions are as in ``voxceleb1.py``.
 
     Raises:
-        BenchmarkError: something is missing, misplaced, malformed or there twice, or still ``.m4a``; speakers are in
-            both corpora.
+        BenchmarkError: something is missing, misplaced, malformed, duplicated or still ``.m4a``; speakers are in both
+            corpora.
     """
     root = Path(root)
     folder = find_folder(root, "VoxCeleb2", [FOLDER], _HELP, inside=["dev/aac", "aac"])
@@ -57,7 +56,7 @@ def prepare(root: Path) -> Corpus:
     first = voxceleb1.voxceleb1_folder(root, _HELP)
     for split in voxceleb1.SPLITS:
         if split == "dev" and not (first / split).is_dir():
-            log.warning("%s is not there, so the lists E and H cannot be scored", first / split)
+            log.warning("%s does not exist, so the lists E and H cannot be scored", first / split)
             continue
         name = f"voxceleb1_{split}"
         splits[name] = voxceleb1.read_split(first / split, name, "VoxCeleb1", _HELP)
@@ -68,7 +67,7 @@ def prepare(root: Path) -> Corpus:
             f"{len(both)} speakers are both under {folder} and under {first}: {shorten(both)}. VoxCeleb2's dev set "
             "shares no speaker with VoxCeleb1; one of the two trees holds folders of the other"
         )
-    voxceleb1.warn_of_absent_speakers(folder / "vox2_meta.csv", ",", speakers["dev"], part="dev")
+    voxceleb1.warn_about_missing_speakers(folder / "vox2_meta.csv", ",", speakers["dev"], part="dev")
     tested = [utterance for name, those in splits.items() if name != "dev" for utterance in those]
     more = (*voxceleb1.OF_TEST, *(voxceleb1.OF_ALL if "voxceleb1_dev" in splits else ()))
     trials = voxceleb1.trial_lists(first, tested, more)

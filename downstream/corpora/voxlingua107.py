@@ -5,10 +5,10 @@
     <root>/VoxLingua107/en/<video>---0112.450-0120.310.wav     107 languages, 6,628 hours, cut from videos
     <root>/VoxLingua107/dev/en/<video>---0003.000-0011.200.wav  33 languages, 1,609 utterances, checked by listeners
 
-``VoxLingua107/train/<language>`` (as SpeechBrain's recipe unpacks it) is read too. Of names like
-``<video>__U__S3---…`` the video is what comes before ``__U__``. Languages are ISO 639-1 codes, or 639-3 where there is
-none, but for two that are obsolete: ``iw`` is read as ``he`` (Hebrew), ``jw`` as ``jv`` (Javanese). There is no
-validation set: the task holds videos out of ``train``, and the publisher's ``dev`` is the test.
+``VoxLingua107/train/<language>`` (as SpeechBrain's recipe unpacks it) is read too. In names like
+``<video>__U__S3---…`` the video is the part before ``__U__``. Languages are ISO 639-1 codes, or 639-3 where there is
+none, except two obsolete ones: ``iw`` is read as ``he`` (Hebrew), ``jw`` as ``jv`` (Javanese). There is no validation
+set: the task holds videos out of ``train``, and the publishers' ``dev`` is the test set.
 
 Valk, Alumäe: VoxLingua107: a dataset for spoken language recognition, SLT 2021.
 """
@@ -21,56 +21,56 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import find_folder, folders, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
 
 log = logging.getLogger("wavbench")
 
 FOLDER = "VoxLingua107"
 OBSOLETE = {"iw": "he", "jw": "jv"}
-"""The publisher's folders -> today's codes (speechbrain #2396)."""
+"""The publishers' folders -> current codes (speechbrain #2396)."""
 _CODES = """
     ab af am ar as az ba be bg bn bo br bs ca ceb cs cy da de el en eo es et eu fa fi fo fr gl gn gu gv ha haw he hi hr
     ht hu hy ia id is it ja jv ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt
     ro ru sa sco sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi war yi yo zh
 """
 LANGUAGES = frozenset(_CODES.split())
-"""The 107, by today's codes."""
+"""The 107, by their current codes."""
 
 PAGE = "https://bark.phon.ioc.ee/voxlingua107/"
 _HELP = (
     f"Expected layout: <data root>/{FOLDER}/<language>/<video>---<start>-<end>.wav and "
-    f"{FOLDER}/dev/<language>/<video>---<start>-<end>.wav. The archives, one a language and dev.zip, are at {PAGE}; "
-    "unpack each in its place. Point to the folder that holds VoxLingua107 with --data-root DIR or $BENCHMARK_DATA."
+    f"{FOLDER}/dev/<language>/<video>---<start>-<end>.wav. The archives, one for each language and dev.zip, are at "
+    f"{PAGE}; unpack each in its place. {DATA_ROOT.format(FOLDER)}"
 )
 _NAME = re.compile(r"(?P<video>.+?)(?:__[A-Z]__S\d+)?---\d+\.\d+-\d+\.\d+\.wav")
 
 
 def prepare(root: Path) -> Corpus:
-    """Read the tree. File names only, no file is opened.
+    """Read the tree. Only file names are read; no file is opened.
 
     Args:
         root: the data root, the folder that holds ``VoxLingua107``.
 
     Returns:
-        splits ``train`` and ``dev``, sorted by id: ``<language>/<file>``, in dev ``dev/<language>/<file>``, by today's
-        code. ``session`` is the video. Not all languages need be there.
+        splits ``train`` and ``dev``, sorted by id: ``<language>/<file>``, in dev ``dev/<language>/<file>``, with
+        current codes. ``session`` is the video. Languages may be missing.
 
     Raises:
-        BenchmarkError: something is missing, misnamed or there twice.
+        BenchmarkError: something is missing, misnamed or duplicated.
     """
     folder = find_folder(Path(root), "VoxLingua107", (FOLDER,), _HELP, ("*/*---*.wav", "dev/*/*---*.wav"))
     top = folder / "train" if (folder / "train").is_dir() else folder
     if not (folder / "dev").is_dir():
         raise BenchmarkError(
             f"VoxLingua107's dev set, which is the test set, not found: looked for the folder {folder / 'dev'}. "
-            f"In {folder} there is: {listing(folder)}. {_HELP}"
+            f"{folder} contains: {listing(folder)}. {_HELP}"
         )
     splits = {"train": _read(top, "train"), "dev": _read(folder / "dev", "dev")}
     languages = {str(utterance.language) for utterance in splits["train"]}
     if unknown := sorted(languages - LANGUAGES):
         log.warning("%s has languages that VoxLingua107 was not published with: %s", top, shorten(unknown, 8))
     if absent := sorted(LANGUAGES - languages):
-        log.info("%s has %d of VoxLingua107's 107 languages; not there: %s", top, 107 - len(absent), shorten(absent, 8))
+        log.info("%s has %d of VoxLingua107's 107 languages; missing: %s", top, 107 - len(absent), shorten(absent, 8))
     return Corpus("voxlingua107", splits)
 
 
@@ -80,8 +80,8 @@ def _read(top: Path, split: str) -> list[Utterance]:
     for old, new in OBSOLETE.items():
         if old in names and new in names:
             raise BenchmarkError(
-                f"{top} has both {old} and {new}, the obsolete and today's code of one language. If they hold the same "
-                f"files remove one, otherwise move the files of {top / old} to {top / new}"
+                f"{top} has both {old} and {new}, the obsolete and the current code of one language. If they hold the "
+                f"same files, remove one; otherwise move the files of {top / old} to {top / new}"
             )
     prefix = "dev/" if split == "dev" else ""
     utterances: list[Utterance] = []
@@ -106,10 +106,10 @@ def _read(top: Path, split: str) -> list[Utterance]:
             )
     if misnamed:
         raise BenchmarkError(
-            f"{len(misnamed)} .wav files in {top} are not named as VoxLingua107's: {shorten(sorted(misnamed))}. "
-            f"Expected <video>---<start>-<end>.wav, as EcFM6Ld_0n4---0112.450-0120.310.wav: the video tells which "
-            "utterances belong together"
+            f"{len(misnamed)} .wav files in {top} are not named as in VoxLingua107: {shorten(sorted(misnamed))}. "
+            "Expected <video>---<start>-<end>.wav, such as EcFM6Ld_0n4---0112.450-0120.310.wav, so that utterances of "
+            "one video can be kept together"
         )
     if not utterances:
-        raise BenchmarkError(f"no .wav file in {top}/<language>/. In {top} there is: {listing(top)}. {_HELP}")
+        raise BenchmarkError(f"no .wav file in {top}/<language>/. {top} contains: {listing(top)}. {_HELP}")
     return sorted(utterances, key=lambda utterance: utterance.id)

@@ -19,9 +19,18 @@ _KEYS: dict[str, tuple[type, str]] = {
     "corpus": (str, "a registered corpus, or package.module:prepare"),
     "config": (dict, "values of RunConfig"),
     "finetune": (dict, "values of RunConfig over these, where the regime trains the upstream"),
+    "quick": (dict, "values of RunConfig over these for --quick: a run of a minute or two on a small synthetic corpus"),
     "extends": (str, "another card, whose keys hold where this one is silent; config is merged key by key"),
 }
-_OPTIONAL: dict[str, Any] = {"aliases": [], "source": [], "deviations": [], "config": {}, "finetune": {}, "extends": ""}
+_OPTIONAL: dict[str, Any] = {
+    "aliases": [],
+    "source": [],
+    "deviations": [],
+    "config": {},
+    "finetune": {},
+    "quick": {},
+    "extends": "",
+}
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from benchmark import evaluation, metrics, plots
 from benchmark.errors import BenchmarkError, shorten
+from benchmark.evaluation import About
 from benchmark.interfaces import Corpus, Evaluation, Splits, Target, Utterance
 from benchmark.registry import suggest
+from downstream import recover
 from downstream.classification import Classifier, LabelTask
 from downstream.embedders import EmbedderConfig
 from downstream.losses import LossConfig
@@ -203,6 +206,11 @@ class SpeakerVerification(LabelTask):
                     plots.det(lines, f"Speaker verification, {self.splits.corpus}")
                 )
         return result
+
+    @classmethod
+    def recover(cls, folder: Path) -> About | None:
+        """See :func:`downstream.recover.trials`."""
+        return recover.trials(folder)
 
     @classmethod
     def present(cls, config: SVConfig, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:

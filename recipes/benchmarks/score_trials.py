@@ -94,7 +94,8 @@ def main() -> None:
         del voices
     with timed("raw and normalised scores, rates, files, DET"):
         result = task.evaluate("test", predictions)
-    print(f"{len(task.splits.sets['test']):,} trials, {len(task.splits['test']):,} utterances of {options.size}, cohort of "
+    trials, utterances = task.splits.sets["test"], task.splits.test
+    print(f"{len(trials):,} trials, {len(utterances):,} utterances of {options.size}, cohort of "
           f"{len({u.speaker for u in cohort}):,} speakers ({len(cohort):,} utterances)")  # fmt: skip
     for name, values in result.metrics.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))

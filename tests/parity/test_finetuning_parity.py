@@ -49,8 +49,8 @@ from test_wav2vec2_parity import BASE, LL60K, make_fairseq, prepared, save_fairs
 from torch import Tensor
 
 from benchmark.config import RunConfig
-from benchmark.interfaces import Batch, Evaluation, Head, Task, Utterance
 from benchmark.engine.trainer import StopRequest, Trainer
+from benchmark.interfaces import Batch, Evaluation, Head, Task, Utterance
 from downstream.asr.heads import CTCHeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from upstream import load_upstream

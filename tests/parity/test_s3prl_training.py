@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from benchmark import config
 from benchmark.data import audio
-from benchmark.engine import run as experiment
+from benchmark.engine.prepare import read_card, task_class
+from benchmark.engine.trainer import StopRequest, Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Corpus, HiddenStates, Trial, Upstream, Utterance
-from benchmark.engine.trainer import StopRequest, Trainer
 
 LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}  # of each update's loss, relative
 END_TOLERANCE = 1e-11  # of the parameters after the last update, in float64, as ``error`` has it
@@ -128,15 +128,15 @@ class Course:
 
 def make_trainer(corpus: Corpus, downstream: str, folder: Path, *overrides: str) -> Trainer:
     """As ``run_downstream.py -d DOWNSTREAM`` makes it from the card."""
-    card = experiment.read_card(downstream)
-    kind = experiment.task_class(card)
+    card = read_card(downstream)
+    kind = task_class(card)
     values = [f"trainer.max_steps={UPDATES}", f"trainer.eval_every={UPDATES}", "trainer.batch_size=4", "device=cpu"]
     values += ["upstream.name=frames", "data.min_seconds=0", f"data.crop_seconds={36 * FRAME / 16000}"]
     run = config.compose(card, kind.Config, [], [*values, *overrides])
-    task = kind(run.task, of_task(corpus, downstream))
-    utterances = list({u.id: u for split in task.splits.values() for u in split}.values())
-    task.seconds = dict(zip((u.id for u in utterances), audio.durations(utterances).tolist(), strict=True))
-    return Trainer(run, task, Frames().eval(), folder)
+    splits = kind.split(run.task, of_task(corpus, downstream))
+    utterances = list({u.id: u for name in ("train", "dev", "test") for u in splits[name]}.values())
+    seconds = dict(zip((u.id for u in utterances), audio.durations(utterances).tolist(), strict=True))
+    return Trainer(run, kind(run.task, splits, seconds), Frames().eval(), folder)
 
 
 def train_ours(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Course:
@@ -191,16 +191,16 @@ def train_theirs(runner: Any, course: Course) -> list[float]:
 
 def begin_alike(trainer: Trainer, runner: Any, names: dict[str, str]) -> None:
     """Give ours s3prl's parameters; both sums over layers begin uniform."""
-    trainer.pairing.head.load_state_dict(as_ours(dict(runner.downstream.model.named_parameters()), names))
+    trainer.model.head.load_state_dict(as_ours(dict(runner.downstream.model.named_parameters()), names))
     assert not runner.featurizer.model.weights.any()
-    assert not dict(trainer.pairing.featurizer.named_parameters())["weights"].any()
+    assert not dict(trainer.model.featurizer.named_parameters())["weights"].any()
 
 
 def end(trainer: Trainer, runner: Any, names: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The trained parameters of the two, under our names."""
     ours: dict[str, Tensor] = {
-        **dict(trainer.pairing.head.named_parameters()),
-        **dict(trainer.pairing.featurizer.named_parameters()),
+        **dict(trainer.model.head.named_parameters()),
+        **dict(trainer.model.featurizer.named_parameters()),
     }
     theirs = as_ours(dict(runner.downstream.model.named_parameters()), names)
     return ours, {**theirs, **dict(runner.featurizer.model.named_parameters())}

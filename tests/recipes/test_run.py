@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock
 from support import REPOSITORY, SMALL, Cli
 
-from benchmark import results
+from benchmark import registry, results
 
 TINY = ["-u", "wav2vec2_tiny", "-d", "voxceleb1_sv"]
 
@@ -58,15 +58,15 @@ def test_the_main_job(cli: Cli, process: Cli, data_root: Path, tmp_path: Path) -
     assert list((folder / "tensorboard").iterdir())
     assert "update 2: dev eer" in (folder / "log.txt").read_text()
 
-    # again: refused; going on: nothing to do; evaluated again: the same numbers; overwritten: the same numbers
+    # again: refused; resumed: nothing to do; evaluated again: the same numbers; overwritten: the same numbers
     again = cli(*arguments)
     assert again.returncode == 1
     for way in ("-a", "--overwrite", "-p"):
         assert way in again.stderr
     assert result_of(folder) == result
-    gone_on = cli(*arguments, "-a")
-    assert gone_on.returncode == 0
-    assert "is complete" in gone_on.stdout
+    resumed = cli(*arguments, "-a")
+    assert resumed.returncode == 0
+    assert "is complete" in resumed.stdout
     evaluated = cli("-m", "evaluate", "-p", "run")
     assert evaluated.returncode == 0, evaluated.stderr
     assert result_of(folder)["metrics"] == result["metrics"]
@@ -90,32 +90,34 @@ def test_the_main_job(cli: Cli, process: Cli, data_root: Path, tmp_path: Path) -
     assert "seed: 0 -> 5" in other.stderr
 
 
-@pytest.mark.parametrize("flags", [["-f", "-o", "optim.upstream_lr=1e-5"], ["-l", "2"]], ids=["finetune", "probe"])
+@pytest.mark.parametrize(
+    "flags", [["-f", "-o", "optim.upstream_lr=1e-5"], ["-l", "2"]], ids=["finetune", "single_layer"]
+)
 def test_the_other_regimes(cli: Cli, data_root: Path, tmp_path: Path, flags: list[str]) -> None:
     done = cli(*TINY, "--data-root", data_root, "-n", "x", "--max-steps", 2, "-o", *SMALL, *flags)
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "results" / "x")
-    assert result["regime"] == ("finetune" if "-f" in flags else "probe")
+    assert result["regime"] == ("finetune" if "-f" in flags else "single_layer")
     assert result["state"] == (None if "-f" in flags else 2)
     trained = result["cost"]["trainable_parameters"]
     assert (trained > 1_000_000) == ("-f" in flags)
 
 
-def test_all_states_one_after_the_other(cli: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
+def test_all_layers_one_after_the_other(cli: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
     arguments = ["--plugin", plugin, "-u", "log_spectrum", "-d", "voxceleb1_sv", "--data-root", data_root]
     arguments += ["-l", "all", "-p", "run", "--max-steps", 2, "-o", *SMALL]
     done = cli(*arguments)
     assert done.returncode == 0, done.stderr
-    for state in (0, 1):
-        assert result_of(tmp_path / "run" / f"state{state}")["state"] == state
-        assert f"| probe of state {state} |" in done.stdout
+    for layer in (0, 1):
+        assert result_of(tmp_path / "run" / f"layer{layer}")["state"] == layer
+        assert f"| single_layer, layer {layer} |" in done.stdout
     again = cli(*arguments, "-a")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is complete") == 2
     refused = cli(*arguments, "-m", "evaluate")
     assert refused.returncode == 1
     assert "-l all trains" in refused.stderr
-    assert "neither the number of a state nor 'all'" in cli("-l", "al").stderr
+    assert "neither the number of a layer nor 'all'" in cli("-l", "al").stderr
 
 
 def test_fbank_needs_no_checkpoint(cli: Cli, data_root: Path) -> None:
@@ -137,7 +139,9 @@ def test_a_plugin_file_runs_the_main_job(cli: Cli, data_root: Path, tmp_path: Pa
     assert "log_spectrum" in listed.stdout
 
 
-def test_an_installed_package_brings_an_upstream(process: Cli, data_root: Path, tmp_path: Path, plugin: Path) -> None:
+def test_an_installed_package_brings_an_upstream(
+    cli: Cli, process: Cli, data_root: Path, tmp_path: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A separately installed distribution; beside it a broken one, which harms nobody."""
     site = tmp_path / "site"
     for name, target in (("theirs", "their_upstream:LogSpectrum"), ("broken", "their_missing_module:Thing")):
@@ -152,17 +156,18 @@ def test_an_installed_package_brings_an_upstream(process: Cli, data_root: Path, 
         )
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site]
     subprocess.run([*install, tmp_path / "theirs", tmp_path / "broken"], check=True, capture_output=True, timeout=300)
-    env = {"PYTHONPATH": str(site)}
     arguments = ["-d", "voxceleb1_sv", "--data-root", data_root, "-p", "run", "--max-steps", 2, "-o", *SMALL]
-    done = process("-u", "theirs_spectrum", *arguments, env=env)
+    done = process("-u", "theirs_spectrum", *arguments, env={"PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
     assert result_of(tmp_path / "run")["upstream"]["name"] == "theirs_spectrum"
-    listed = process("--list", env=env)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(registry.upstreams, "_entries", None)  # what is installed is looked up once
+    listed = cli("--list")
     assert listed.returncode == 0
     assert "theirs_spectrum" in listed.stdout
     assert "broken_spectrum" in listed.stdout
     assert "BROKEN: there is no module 'their_missing_module'" in listed.stdout
-    broken = process("-u", "broken_spectrum", *arguments, "-p", "other", env=env)
+    broken = cli("-u", "broken_spectrum", *arguments, "-p", "other")
     assert broken.returncode == 1
     for word in ("broken_spectrum", "package broken", "their_missing_module"):
         assert word in broken.stderr
@@ -210,11 +215,11 @@ def newest_step(folder: Path) -> int:
     return int(torch.load(path, weights_only=True)["step"]) if path.exists() else 0
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(data_root: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_resume(data_root: Path, tmp_path: Path) -> None:
     arguments = [*TINY, "--data-root", data_root, "-p", "run", "--max-steps", 10000]
     stopped = interrupted(tmp_path, "update", 3, signal.SIGINT, *arguments, "-o", *SMALL, "trainer.save_every=10000")
     assert stopped.returncode == 130
-    assert "go on with: python run_downstream.py -e run" in stopped.stderr
+    assert "resume with: python run_downstream.py -e run" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert newest_step(tmp_path / "run") == 3
     assert not (tmp_path / "run" / "result.json").exists()
@@ -274,7 +279,7 @@ def test_neither_data_nor_checkpoint(cli: Cli, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_goes_on_with_the_same_weights_and_data_only(cli: Cli, own_root: Path, tmp_path: Path) -> None:
+def test_a_run_is_resumed_with_the_same_weights_and_data_only(cli: Cli, own_root: Path, tmp_path: Path) -> None:
     bundled = REPOSITORY / "upstream" / "wav2vec2" / "wav2vec2_tiny.pt"
     checkpoint = tmp_path / "my.pt"
     shutil.copy(bundled, checkpoint)
@@ -290,14 +295,14 @@ def test_a_run_goes_on_with_the_same_weights_and_data_only(cli: Cli, own_root: P
     torch.save(state, checkpoint)
     changed = cli("-m", "evaluate", "-p", "run")
     assert changed.returncode == 1
-    assert "another upstream" in changed.stderr
+    assert "different upstream" in changed.stderr
 
     shutil.copy(bundled, checkpoint)
     first(own_root, "dev").unlink()
     for again in (["-e", "run"], ["-m", "evaluate", "-p", "run"]):
         changed = cli(*again)
         assert changed.returncode == 1
-        assert "another train data" in changed.stderr or "another dev data" in changed.stderr
+        assert "different train data" in changed.stderr or "different dev data" in changed.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"] == json.loads(before)["metrics"]
 
 
@@ -336,7 +341,7 @@ def test_a_plugin_that_breaks_its_promise_is_named(
     assert "Traceback" not in done.stderr
 
 
-def test_an_upstream_with_random_weights_is_the_same_when_the_run_goes_on(
+def test_an_upstream_with_random_weights_is_the_same_when_the_run_is_resumed(
     cli: Cli, data_root: Path, tmp_path: Path, plugin: Path
 ) -> None:
     code = plugin.read_text().replace(

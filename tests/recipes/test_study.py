@@ -31,7 +31,9 @@ from benchmark.interfaces import Corpus, Utterance
 from benchmark.registry import corpora, downstreams, tasks, upstreams
 
 class StudyTask(ToyTask):
-    strata = ()
+    @classmethod
+    def strata(cls, config):
+        return ()
 
 def corpus(root):
     names = dict((split, [split + str(i) for i in range(10)]) for split in ("train", "dev", "test"))
@@ -121,7 +123,7 @@ def test_a_study_killed_again_and_again_ends_as_one_left_alone(recipe: Path, tmp
     for folder, (cell, metrics, _, budget) in expected.items():
         assert len(cell["tried"]) == 2
         chosen = next(one for one in cell["tried"] if one["name"] == cell["chosen"])
-        assert chosen["dev"] == min(one["dev"] for one in cell["tried"]) == metrics["dev"]["error"]
+        assert chosen["dev"] == min(one["dev"] for one in cell["tried"]) == metrics["dev"]["toy_error"]
         scored = list((tmp_path / "alone" / folder).rglob("result.json"))
         assert [path.parent.name for path in scored] == [cell["chosen"]]  # test is scored with the chosen one only
         assert budget["name"] in ("all", "4utt")

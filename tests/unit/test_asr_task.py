@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks import make_task, options
 from test_asr_decoding import ARPA, LETTERS, MEANT, SPOKEN, acoustics
 from torch import Tensor
 
-from benchmark import metrics
+from benchmark import config, metrics
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Edits
 from benchmark.interfaces import Corpus, Target, Utterance
@@ -53,14 +54,12 @@ def own(train: list[Utterance], dev: list[Utterance], test: list[Utterance]) -> 
     return Corpus("manifests", {"train": train, "dev": dev, "test": test})
 
 
-def make(corpus: Corpus | None = None, target: Target | None = None, **options: Any) -> SpeechRecognition:
-    config = ASRConfig(**OFFICIAL | options)
-    return SpeechRecognition(config, SpeechRecognition.split(config, corpus or librispeech(), target), {})
+def make(corpus: Corpus | None = None, target: Target | None = None, **values: Any) -> SpeechRecognition:
+    return make_task(SpeechRecognition, options(ASRConfig, **OFFICIAL | values), corpus or librispeech(), target)
 
 
-def make_own(corpus: Corpus, **options: Any) -> SpeechRecognition:
-    config = ASRConfig(**OWN | options)
-    return SpeechRecognition(config, SpeechRecognition.split(config, corpus), {})
+def make_own(corpus: Corpus, **values: Any) -> SpeechRecognition:
+    return make_task(SpeechRecognition, options(ASRConfig, **OWN | values), corpus)
 
 
 def says(text: str, alphabet: Any = LETTERS) -> Tensor:
@@ -92,7 +91,7 @@ def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("values", "message"),
     [
         (
             {"train_splits": ["train-clean-10"]},
@@ -103,7 +102,6 @@ def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> 
         ({"test_splits": []}, "task.test_splits is empty"),
         ({"test_splits": ["test-clean", "test-other", "test-other"]}, "'test-other' is duplicated"),
         ({"train_splits": ["train-clean-100"] * 2}, r"2 utterances are in two of train-clean-100.*1-1-0000, 1-1-0001"),
-        ({"head": {"nam": "linear"}}, r"unknown option 'task.head.nam'. Did you mean 'name'"),
         ({"head": {"name": "lstm"}}, "unknown head 'lstm'"),
         ({"text": {"case": "title"}}, "task.text.case is 'title'"),
         ({"selection": "ser"}, "task.selection is 'ser'; expected wer or cer"),
@@ -111,9 +109,15 @@ def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> 
         ({"lm": {"path": "nowhere.arpa"}}, "task.lm.path: .* does not exist"),
     ],
 )
-def test_refusals(options: dict[str, Any], message: str) -> None:
+def test_refusals(values: dict[str, Any], message: str) -> None:
     with pytest.raises(BenchmarkError, match=message):
-        make(**options)
+        make(**values)
+
+
+def test_a_typo_in_a_nested_option_gets_a_suggestion() -> None:
+    card: Any = downstreams.get("librispeech_asr").load()()
+    with pytest.raises(BenchmarkError, match=r"unknown option 'task.head.nam'. Did you mean 'task.head.name'"):
+        config.compose(card, ASRConfig, [], ["task.head.nam=linear"])
 
 
 def test_own_data_names_the_flag() -> None:
@@ -149,9 +153,8 @@ def test_all_bad_transcripts_are_named_at_once() -> None:
 def test_the_alphabet_of_own_data_is_that_of_training() -> None:
     corpus = own(transcribed(1, "b a", "ça"), transcribed(2, "ab"), transcribed(3, "b"))
     assert make_own(corpus).vocabulary() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
-    splits = SpeechRecognition.split(ASRConfig(**OWN), corpus)
-    cut = replace(splits, train=splits.train[:1])  # a label budget
-    task = SpeechRecognition(ASRConfig(**OWN), cut, {})
+    left = corpus.splits["train"][:1]  # by a label budget
+    task = make_task(SpeechRecognition, options(ASRConfig, **OWN), corpus, train=left)
     assert [u.text for u in task.splits.train] == ["b a"]
     assert task.vocabulary() == {"alphabet": ["<s>", "|", "a", "b", "ç"]}
     with pytest.raises(
@@ -222,7 +225,9 @@ def test_heads_are_made_of_options_and_vocabulary() -> None:
     assert isinstance(head, BiLSTM)
     assert sum(p.numel() for p in head.parameters()) == 43_090_976
     assert head.specaugment.feature_masks == 4
-    linear = SpeechRecognition.make_head(ASRConfig(head={"name": "linear"}), {"alphabet": ["<s>", "|", "a"]}, 10)
+    linear = SpeechRecognition.make_head(
+        options(ASRConfig, head={"name": "linear"}), {"alphabet": ["<s>", "|", "a"]}, 10
+    )
     assert isinstance(linear, Linear)
     assert linear.proj.weight.shape == (3, 10)
     assert not SpeechRecognition.croppable
@@ -414,9 +419,8 @@ def test_own_data_in_place_of_the_test_sets(caplog: pytest.LogCaptureFixture) ->
     shared = own(transcribed(1, "a"), transcribed(2, "a"), transcribed(3, "a"))
     make_own(shared)
     caplog.clear()
-    config = ASRConfig(**OWN)
     SpeechRecognition.split(
-        config, shared, Target("test", own([], [], transcribed(1, "a")))
+        options(ASRConfig, **OWN), shared, Target("test", own([], [], transcribed(1, "a")))
     )  # a warning, even of own data
     assert "1 speakers are in both the training data and test: 1;" in caplog.text
 
@@ -433,8 +437,8 @@ def test_present(arpa: str) -> None:
 
 def test_librispeech_asr_has_superbs_values() -> None:
     """s3prl ec8064b5, downstream/asr/config.yaml; batch: problem/asr/superb_asr.py."""
-    config: Any = downstreams.get("librispeech_asr").load()()["config"]
-    task = ASRConfig(**config["task"])
+    values: Any = downstreams.get("librispeech_asr").load()()["config"]
+    task = options(ASRConfig, **values["task"])
     assert task == ASRConfig(text=TextConfig("librispeech", "upper"))  # the defaults are SUPERB's too
     assert (task.train_splits, task.dev_splits) == (["train-clean-100"], ["dev-clean"])
     head = task.head
@@ -444,9 +448,9 @@ def test_librispeech_asr_has_superbs_values() -> None:
     assert (augment.feature_masks, augment.feature_width) == (4, 50)
     lm = task.lm
     assert (lm.path, lm.beam, lm.threshold, lm.weight, lm.word_score) == (None, 5, 25, 2, -1)
-    optim = config["optim"]
+    optim = values["optim"]
     assert (optim["name"], optim["lr"], optim["weight_decay"], optim["clip"]) == ("adam", 1e-4, 0, 1)
-    trainer = config["trainer"]
+    trainer = values["trainer"]
     assert (trainer["max_steps"], trainer["batch_size"], trainer["accumulate"]) == (200000, 16, 1)
     assert (trainer["eval_every"], trainer["eval_batch_size"]) == (2000, 1)
 
@@ -464,7 +468,7 @@ def test_librispeech_asr_has_superbs_values() -> None:
 def test_other_cards_differ_in_data_and_length(name: str, train: list[str], dev: list[str], steps: int) -> None:
     card: Any = downstreams.get(name).load()()
     superb: Any = downstreams.get("librispeech_asr").load()()["config"]
-    task = ASRConfig(**card["config"]["task"])
+    task = options(ASRConfig, **card["config"]["task"])
     assert (task.train_splits, task.dev_splits) == (train, dev)
     assert (task.head, task.specaugment) == (ASRConfig().head, ASRConfig().specaugment)
     assert card["config"]["trainer"]["max_steps"] == steps

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_unusable_data_is_refused(caplog: pytest.LogCaptureFixture) -> None:
 
     nameless = [replace(u, labels={}) for u in speech("test")]
     refused(
-        "split 'test' of 'manifests' has 32 utterances without a emotion: .*in manifests the field 'emotion'",
+        "split 'test' of 'manifests' has 32 utterances without the label 'emotion': .*in manifests as the field 'emo",
         make_corpus(test=nameless),
     )
     refused(
@@ -163,15 +164,15 @@ def test_unusable_data_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     )
     refused("'manifests' has no split 'test' .* give it as --test FILE", make_corpus(test=[]))
     known = make_corpus(test=speech("test", voice="train0"))
-    refused("test shares 1 speakers with training: train0 .32 utterances.*a voice.* rather than a emotion", known)
+    refused("test shares 1 speakers with training: train0 .32 utterances.*a voice.* rather than the emotion", known)
     with caplog.at_level(logging.WARNING):
         make_task(LabelClassification, replace(EMOTION, shared_speakers=True), known)
     assert "test shares 1 speakers with training: train0 (32 utterances)" in caplog.text
     refused("task.classes names fear, of which 'train'", make_corpus(), replace(EMOTION, classes=["joy", "fear"]))
     two = make_task(LabelClassification, replace(EMOTION, classes=["joy", "anger"]), make_corpus())
     assert two.vocabulary() == {"classes": ["anger", "joy"]}
+    left = [u for u in speech("train") if u.label("emotion") != "neutral"]
     with pytest.raises(BenchmarkError, match=r"no training utterance of 1 classes of dev is left: neutral.*--budget"):
-        left = [u for u in speech("train") if u.label("emotion") != "neutral"]
         make_task(LabelClassification, EMOTION, make_corpus(), train=left)
 
 
@@ -185,9 +186,10 @@ def test_the_card() -> None:
     assert tasks.get(card["task"]).load() is LabelClassification
     made = options(ClassifyConfig, **card["config"]["task"])
     assert made == ClassifyConfig(head=EmbedderConfig("mean", 256))
-    run = config.compose(card, ClassifyConfig, [], ["task.label=emotion"])
-    assert run.task == replace(made, label="emotion")
-    assert config.compose(card, ClassifyConfig, [], ["regime=finetune", "task.label=emotion"]).optim.name == "adamw"
+    for regime, optimizer in (("frozen", "adam"), ("finetune", "adamw")):
+        overrides = ["upstream.name=fbank", f"regime={regime}", "task.label=emotion"]
+        run = config.compose(card, ClassifyConfig, [], overrides)
+        assert (run.task, run.optim.name) == (replace(made, label="emotion"), optimizer)
 
 
 # --- Every task of classes and trials ---------------------------------------------------------------------------------
@@ -203,7 +205,8 @@ def everything() -> Corpus:
     dev, test = ([replace(u, id=u.id.replace("train", name)) for u in train] for name in ("dev", "test"))
     unknown = [replace(u, id=u.id.replace("train", "new"), speaker=f"new {u.speaker}") for u in train]
     trials = [Trial(int(k % 2 == 0), unknown[0].id, unknown[1 if k % 2 == 0 else 9].id) for k in range(4)]
-    return Corpus("manifests", {"train": train, "dev": dev, "test": test, "new": unknown}, {"trials": trials})
+    splits = {"train": train, "dev": dev, "test": test, "new": unknown}
+    return Corpus("manifests", {name: those[::-1] for name, those in splits.items()}, {"trials": trials})
 
 
 KINDS: list[tuple[type[Task], Any]] = [
@@ -250,10 +253,14 @@ def test_a_task_does_not_change(kind: type[Task], values: Any) -> None:
 
 
 @pytest.fixture
-def declared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Metrics that a plug-in declares."""
-    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+def declared() -> Iterator[None]:
+    """Metrics that a plug-in declares, forgotten afterwards."""
+    with mock.patch.dict(metrics.METRICS):
+        _declare()
+        yield
 
+
+def _declare() -> None:
     @metrics.metric("error_rate", kind="classes", label="error", unit="%", ceiling=100.0)
     def error_rate(items: Any) -> float:
         return 100 * float((items.references != items.predictions).mean())
@@ -261,8 +268,6 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     @metrics.metric("target_share", kind="trials", label="targets", unit="%")
     def target_share(items: Any) -> float:
         return 100 * float(items.labels.mean())
-
-    yield
 
 
 @pytest.mark.usefixtures("declared")

@@ -73,7 +73,7 @@ def remove(*names: str) -> Callable[[Path], None]:
             ["CommonLanguage not found", "{root}/CommonLanguage or {root}/common_voice_kpd", "common_language",
              "rename it", "zenodo.5036977", "--data-root", "$BENCHMARK_DATA"],
         ),
-        (remove("Italian", "Mangolian"), ["no language in {root}/CommonLanguage", "there is: nothing"]),
+        (remove("Italian", "Mangolian"), ["no language in {root}/CommonLanguage", "contains: nothing"]),
         (
             remove("Italian/dev", "Mangolian/test"),
             ["2 folders are missing", "{root}/CommonLanguage/Italian/dev", "{root}/CommonLanguage/Mangolian/test"],
@@ -81,7 +81,7 @@ def remove(*names: str) -> Callable[[Path], None]:
         (remove("Italian/dev/itln_dev_sp_1", "Italian/dev/itln_dev_sp_2"), ["1 folders are missing or hold no <sp"]),
         (
             lambda folder: add_wavs(folder, "Italian/train/x.wav"),
-            ["1 .wav files do not lie", "Italian/train/x.wav", "move"],
+            ["1 .wav files are not", "Italian/train/x.wav", "move"],
         ),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ from support import REPOSITORY
 
 from benchmark import registry
 from benchmark.cli import main
-from benchmark.data import audio, examine, manifest
+from benchmark.data import audio, decode, examine, manifest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import LABEL_FIELDS, Corpus, Utterance
 from downstream.corpora.voxceleb1 import prepare as prepare_voxceleb1
@@ -284,7 +284,7 @@ DECODED = HEADERS | {
 def test_validate_lists_every_bad_file(
     options: list[str], expected: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examine, "_CHUNK", 2)
+    monkeypatch.setattr(decode, "_CHUNK", 2)
     names = write_bad_audio()
     name = rows("a.jsonl", *({"path": path} for path in names))
     status, problems, summary = validate(capsys, name, *options)
@@ -388,7 +388,7 @@ def test_validate_labels(capsys: pytest.CaptureFixture[str]) -> None:
     status, problems, _ = validate(capsys, name)
     assert (status, len(problems)) == (1, 1)
     assert problems[0].startswith("a.jsonl:1: unknown column 'emotion' (on 3 lines). known: id, path")
-    assert problems[0].endswith("To use it as a label: -d classify --label emotion")
+    assert problems[0].endswith("To use it as a label: --label emotion")
     for arguments in (("--label", "emotion"), ("--task", "classify", "--label", "emotion")):
         status, problems, summary = validate(capsys, name, *arguments)
         assert (status, problems) == (0, [])
@@ -446,7 +446,7 @@ def test_examine_opens_a_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(wav("a.wav"))
-    monkeypatch.setattr(examine, "_decode", _die)
+    monkeypatch.setattr(decode, "_decode", _die)
     with pytest.raises(BenchmarkError, match="a worker process died while decoding"):
         examine.examine([Utterance("a", path)], decode=True, workers=2)
 

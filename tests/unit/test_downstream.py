@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.errors import BenchmarkError
 from benchmark.data.manifest import OWN_DATA
+from benchmark.errors import BenchmarkError
 from benchmark.registry import corpora, downstreams, tasks
 from downstream.protocols import read_card
 

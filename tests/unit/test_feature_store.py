@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from toys import ToyConfig, ToyHead, ToyTask, ToyUpstream, toy_corpus
 
-from benchmark.data import audio
 from benchmark.config import RunConfig
-from benchmark.errors import BenchmarkError
+from benchmark.data import audio
 from benchmark.engine.feature_store import FeatureStore
-from benchmark.interfaces import Corpus, Head, HiddenStates, Utterance
 from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
+from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Corpus, Head, HiddenStates, Utterance
 
 
 class LinearHead(ToyHead):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.errors import BenchmarkError
 from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum
+from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from benchmark import files, plots, results
+from benchmark.commands import table
 from benchmark.errors import BenchmarkError
+from benchmark.tables import Table, number_text
 
 RESULT: dict[str, Any] = dict.fromkeys(results.FIELDS) | {
     "schema": results.SCHEMA,
@@ -93,9 +95,9 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_table_shows_every_metric() -> None:
-    table = results.table(RESULT)
+    text = results.table(RESULT)
     for shown in ("u x d", "6.5000", "0.5000", "5.0000", "min_dcf_p01", "update 3", "1.00 GiB", "2.00 M"):
-        assert shown in table
+        assert shown in text
 
 
 def test_files_of_text_and_bytes(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_results_are_collected_into_a_table(tmp_path: Path) -> None:
     shown = results.markdown(results.collect([tmp_path])).splitlines()
     assert shown[2] == "| d | u | frozen | all | 0 | eer 5.0 | eer 6.5, min_dcf_p01 0.500 | 3 | 2 |"
     assert shown[3] == (
-        "| d | u | probe of state 4 | 10min | 1 | eer 5.0 | eer 6.5, min_dcf_p01 0.500<br>other: eer 7.2 | 3 | 2 |"
+        "| d | u | single_layer, layer 4 | 10min | 1 | eer 5.0 | eer 6.5, min_dcf_p01 0.500<br>other: eer 7.2 | 3 | 2 |"
     )
     drawn = RESULT | {"state": None, "upstream": RESULT["upstream"] | {"random_weights": True}}
     assert "| u, random weights | frozen |" in results.markdown([drawn])
@@ -123,8 +125,59 @@ def test_results_are_collected_into_a_table(tmp_path: Path) -> None:
         results.collect([tmp_path / "nothing"])
 
 
-def test_the_layer_plot_is_drawn(tmp_path: Path) -> None:
-    plots.layer_weights(tmp_path / "layer_weights.png", RESULT)
-    content = (tmp_path / "layer_weights.png").read_bytes()
+def test_the_table_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results.write(tmp_path / "a" / "result.json", RESULT | {"state": None})
+    assert table.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == results.markdown(results.collect([tmp_path])).splitlines()
+
+
+def test_results_are_rows_of_a_data_frame(tmp_path: Path) -> None:
+    train = {"train": {"utterances": 12, "seconds": 1800.0}}
+    made = {"commit": "ab12", "device": "cpu, 1 threads"}
+    more = {"metrics": RESULT["metrics"] | {"other": {"eer": 7.25}}, "state": 4, "regime": "probe"}
+    for name, values in (("b", more), ("a", {"upstream": {"name": "u", "random_weights": True}})):
+        result = RESULT | {"state": None, "data": train, "provenance": made} | values
+        results.write(tmp_path / name / "result.json", result)
+    first, second = results.rows([tmp_path])
+    assert first == {
+        "folder": str(tmp_path / "a"), "upstream": "u, random weights", "downstream": "d", "regime": "frozen",
+        "layer": None, "budget": "all", "seed": 0, "step": 3, "dev/eer": 5.0, "test/eer": 6.5, "test/min_dcf_p01": 0.5,
+        **RESULT["cost"], "train_utterances": 12, "train_hours": 0.5, "commit": "ab12", "device": "cpu, 1 threads",
+    }  # fmt: skip
+    assert (second["regime"], second["layer"], second["other/eer"]) == ("single_layer", 4, 7.25)
+    with pytest.raises(BenchmarkError, match="no result"):
+        results.rows([tmp_path / "nothing"])
+
+
+def test_the_layer_plot_is_drawn() -> None:
+    figure = plots.layer_weights(RESULT)
+    content = plots.png(figure)
     assert content.startswith(b"\x89PNG")
     assert len(content) > 10_000
+    top, bottom = figure.axes
+    assert [bar.get_height() for bar in top.patches] == [*RESULT["layer_weights"], *RESULT["layer_shares"]]
+    assert [bar.get_height() for bar in bottom.patches] == RESULT["layer_norms"]
+    with pytest.raises(BenchmarkError, match="single layer"):
+        plots.layer_weights(RESULT | {"layer_weights": None})
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+TABLE = Table(["name", "value"], [["a|b", 1234.5], ["c", None], ["d <e>", 7]], "Title", "Caption.")
+
+
+def test_one_table_is_text_and_markdown_and_html_and_csv() -> None:
+    assert TABLE.text() == "name   value\na|b    1,234\nc          –\nd <e>      7"
+    assert TABLE.markdown().splitlines() == [
+        "| name | value |", "|---|---|", r"| a\|b | 1,234 |", "| c | – |", "| d <e> | 7 |"
+    ]  # fmt: skip
+    assert TABLE.csv() == "name,value\na|b,1234.5\nc,\nd <e>,7\n"
+    assert '<td class="text">d &lt;e&gt;</td><td class="number">7</td>' in TABLE.html()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1e-12, "0"), (12345.6, "12,346"), (-1.5, "−1.50"), (0.01234, "0.0123"), (99.96, "100.")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number_text(value) == text

@@ -283,7 +283,7 @@ def test_curves_without_a_common_error_have_no_multiplier(tmp_path: Path) -> Non
     assert "reach no common error" in read
     assert "times the labels" not in read
     assert (
-        "reaches 30.0 %, the result of frozen with all labels (5.2 h), with the smallest budget already (10 min)."
+        "reaches 30.0 %, the result of frozen with all labels (5.2 h), already with the smallest budget (10 min)."
         in read
     )
     assert "do not cross: finetuned is better at every shared budget" in read

@@ -102,7 +102,7 @@ def pack(folder: Path) -> None:
             ["FLEURS not found", "looked for the folder {root}/fleurs", "FLEURS is it, rename it to fleurs",
              "huggingface.co/datasets/google/fleurs", "--data-root", "$BENCHMARK_DATA"],
         ),
-        (remove("en_us", "cmn_hans_cn"), ["no config in {root}/fleurs", "there is: nothing"]),
+        (remove("en_us", "cmn_hans_cn"), ["no config in {root}/fleurs", "contains: nothing"]),
         (
             remove("en_us/dev.tsv", "cmn_hans_cn/audio/test"),
             ["2 are missing", "{root}/fleurs/en_us/dev.tsv", "{root}/fleurs/cmn_hans_cn/audio/test"],
@@ -113,7 +113,7 @@ def pack(folder: Path) -> None:
         (append("en_us/dev.tsv", row(9, "x.wav", gender="F")), ["dev.tsv:4: expected", "MALE, FEMALE, OTHER", "'F'"]),
         (append("en_us/dev.tsv", row(9, "x.mp3")), ["dev.tsv:4: expected", ".wav file", "'x.mp3'"]),
         (append("en_us/dev.tsv", "id" + row(9, "x.wav")), ["dev.tsv:4: expected a number", "'id9'"]),
-        (append("en_us/dev.tsv", row(9, "11101.wav")), ["dev.tsv:4: 11101.wav stands in an earlier line already"]),
+        (append("en_us/dev.tsv", row(9, "11101.wav")), ["dev.tsv:4: 11101.wav is duplicated"]),
         (
             append("en_us/dev.tsv", row(9, "404.wav")),
             ["1 of the files that {root}/fleurs/en_us/dev.tsv lists", "404.wav ({root}/fleurs/en_us/dev.tsv:4)"],

@@ -31,7 +31,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = soundfile.SoundFile
 
     def counted(file: str, *more: Any) -> Any:
-        names.append(file)
+        names.append(str(file))
         return real(file, *more)
 
     monkeypatch.setattr(soundfile, "SoundFile", counted)
@@ -78,6 +78,7 @@ def test_a_stream_of_unknown_size_is_not_truncated(tmp_path: Path) -> None:
 def test_each_file_is_read_once_for_all_who_ask(tmp_path: Path, opened: list[str]) -> None:
     paths = [write(tmp_path / f"{n}.wav", 2.0) for n in range(3)]
     utterances = [Utterance(f"{path}-{n}", path, n / 10, 0.1) for path in paths for n in range(20)]
+    opened.clear()
     assert audio.durations(utterances).tolist() == pytest.approx([0.1] * 60)
     assert sorted(opened) == paths
     audio.durations(utterances)

@@ -412,12 +412,12 @@ def set_source(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (change_cut(channel=3), "has channels [3], but its recording has no file with them"),
         (
             lambda cut: cut.pop("start"),
-            "not as lhotse writes cuts (TypeError: MonoCut.__init__() missing 1 required positional argument: 'start')",
+            "not as lhotse writes it (TypeError: MonoCut.__init__() missing 1 required positional argument: 'start')",
         ),
-        (change_cut(recording=3), "not as lhotse writes cuts (AttributeError"),
-        (change_cut(start="1"), "not as lhotse writes cuts (TypeError"),
-        (change_cut(type="SupervisionSegment"), "not as lhotse writes cuts (ValueError"),
-        (lambda cut: cut.pop("type"), "not as lhotse writes cuts (TypeError"),
+        (change_cut(recording=3), "not as lhotse writes it (AttributeError"),
+        (change_cut(start="1"), "not as lhotse writes it (TypeError"),
+        (change_cut(type="SupervisionSegment"), "not as lhotse writes it (ValueError"),
+        (lambda cut: cut.pop("type"), "not as lhotse writes it (TypeError"),
     ],
 )
 def test_lhotse_cuts_that_are_malformed(
@@ -438,8 +438,8 @@ def test_lhotse_cuts_that_are_malformed(
         "5 problems",
         f"{path}:2: ",
         part,
-        f"{path}:3: invalid JSON",
-        f"{path}:4: expected one object per line",
+        f"{path}:3: not as lhotse writes it (JSONDecodeError: Expecting property name",
+        f"{path}:4: not as lhotse writes it (TypeError: ",
         f"{path}:5: 's1' is already at",
     ):
         assert text in message  # fmt: skip
@@ -450,11 +450,17 @@ def test_lhotse_files_that_are_damaged_or_missing(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps({"type": "MixedCut", "id": "x" * 5000}).encode() + b"\n" * 100000)[:-40])
     assert "not a whole gzip file" in refusal(lhotse, path)
     (tmp_path / "empty").mkdir()
-    assert "looked for cuts (or recordings with supervisions)" in refusal(lhotse, tmp_path / "empty")
-    assert "there is: nothing" in refusal(lhotse, tmp_path / "empty")
-    line = json.dumps({"type": "MonoCut", "supervisions": []}) + "\n"
+    (tmp_path / "empty" / "other.jsonl").write_text('{"type": "fbank"}\n')
+    message = refusal(lhotse, tmp_path / "empty")
+    assert f"looked for {tmp_path}/empty/*cuts*.jsonl(.gz), as written by" in message
+    assert "pairs of *recordings*.jsonl(.gz) and *supervisions*.jsonl(.gz)" in message
+    assert f"In {tmp_path}/empty there is: other.jsonl" in message
+    assert "there is: nothing" in refusal(lhotse, write(tmp_path / "nothing"))
+    message = refusal(lhotse, tmp_path / "empty" / "other.jsonl")
+    assert "other.jsonl:1: not as lhotse writes it (ValueError: Unexpected cut type" in message
+    cut = MonoCut("c", 0, 1, 0, recording=Recording.from_file(tone(tmp_path / "a.wav")))
     for name in ("train_cuts.jsonl", "cuts_train.jsonl"):
-        (tmp_path / "empty" / name).write_text(line)
+        CutSet.from_cuts([cut]).to_file(tmp_path / "empty" / name)
     assert "hold the split 'train'" in refusal(lhotse, tmp_path / "empty")
 
 

@@ -222,7 +222,7 @@ def test_an_utterance_without_a_language_is_named() -> None:
         corpus = make_corpus()
         corpus.splits[name][2] = replace(corpus.splits[name][2], language=None)
         with pytest.raises(
-            BenchmarkError, match=rf"split '{name}' .* has 1 utterances without a language: {name}/de/002"
+            BenchmarkError, match=rf"split '{name}' .* has 1 utterances without the label 'language': {name}/de/002"
         ):
             make_task(corpus=corpus)
 
@@ -442,7 +442,9 @@ def test_a_target_that_cannot_be_scored_is_refused(caplog: pytest.LogCaptureFixt
     with pytest.raises(BenchmarkError, match="test has 1 languages that training does not have: xx"):
         split("test", Corpus("manifests", {"test": utterances("other", 3, ("en", "xx"))}))
     nameless = [replace(u, language=None) for u in utterances("other", 1)]
-    with pytest.raises(BenchmarkError, match="split 'test' of 'manifests' has 4 utterances without a language"):
+    with pytest.raises(
+        BenchmarkError, match="split 'test' of 'manifests' has 4 utterances without the label 'language'"
+    ):
         split("test", Corpus("manifests", {"test": nameless}))
     known = [replace(u, speaker="train de 0") for u in utterances("other", 1)]
     with caplog.at_level(logging.WARNING):

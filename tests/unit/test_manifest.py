@@ -201,45 +201,45 @@ def test_one_pass_finds_everything(tmp_path: Path) -> None:
     assert said[11:] == ["  … and 11 more"]
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "parts"),
-    [
-        (
-            "a.csv", "wav,spk,foo,\na.wav,x,1,2\n",
-            ["4 problems", ":1: unknown column 'wav'. Did you mean 'path'", "'foo'", "index=False"],
-        ),
-        ("a.csv", "wav,start\na.wav,-1\n", ["2 problems", "unknown column 'wav'", ":2: start must be 0 or more"]),
-        ("a.csv", "speaker\nx\n", [":1: there is no column 'path'"]),
-        ("a.csv", "path,path\nx,y\n", [":1: duplicate column 'path'"]),
-        ("a.csv", "path;speaker\na.wav;x\n", [":1: expected a header with columns of id, path", "separated by ';'"]),
-        ("a.tsv", "path,speaker\na.wav,x\n", ["separated by ','"]),
-        ("a.csv", "/data/a.wav,1\n/data/b.wav,2\n", ["expected a header", "found /data/a.wav, 1"]),
-        (
-            "a.csv", 'path,text\n"a\nb",c\nd\ne,f,g\n',
-            ["2 problems", ":4: 1 cells, but the header has 2", ":5: 3 cells", "quote a text"],
-        ),
-        (
-            "a.csv", 'path,text\na,"b"c\nd,"e\n',
-            ["2 problems", ":2: ',' expected after '\"'", ":3: unexpected end of data; a cell that begins"],
-        ),
-        (
-            "a.csv", "path,duration\na,1.5s\nb,nan\nc,0\n",
-            ["3 problems", ':2: duration must be a number of seconds, found "1.5s"', ":3:", ":4:"],
-        ),
-        ("a.csv", b"path,text\na,\xe9\nb,c\n", ["1 problem:", ":2: byte 0xe9 at 3 is not UTF-8"]),
-        ("a.csv", "path,text\na,b\n".encode("utf-16"), ["UTF-16; save it as UTF-8"]),
-        ("a.csv", "", ["contains no utterances"]),
-        ("a.csv", "id,path\n", ["contains no utterances"]),
-        ("a.jsonl", "\n \n", ["contains no utterances"]),
-        ("a.jsonl", b'{"path": "\xe9"}\n', [":1: byte 0xe9 at 11 is not UTF-8"]),
-        ("a.jsonl", "[" * 100_000, ["one JSON array"]),
-        ("a.jsonl", '{"path": "a"}\n' + "[" * 100_000, [":2: invalid JSON: maximum recursion depth"]),
-        ("a.jsonl", '{"path": "a", "start": 1' + "0" * 400 + "}", [":1: start must be a finite number"]),
-        ("a.jsonl", '[{"path": "a"}]', ["one JSON array; write one object per line"]),
-        ("a.jsonl", '{"supervisions": [], "recording": {}}', ["wavbench prepare lhotse"]),
-        ("a.json", "", ["ends in .jsonl (one object per line), .csv or .tsv", "not in '.json'"]),
-    ],
-)  # fmt: skip
+BAD_FILES = [
+    (
+        "a.csv", "wav,spk,foo,\na.wav,x,1,2\n",
+        ["4 problems", ":1: unknown column 'wav'. Did you mean 'path'", "'foo'", "index=False"],
+    ),
+    ("a.csv", "wav,start\na.wav,-1\n", ["2 problems", "unknown column 'wav'", ":2: start must be 0 or more"]),
+    ("a.csv", "speaker\nx\n", [":1: there is no column 'path'"]),
+    ("a.csv", "path,path\nx,y\n", [":1: duplicate column 'path'"]),
+    ("a.csv", "path;speaker\na.wav;x\n", [":1: expected a header with columns of id, path", "separated by ';'"]),
+    ("a.tsv", "path,speaker\na.wav,x\n", ["separated by ','"]),
+    ("a.csv", "/data/a.wav,1\n/data/b.wav,2\n", ["expected a header", "found /data/a.wav, 1"]),
+    (
+        "a.csv", 'path,text\n"a\nb",c\nd\ne,f,g\n',
+        ["2 problems", ":4: 1 cells, but the header has 2", ":5: 3 cells", "quote a text"],
+    ),
+    (
+        "a.csv", 'path,text\na,"b"c\nd,"e\n',
+        ["2 problems", ":2: ',' expected after '\"'", ":3: unexpected end of data; a cell that begins"],
+    ),
+    (
+        "a.csv", "path,duration\na,1.5s\nb,nan\nc,0\n",
+        ["3 problems", ':2: duration must be a number of seconds, found "1.5s"', ":3:", ":4:"],
+    ),
+    ("a.csv", b"path,text\na,\xe9\nb,c\n", ["1 problem:", ":2: byte 0xe9 at 3 is not UTF-8"]),
+    ("a.csv", "path,text\na,b\n".encode("utf-16"), ["UTF-16; save it as UTF-8"]),
+    ("a.csv", "", ["contains no utterances"]),
+    ("a.csv", "id,path\n", ["contains no utterances"]),
+    ("a.jsonl", "\n \n", ["contains no utterances"]),
+    ("a.jsonl", b'{"path": "\xe9"}\n', [":1: byte 0xe9 at 11 is not UTF-8"]),
+    ("a.jsonl", "[" * 100_000, ["one JSON array"]),
+    ("a.jsonl", '{"path": "a"}\n' + "[" * 100_000, [":2: invalid JSON: maximum recursion depth"]),
+    ("a.jsonl", '{"path": "a", "start": 1' + "0" * 400 + "}", [":1: start must be a finite number"]),
+    ("a.jsonl", '[{"path": "a"}]', ["one JSON array; write one object per line"]),
+    ("a.jsonl", '{"supervisions": [], "recording": {}}', ["wavbench prepare lhotse"]),
+    ("a.json", "", ["ends in .jsonl (one object per line), .csv or .tsv", "not in '.json'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data", "parts"), BAD_FILES, ids=range(len(BAD_FILES)))
 def test_errors_name_file_and_line(tmp_path: Path, name: str, data: str | bytes, parts: list[str]) -> None:
     (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     with pytest.raises(BenchmarkError) as caught:
@@ -388,7 +388,7 @@ def test_labels_that_nobody_asks_for_are_unknown_columns(tmp_path: Path) -> None
             with pytest.raises(BenchmarkError) as caught:
                 manifest.read(tmp_path / name, labels=labels)
             assert "unknown column 'emotion'. known: id, path" in str(caught.value)
-            assert "Rename or remove it. To use it as a label: -d classify --label emotion" in str(caught.value)
+            assert "Rename or remove it. To use it as a label: --label emotion" in str(caught.value)
             assert ("unknown column 'level'" in str(caught.value)) == (not labels)
             with pytest.raises(BenchmarkError, match="--test: "):
                 manifest.corpus(test=tmp_path / name, labels=labels)

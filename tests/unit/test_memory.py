@@ -1,4 +1,4 @@
-"""What is remembered of files: as long as they stay as they are, for every process, and never at the price of an error."""
+"""What is remembered of files: until they change, for every process, and never at the price of an error."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from matplotlib.image import imread
 
 from benchmark import plots
 from benchmark.errors import BenchmarkError
-from benchmark.metrics import DetCurve, det_curve, eer, min_dcf
+from benchmark.metrics import det_curve, eer, min_dcf
 
 deviate = NormalDist().inv_cdf
 
@@ -110,13 +110,12 @@ def test_what_is_marked_can_be_seen(name: str) -> None:
 
 def test_det_is_a_png_and_reproducible() -> None:
     four = {name: CURVES[name] for name in ("many", "few", "chance", "tied")}
-    png = plots.det(four, "four")
+    png = plots.png(plots.det(four, "four"))
     assert png.startswith(b"\x89PNG")
     height, width = pixels(png)
     assert 600 < width < 1500
     assert 600 < height < 1800
-    assert plots.det(four, "four") == png
-    assert not plt.get_fignums()
+    assert plots.png(plots.det(four, "four")) == png
 
 
 def test_det_of_580000_trials_is_thinned() -> None:
@@ -155,14 +154,13 @@ def test_confusion_is_readable(classes: int, name: str) -> None:
 
 
 def test_confusion_is_a_png() -> None:
-    png = plots.confusion(np.eye(5, dtype=int), list("abcde"), "")
+    png = plots.png(plots.confusion(np.eye(5, dtype=int), list("abcde"), ""))
     assert png.startswith(b"\x89PNG")
     assert min(pixels(png)) > 400
-    assert plots.confusion(np.eye(5, dtype=int), list("abcde"), "") == png
-    assert not plt.get_fignums()
+    assert plots.png(plots.confusion(np.eye(5, dtype=int), list("abcde"), "")) == png
 
 
-def test_lines_are_told_apart_without_colour() -> None:
+def test_lines_are_distinct_without_colour() -> None:
     curves = {
         f"line {k}": plots.Points([600, 3600], [10.0 - k, 5.0 - k], [1.0, None], [(4.0, 12.0), None]) for k in range(6)
     }
@@ -200,19 +198,20 @@ def test_bars_and_bands_lie_where_they_should() -> None:
         lambda: plots.costs({}, "", ""),
     ],
 )
-def test_figures_of_nothing_are_refused(draw: Callable[[], bytes]) -> None:
+def test_figures_of_nothing_are_refused(draw: Callable[[], Figure]) -> None:
     with pytest.raises(BenchmarkError):
         draw()
 
 
 def test_figures_of_little_are_drawn() -> None:
     point = plots.Points([600], [5.0], [None], [None], [[5.0]])
-    assert plots.learning_curves({"a": point}, {600: "10min"}, "", "").startswith(b"\x89PNG")
-    assert plots.layer_curves({"a": point}, "", "").startswith(b"\x89PNG")
-    assert plots.heat_map({"a": [1 / 25] * 25}, "", "").startswith(b"\x89PNG")
-    assert plots.costs({"updates": {"a": point}, "free": {"a": plots.Points([0.0], [5.0])}}, "", "").startswith(
-        b"\x89PNG"
-    )
+    for figure in (
+        plots.learning_curves({"a": point}, {600: "10min"}, "", ""),
+        plots.layer_curves({"a": point}, "", ""),
+        plots.heat_map({"a": [1 / 25] * 25}, "", ""),
+        plots.costs({"updates": {"a": point}, "free": {"a": plots.Points([0.0], [5.0])}}, "", ""),
+    ):
+        assert plots.png(figure).startswith(b"\x89PNG")
 
 
 def test_refusals() -> None:
@@ -225,11 +224,28 @@ def test_refusals() -> None:
             plots.confusion(matrix, ["a", "b"], "")
 
 
-def test_a_figure_is_closed_when_saving_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("disk full")
+def test_figures_belong_to_no_backend_and_are_shown_in_notebooks() -> None:
+    code = (
+        "import sys\n"
+        "from benchmark import plots\n"
+        "figure = plots.heat_map({'a': [0.5, 0.5]}, '', '')\n"
+        "assert figure._repr_png_().startswith(b'\\x89PNG')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
-    monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
-        plots.det({"a": DetCurve(*(np.array(x) for x in ([np.inf, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0])))}, "")
-    assert not plt.get_fignums()
+
+def test_figures_are_drawn_in_any_thread() -> None:
+    pngs: list[bytes] = []
+
+    def draw() -> None:
+        pngs.append(plots.png(plots.heat_map({"a": [0.5, 0.5]}, "", "")))
+
+    threads = [threading.Thread(target=draw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    draw()
+    assert len(pngs) == 3
+    assert len(set(pngs)) == 1

@@ -9,9 +9,9 @@ import pytest
 import torch
 from toys import ToyHead, ToyUpstream
 
+from benchmark.config import FeaturizerConfig, OptimConfig, TuneConfig
 from benchmark.engine import optim
 from benchmark.engine.model import Model
-from benchmark.config import FeaturizerConfig, OptimConfig, TuneConfig
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch
 from upstream import load_upstream

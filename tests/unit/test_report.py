@@ -14,8 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_studies import FILES, HOURS, LEVELS, LAYERS, change, study_yaml, write_cell, write_study
-
+from made_studies import FILES, HOURS, LAYERS, LEVELS, change, study_yaml, write_cell, write_study
 from matplotlib.image import imread
 
 from benchmark import plots

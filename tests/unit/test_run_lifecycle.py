@@ -14,13 +14,13 @@ import torch
 from toys import ToyTask, ToyUpstream, toy_corpus
 
 from benchmark import registry
-from benchmark.data import manifest
 from benchmark.commands import predict
+from benchmark.config import RunConfig
+from benchmark.data import manifest
 from benchmark.engine import prepare
 from benchmark.engine.predict import TrainedRun
 from benchmark.engine.prepare import Prepared, Preparer, Scored
 from benchmark.engine.run import run as run_settings
-from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Splits, Utterance
 
@@ -43,7 +43,12 @@ def corpus(_: Path) -> Corpus:
     return CORPUS["toy"]
 
 
-CARD = {"name": "toy", "task": "test_run_lifecycle:LabelledToyTask", "corpus": "test_run_lifecycle:corpus", "config": {}}
+CARD = {
+    "name": "toy",
+    "task": "test_run_lifecycle:LabelledToyTask",
+    "corpus": "test_run_lifecycle:corpus",
+    "config": {},
+}
 
 
 @pytest.fixture(autouse=True)

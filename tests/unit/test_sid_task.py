@@ -137,7 +137,7 @@ def test_unusable_data_is_refused() -> None:
     refused("dev has 1 speakers that training does not have: s08", make_corpus(dev=speech("dev", 9)))
     refused("split 'dev' of 'manifests' is empty", make_corpus(dev=[]))
     nameless = [replace(u, speaker=None) for u in speech("test")]
-    refused("split 'test' of 'manifests' has 28 utterances without a speaker: s0", make_corpus(test=nameless))
+    refused("split 'test' of 'manifests' has 28 utterances without the label 'speaker': s0", make_corpus(test=nameless))
     corpus = make_corpus()
     del corpus.splits["dev"]
     refused("'manifests' has no split 'dev' .* give it as --dev FILE", corpus)

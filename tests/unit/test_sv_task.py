@@ -281,7 +281,7 @@ def test_unusable_corpora_are_refused() -> None:
     )
     corpus = make_corpus()
     corpus.splits["dev"][5] = replace(corpus.splits["dev"][5], speaker=None)
-    refused("split 'dev' of 'voxceleb1' has 1 utterances without a speaker: id00001/v2/00001.wav", corpus)
+    refused("split 'dev' of 'voxceleb1' has 1 utterances without the label 'speaker': id00001/v2/00001.wav", corpus)
     corpus = make_corpus()
     corpus.trials["veri_test2"] = corpus.trials["veri_test2"][:1]
     refused("'veri_test2' needs target .1. and nontarget .0. trials", corpus)
@@ -389,7 +389,7 @@ def test_own_data_that_cannot_be_used_is_refused(caplog: pytest.LogCaptureFixtur
         own_corpus(test=speech(9000, 1)),
     )
     nameless = own_corpus(test=[replace(u, speaker=None) for u in speech(9000, 2)])
-    refused("split 'test' of 'manifests' has 12 utterances without a speaker: id09000/v0/00000.wav", nameless)
+    refused("split 'test' of 'manifests' has 12 utterances without the label 'speaker': id09000/v0/00000.wav", nameless)
     nameless.trials["trials"] = [
         Trial(1, "id09000/v0/00000.wav", "id09000/v1/00001.wav"),
         Trial(0, "id09000/v0/00000.wav", "id09001/v1/00001.wav"),

@@ -43,11 +43,9 @@ def digests(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("synthetic")
-    synthesise(root, size="test", workers=1)
-    return root
+@pytest.fixture
+def tree(corpora_root: Path) -> Path:
+    return corpora_root
 
 
 def test_same_bytes_whatever_the_workers(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

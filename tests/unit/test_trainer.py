@@ -10,12 +10,12 @@ import pytest
 import torch
 from toys import ToyConfig, ToyTask, ToyUpstream, toy_corpus
 
+from benchmark.config import RunConfig
 from benchmark.data import audio
 from benchmark.engine import trainer
-from benchmark.config import RunConfig
+from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation
-from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 from support import add_wavs
+from tasks import make_task
 
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Trial
+from benchmark.interfaces import Target, Trial
 from downstream.corpora.voxceleb1 import prepare, prepare_identification
 from downstream.sv.task import SpeakerVerification
 
@@ -56,7 +57,7 @@ def test_reads_the_synthetic_tree(data_root: Path) -> None:
     assert {"veri_test2", "veri_test"} <= set(corpus.trials)
     speakers = {split: {u.speaker for u in utterances} for split, utterances in corpus.splits.items()}
     assert not speakers["dev"] & speakers["test"]
-    task = SpeakerVerification(SpeakerVerification.Config(), corpus)
+    task = make_task(SpeakerVerification, SpeakerVerification.Config(), corpus)
     scored = [corpus.trials[name] for name in ("veri_test2", "veri_test")]
     assert {name for trials in scored for t in trials for name in (t.enrolment, t.test)} == {
         u.id for u in task.splits["test"]
@@ -138,18 +139,18 @@ def to_m4a(folder: Path) -> None:
     [
         (
             rename("", "../Voxceleb_1"),
-            ["VoxCeleb1 not found", "looked for the folder {root}/VoxCeleb1", "there is: Voxceleb_1", "rename it",
+            ["VoxCeleb1 not found", "looked for the folder {root}/VoxCeleb1", "contains: Voxceleb_1", "rename it",
              "robots.ox.ac.uk", "veri_test2.txt", "--data-root", "$BENCHMARK_DATA"],
         ),
-        (remove("dev"), ["dev set not found", "{root}/VoxCeleb1/dev/wav", "there is: test, veri_test", "--data-root"]),
+        (remove("dev"), ["dev set not found", "{root}/VoxCeleb1/dev/wav", "contains: test, veri_test", "--data-root"]),
         (remove("test"), ["test set not found", "{root}/VoxCeleb1/test/wav", "robots.ox.ac.uk"]),
-        (rename("dev/wav", "dev/aac"), ["dev set not found", "In {root}/VoxCeleb1/dev there is: aac"]),
-        (rename("dev/wav", "wav"), ["dev set not found", "In {root}/VoxCeleb1/dev there is: nothing"]),
+        (rename("dev/wav", "dev/aac"), ["dev set not found", "{root}/VoxCeleb1/dev contains: aac"]),
+        (rename("dev/wav", "wav"), ["dev set not found", "{root}/VoxCeleb1/dev contains: nothing"]),
         (remove("dev/wav/id10001", "dev/wav/id10002"), ["no .wav file in {root}/VoxCeleb1/dev/wav/<speaker>/<video>/"]),
         (to_m4a, ["4 utterances", ".m4a without a .wav", "id10001/aaa/00001.m4a", "and 1 more", "ffmpeg"]),
         (
             rename("test/wav/id10270/ddd/00001.wav", "test/wav/id10270/00001.wav"),
-            ["1 .wav files do not lie", "{root}/VoxCeleb1/test/wav/id10270/00001.wav", "<speaker>/<video>"],
+            ["1 .wav files are not", "{root}/VoxCeleb1/test/wav/id10270/00001.wav", "<speaker>/<video>"],
         ),
         (
             lambda folder: add_wavs(folder / "dev" / "wav", "id10270/ddd/00001.wav"),
@@ -162,7 +163,7 @@ def to_m4a(folder: Path) -> None:
         (write("veri_test2.txt", LIST[0].replace("1 ", "2 ", 1)), ["veri_test2.txt:1: expected"]),
         (
             write("veri_test2.txt", "\n".join(LIST + [f"0 id10270/eee/00003.wav id1/x/{i}.wav" for i in range(5)])),
-            ["names 5 of 8 utterances that are not there: id1/x/0.wav, id1/x/1.wav, id1/x/2.wav and 2 more",
+            ["names 5 utterances (of 8) that do not exist: id1/x/0.wav, id1/x/1.wav, id1/x/2.wav and 2 more",
              "Expected each at {root}/VoxCeleb1/{dev,test}/wav/<utterance>"],
         ),
     ],
@@ -202,9 +203,9 @@ def test_lists_of_training_speakers_are_refused(data_root: Path) -> None:
     for name in ("list_test_all2", "list_test_hard2"):
         assert name in corpus.trials
         with pytest.raises(BenchmarkError, match=f"trial list '{name}' has .* speakers that training sees: id1"):
-            SpeakerVerification(SpeakerVerification.Config(trials=name), corpus)
+            SpeakerVerification.split(SpeakerVerification.Config(trials=name), corpus)
         with pytest.raises(BenchmarkError, match=f"trial list '{name}' has .* speakers that training sees: id1"):
-            SpeakerVerification(SpeakerVerification.Config(), corpus).retarget(name, corpus)
+            SpeakerVerification.split(SpeakerVerification.Config(), corpus, Target(name, corpus))
 
 
 # --- Identification ---------------------------------------------------------------------------------------------------
@@ -245,7 +246,10 @@ def test_the_official_split_is_preferred_and_gaps_are_said(root: Path, caplog: p
         (remove("iden_split.txt"), ["split not found", "iden_split.txt and {root}/VoxCeleb1/veri_test_class.txt",
                                     "meta/iden_split.txt"]),
         (write("iden_split.txt", SPLIT[0] + "\n4 id10001/aaa/00001.wav"), ["iden_split.txt:2: expected '<1, 2 or 3>"]),
-        (write("iden_split.txt", "\n".join([*SPLIT, SPLIT[1]])), ["iden_split.txt:8: id10270/eee/00003.wav is there"]),
+        (
+            write("iden_split.txt", "\n".join([*SPLIT, SPLIT[1]])),
+            ["iden_split.txt:8: id10270/eee/00003.wav is duplicated"],
+        ),
         (
             write("iden_split.txt", "\n".join([*SPLIT, "1 id1/x/1.wav"])),
             ["names 1 of 8 utterances that are not in the tree: id1/x/1.wav", "unpack"],

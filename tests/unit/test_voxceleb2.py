@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tasks import make_task
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Trial
@@ -47,11 +48,11 @@ def test_reads_both_trees(root: Path) -> None:
     assert (first.speaker, first.session, first.split) == ("id00012", "v0", "dev")
     assert Path(first.path).is_file()
     assert corpus.trials["list_test_all2"] == [Trial(1, DEV[0], DEV[1]), Trial(0, DEV[2], TEST[2])]
-    task = SpeakerVerification(CONFIG, corpus)
-    assert list(task.trials) == ["dev", "test", "veri_test", "list_test_all2", "list_test_hard2"]
+    task = make_task(SpeakerVerification, CONFIG, corpus)
+    assert list(task.splits.sets) == ["dev", "test", "veri_test", "list_test_all2", "list_test_hard2"]
     assert {u.id for u in task.splits["test"]} == {*TEST, *DEV}
     assert {str(u.speaker)[:3] for name in ("train", "dev") for u in task.splits[name]} == {"id0"}
-    assert len(task.speakers) == 8
+    assert len(task.classes) == 8
 
 
 def test_converted_audio_may_lie_beside_or_under_wav(root: Path) -> None:
@@ -64,7 +65,7 @@ def test_converted_audio_may_lie_beside_or_under_wav(root: Path) -> None:
     with pytest.raises(BenchmarkError) as caught:
         prepare(root)
     for part in (f"40 utterances under {aac} are .m4a without a .wav", "id00012/v0/00000.m4a", "and 37 more",
-                 "m4a cannot be read here; convert them: find", "ffmpeg"):  # fmt: skip
+                 ".m4a files cannot be read; convert them: find", "ffmpeg"):  # fmt: skip
         assert part in str(caught.value)
     add(root / "VoxCeleb2" / "dev" / "wav", TRAIN)
     assert [u.id for u in prepare(root).splits["dev"]] == sorted(TRAIN)
@@ -74,10 +75,10 @@ def test_without_voxceleb1_dev_the_lists_of_the_test_set_remain(root: Path, capl
     shutil.rmtree(root / "VoxCeleb1" / "dev")
     with caplog.at_level(logging.WARNING):
         corpus = prepare(root)
-        task = SpeakerVerification(CONFIG, corpus)
+        task = make_task(SpeakerVerification, CONFIG, corpus)
     assert list(corpus.trials) == ["veri_test2", "veri_test"]
-    assert list(task.trials) == ["dev", "test", "veri_test"]
-    assert f"{root}/VoxCeleb1/dev is not there, so the lists E and H cannot be scored" in caplog.text
+    assert list(task.splits.sets) == ["dev", "test", "veri_test"]
+    assert f"{root}/VoxCeleb1/dev does not exist, so the lists E and H cannot be scored" in caplog.text
     assert "no trial list list_test_all2, list_test_hard2" in caplog.text
 
 
@@ -103,9 +104,9 @@ def test_errors_name_what_is_wrong(root: Path) -> None:
     shutil.rmtree(root / "VoxCeleb2" / "dev" / "aac")
     refused("VoxCeleb2's dev set not found", f"{root}/VoxCeleb2/dev/wav or {root}/VoxCeleb2/dev/aac", "vox2.html")
     shutil.rmtree(root / "VoxCeleb2")
-    refused("VoxCeleb2 not found: looked for the folder", "there is: VoxCeleb1", "--data-root")
+    refused("VoxCeleb2 not found: looked for the folder", "contains: VoxCeleb1", "--data-root")
     add(root / "VoxCeleb2" / "dev" / "aac", TRAIN)
     (root / "VoxCeleb1" / "veri_test2.txt").unlink()
     refused("VoxCeleb1/veri_test2.txt not found", "Download")
     shutil.rmtree(root / "VoxCeleb1")
-    refused("VoxCeleb1 not found: looked for the folder", "there is: VoxCeleb2")
+    refused("VoxCeleb1 not found: looked for the folder", "contains: VoxCeleb2")

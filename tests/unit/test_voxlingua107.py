@@ -59,12 +59,12 @@ def test_reads_the_official_layout_with_obsolete_codes_mapped(root: Path) -> Non
 
 def test_no_video_is_in_train_and_dev(root: Path) -> None:
     config = LIDConfig(dev_split=None, test_split="dev", dev_share=0.4)
-    task = LanguageIdentification(config, prepare(root))
-    sessions = {name: {u.session for u in task.splits[name]} for name in ("train", "dev", "test")}
+    splits = LanguageIdentification.split(config, prepare(root))
+    sessions = {name: {u.session for u in splits[name]} for name in ("train", "dev", "test")}
     assert sessions["dev"]
     assert not sessions["train"] & sessions["dev"]
-    assert {u.language for u in task.splits["dev"]} == {"en", "he", "jv"}
-    assert {u.id for u in task.splits["test"]} == {u.id for u in prepare(root).splits["dev"]}
+    assert {u.language for u in splits.dev} == {"en", "he", "jv"}
+    assert {u.id for u in splits.test} == {u.id for u in prepare(root).splits["dev"]}
 
 
 def test_train_may_lie_in_a_folder_of_its_own(root: Path) -> None:
@@ -91,18 +91,18 @@ def test_says_which_languages_there_are(root: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO):
         prepare(root)
     assert "languages that VoxLingua107 was not published with: qq" in caplog.text
-    assert "has 3 of VoxLingua107's 107 languages; not there: ab, af, am" in caplog.text
+    assert "has 3 of VoxLingua107's 107 languages; missing: ab, af, am" in caplog.text
 
 
 def test_a_language_of_dev_that_train_has_not_is_refused_by_the_task(root: Path) -> None:
     add_wavs(root / "VoxLingua107" / "dev", "tr/fffffffffff---0001.000-0002.000.wav")
     config = LIDConfig(dev_split=None, test_split="dev", dev_share=0.4)
     with pytest.raises(
-        BenchmarkError, match=r"test has 1 languages that training has not: tr .1 utterances: dev/tr/ff"
+        BenchmarkError, match=r"test has 1 languages that training does not have: tr .1 utterances: dev/tr/ff"
     ):
-        LanguageIdentification(config, prepare(root))
+        LanguageIdentification.split(config, prepare(root))
     config.languages = ["en", "he"]
-    assert {u.language for u in LanguageIdentification(config, prepare(root)).splits["test"]} == {"en", "he"}
+    assert {u.language for u in LanguageIdentification.split(config, prepare(root)).test} == {"en", "he"}
 
 
 def remove(*names: str) -> Callable[[Path], None]:
@@ -118,7 +118,7 @@ def remove(*names: str) -> Callable[[Path], None]:
              "bark.phon.ioc.ee", "--data-root", "$BENCHMARK_DATA"],
         ),
         (remove("dev"), ["dev set, which is the test set, not found", "{root}/VoxLingua107/dev", "en, iw, jw"]),
-        (remove("en", "iw", "jw"), ["no .wav file in {root}/VoxLingua107/<language>/", "there is: dev"]),
+        (remove("en", "iw", "jw"), ["no .wav file in {root}/VoxLingua107/<language>/", "contains: dev"]),
         (remove("dev/en", "dev/iw"), ["no .wav file in {root}/VoxLingua107/dev/<language>/"]),
         (
             lambda folder: add_wavs(folder, "he/vvvvvvvvvvv---0001.000-0002.000.wav"),

@@ -12,9 +12,8 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import BenchmarkError
-
 from benchmark import metrics
+from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation, Head, HiddenStates, Splits, Target, Task, Upstream, Utterance
 
 if "toy_error" not in metrics.METRICS:

@@ -28,8 +28,9 @@ def read(source: Path, output: Path, labels: Sequence[str] = ()) -> Corpus:
     """lhotse manifests.
 
     Args:
-        source: cuts as ``CutSet.to_file`` writes them (``.jsonl`` or ``.jsonl.gz``), or a folder of such files, or of
-            pairs of recordings and supervisions; a split each. ``x_cuts_dev.jsonl.gz`` is the split ``dev``.
+        source: cuts as ``CutSet.to_file`` writes them (``.jsonl`` or ``.jsonl.gz``), or a folder of files with ``cuts``
+            in their names, or with pairs of ``recordings`` and ``supervisions``; a split each. ``x_cuts_dev.jsonl.gz``
+            is the split ``dev``.
         output: not used; nothing is written.
         labels: keys of ``SupervisionSegment.custom`` to take; their values must be strings.
 
@@ -48,35 +49,32 @@ def read(source: Path, output: Path, labels: Sequence[str] = ()) -> Corpus:
             f"'.[lhotse]'). {error}"
         ) from error
     source = Path(source)
-    files: dict[str, dict[str, Path]] = {"cuts": {}, "recordings": {}, "supervisions": {}}
-    for file in [source] if source.is_file() else sorted([*source.glob("*.jsonl"), *source.glob("*.jsonl.gz")]):
-        kind = _kind(file)
-        if kind is None:
-            log.info("%s contains neither cuts nor recordings nor supervisions: not read", file)
-        elif files[kind].setdefault(split := _split(file, kind), file) != file:
-            raise BenchmarkError(f"two files of {source} hold the split '{split}'; {file} is one: rename it")
-    splits: dict[str, _Cuts] = {name: partial(_items, file, "cuts") for name, file in files["cuts"].items()}
+    cuts = {_split(source, "cuts"): source} if source.is_file() else _files(source, "cuts")
+    splits: dict[str, _Cuts] = {name: partial(_items, file) for name, file in cuts.items()}
     if not splits:
-        pairs = files["recordings"].keys() & files["supervisions"].keys()
+        supervisions = _files(source, "supervisions")
         splits = {
-            name: partial(_join, file, files["supervisions"][name])
-            for name, file in files["recordings"].items()
-            if name in pairs
+            name: partial(_join, file, supervisions[name])
+            for name, file in _files(source, "recordings").items()
+            if name in supervisions
         }
     if not splits:
         raise BenchmarkError(
-            "lhotse manifests not found: looked for cuts (or recordings with supervisions) as .jsonl or .jsonl.gz, "
-            f"as written by CutSet.to_file('cuts_train.jsonl.gz'). {contents(source)}"
+            f"lhotse manifests not found: looked for {source}/*cuts*.jsonl(.gz), as written by "
+            "CutSet.to_file('cuts_train.jsonl.gz'), and for pairs of *recordings*.jsonl(.gz) and "
+            f"*supervisions*.jsonl(.gz). {contents(source)}"
         )
     return Corpus("lhotse", {name: _utterances(source, name, cuts, labels) for name, cuts in splits.items()})
 
 
-def _kind(path: Path) -> str | None:
-    for _, item in _objects(path, []):
-        if "supervisions" in item or str(item.get("type")).endswith("Cut"):
-            return "cuts"
-        return "recordings" if "sources" in item else "supervisions" if "recording_id" in item else None
-    return None
+def _files(folder: Path, kind: str) -> dict[str, Path]:
+    """Split -> file."""
+    files: dict[str, Path] = {}
+    for file in sorted([*folder.glob(f"*{kind}*.jsonl"), *folder.glob(f"*{kind}*.jsonl.gz")]):
+        split = _split(file, kind)
+        if files.setdefault(split, file) != file:
+            raise BenchmarkError(f"two files of {folder} hold the split '{split}'; {file} is one: rename it")
+    return files
 
 
 def _split(path: Path, kind: str) -> str:
@@ -85,44 +83,23 @@ def _split(path: Path, kind: str) -> str:
     return after.strip("_-.") or before.strip("_-.") or "all"
 
 
-def _objects(path: Path, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in lines(path, problems):
-        try:
-            item = json.loads(line)
-        except ValueError as error:
-            problems.append(f"{where}: invalid JSON ({error})")
-            continue
-        if isinstance(item, dict):
-            yield where, item
-        else:
-            problems.append(f"{where}: expected one object per line")
-
-
-def _items(path: Path, kind: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
+def _items(path: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
     """(``file:line``, the cut, recording or supervision of the line)."""
-    from lhotse import Recording, SupervisionSegment
-    from lhotse.cut import Cut
     from lhotse.serialization import deserialize_item
 
-    expected = {"cuts": Cut, "recordings": Recording, "supervisions": SupervisionSegment}[kind]
-    for where, fields in _objects(path, problems):
+    for where, line in lines(path, problems):
         try:
-            item = deserialize_item(fields)
+            yield where, deserialize_item(json.loads(line))
         except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-            problems.append(f"{where}: not as lhotse writes {kind} ({type(error).__name__}: {error})")
-            continue
-        if isinstance(item, expected):
-            yield where, item
-        else:
-            problems.append(f"{where}: expected a {expected.__name__}, found a {type(item).__name__}")
+            problems.append(f"{where}: not as lhotse writes it ({type(error).__name__}: {error})")
 
 
 def _join(recordings: Path, supervisions: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
     """Recordings with their supervisions, as cuts."""
     by_recording: dict[str, list[Any]] = {}
-    for _, supervision in _items(supervisions, "supervisions", problems):
+    for _, supervision in _items(supervisions, problems):
         by_recording.setdefault(supervision.recording_id, []).append(supervision)
-    for where, recording in _items(recordings, "recordings", problems):
+    for where, recording in _items(recordings, problems):
         cut = recording.to_cut()
         cut.supervisions = by_recording.pop(recording.id, [])
         yield where, cut
@@ -144,8 +121,8 @@ def _utterances(source: Path, split: str, cuts: _Cuts, labels: Sequence[str]) ->
         except _RefusedError as error:
             problems.append(f"{where}: cut '{cut.id}' {error}")
             continue
-        except (TypeError, ValueError) as error:
-            problems.append(f"{where}: not as lhotse writes cuts ({type(error).__name__}: {error})")
+        except (AttributeError, TypeError, ValueError) as error:
+            problems.append(f"{where}: not as lhotse writes it ({type(error).__name__}: {error})")
             continue
         for utterance in utterances:
             if places.setdefault(utterance.id, where) != where:

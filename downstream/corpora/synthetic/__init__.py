@@ -14,6 +14,13 @@ draws its words from the other half of every vocabulary.
 """
 
 from downstream.corpora.synthetic.sizes import SIZES
-from downstream.corpora.synthetic.writing import CORPORA, LAYOUTS, folders_of, synthesise, synthesise_pretraining
+from downstream.corpora.synthetic.writing import (
+    CORPORA,
+    LAYOUTS,
+    folders_of,
+    synthesise,
+    synthesise_pretraining,
+    synthesise_quick,
+)
 
-__all__ = ["CORPORA", "LAYOUTS", "SIZES", "folders_of", "synthesise", "synthesise_pretraining"]
+__all__ = ["CORPORA", "LAYOUTS", "SIZES", "folders_of", "synthesise", "synthesise_pretraining", "synthesise_quick"]

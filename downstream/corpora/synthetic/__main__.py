@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     options = parser.parse_args(arguments)
     try:
-        for corpus in options.corpus or CORPORA:
-            if corpus == "pretraining":
-                folder = options.root / corpus
-                synthesise_pretraining(folder, hours=options.hours, seed=options.seed, workers=options.workers)
-            else:
-                synthesise(options.root, [corpus], size=options.size, seed=options.seed, workers=options.workers)
+        corpora = options.corpus or CORPORA
+        folders = [corpus for corpus in corpora if corpus != "pretraining"]
+        synthesise(options.root, folders, size=options.size, seed=options.seed, workers=options.workers)
+        if "pretraining" in corpora:
+            folder = options.root / "pretraining"
+            synthesise_pretraining(folder, hours=options.hours, seed=options.seed, workers=options.workers)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -138,6 +138,11 @@ def synthesise(
             _fill(Path(root) / corpus, parameters, clips, texts, pool)
 
 
+def synthesise_quick(corpus: str, root: Path) -> None:
+    """Write a small corpus in the layout that a corpus of :data:`benchmark.registry.corpora` is read from."""
+    synthesise(root, folders_of(corpus), size="quick")
+
+
 def synthesise_pretraining(root: str | Path, *, hours: float = 10.0, seed: int = 0, workers: int | None = None) -> None:
     """Write speech for pre-training, clips of 6 s in sixteen languages, and fairseq's ``train.tsv``, ``valid.tsv``."""
     root = Path(root)
