@@ -36,8 +36,8 @@ class FeaturizerConfig:
     """Which of its layers."""
 
     layer: int | None = None
-    """Use the hidden state of this layer alone (``-l``; 0: the input of the first block); ``None``: the learned weighted
-    sum over all layers, as SUPERB."""
+    """Use the hidden state of this layer alone (``-l``; 0: the input of the first block); ``None``: the learned
+    weighted sum over all layers, as SUPERB."""
     normalize: bool = False
     """Normalise each hidden state over its features before the sum (s3prl: ``--upstream_feature_normalize``)."""
 
@@ -60,7 +60,7 @@ class DataConfig:
     root: str = "data"
     """The folder that holds the corpora as their publishers lay them out."""
     train: str | None = None
-    """Own data (``-d sv``, ``lid``, ``asr``, ``sid``, ``classify``): a manifest, JSONL or CSV; see ``benchmark/data/manifest.py``."""
+    """Own data (``-d sv``, ``lid``, ``asr``, ``sid``, ``classify``): a manifest, JSONL or CSV; see ``docs/data.md``."""
     dev: str | None = None
     """Own data: the manifest that chooses the checkpoint; some tasks hold it out of ``train`` where there is none."""
     test: str | None = None
@@ -167,7 +167,7 @@ class RunConfig:
     """``frozen`` (weighted sum), ``single_layer`` (``featurizer.layer``), ``partial`` (the last blocks train too),
     ``finetune`` (all of the upstream), ``lora`` (low-rank adapters), or one that a plug-in registers."""
     budget: str = "all"
-    """How many of the training labels are used (``--budget``), see ``benchmark/data/budget.py``; the seed decides which."""
+    """How many of the training labels are used (``--budget``; ``benchmark/data/budget.py``); the seed decides which."""
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
     task: Any = None
     """The task's own options; see the task's ``Config``."""
@@ -313,15 +313,12 @@ def expand(values: Mapping[str, Any], task_config: type) -> list[tuple[str, dict
         path = key.replace("__", ".")
         if path not in config and path not in options and "." not in path:
             matches = [option for option in options if option.rpartition(".")[2] == path]
-            if len(matches) != 1:
-                several = (
-                    f"several options: {', '.join(matches)}; write {matches[0].replace('.', '__')}=" if matches else ""
-                )
-                raise BenchmarkError(
-                    f"'{key}' names {several}"
-                    if several
-                    else f"unknown option '{key}'. " + suggest(key, [option.rpartition(".")[2] for option in options])
-                )
+            if not matches:
+                names = [option.rpartition(".")[2] for option in options]
+                raise BenchmarkError(f"unknown option '{key}'. " + suggest(key, names))
+            if len(matches) > 1:
+                example = f"{matches[0].replace('.', '__')}="
+                raise BenchmarkError(f"'{key}' names several options: {', '.join(matches)}; write {example}")
             path = matches[0]
         for part in reversed(path.split(".")):
             value = {part: value}

@@ -274,6 +274,7 @@ class Regime(ABC):
 
     def merge(self, upstream: Upstream) -> None:
         """Bring a trained upstream back to the modules that it was loaded with; called before it is exported."""
+        return
 
 
 class Head(nn.Module, ABC):
@@ -344,7 +345,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def selection(self) -> str:
-        """The metric of the ``dev`` evaluation set that chooses the checkpoint, declared in :mod:`benchmark.metrics`."""
+        """The metric of the ``dev`` evaluation set that chooses the checkpoint; see :mod:`benchmark.metrics`."""
 
     @classmethod
     def requires(cls, config: Any) -> tuple[str, ...]:

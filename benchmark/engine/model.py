@@ -62,7 +62,7 @@ class Model(nn.Module):
     def _hidden(self, batch: Batch) -> HiddenStates:
         if batch.hidden is not None:
             return batch.hidden
-        # as in fairseq's Wav2VecEncoder, the upstream that is not trained yet is in training mode (dropout, masks), without gradient
+        # as in fairseq's Wav2VecEncoder, an upstream that is not trained yet runs in training mode, without gradient
         trains = self.upstream_trains and self.updates >= self.freeze_updates
         context: AbstractContextManager[Any] = nullcontext() if trains else torch.no_grad()
         with context:

@@ -62,7 +62,7 @@ class TrainedRun:
             trained_on = state["fingerprint"].get("upstream", weights)
             if trained_on != weights:
                 raise BenchmarkError(
-                    f"{folder} was trained on other weights of '{chosen.name}' (sha256 {trained_on[:12]}…) than the ones "
+                    f"{folder} was trained on other weights of '{chosen.name}' (sha256 {trained_on[:12]}…) than those "
                     f"found now ({weights[:12]}…); restore that checkpoint"
                 )
             self.vocabulary = state["inventory"]

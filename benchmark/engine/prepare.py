@@ -281,8 +281,8 @@ def _check_crop(run: RunConfig, task: type[Task], upstream: Upstream) -> None:
         return
     if not task.croppable:
         raise BenchmarkError(
-            f"data.crop_seconds={crop}: in this task, part of an utterance does not have the labels of the whole; set it "
-            "to null"
+            f"data.crop_seconds={crop}: in this task, part of an utterance does not have the labels of the whole; "
+            "set it to null"
         )
     if int(frame_counts(upstream, np.array([crop]))[0]) < 1:
         raise BenchmarkError(

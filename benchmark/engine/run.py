@@ -63,8 +63,8 @@ def run(
     Args:
         settings: the configuration.
         folder: the experiment folder.
-        mode: ``train``, choose on dev and evaluate once on test; ``fit``: the same without test; ``evaluate`` the chosen
-            checkpoint of a trained run again.
+        mode: ``train``, choose on dev and evaluate once on test; ``fit``: the same without test; ``evaluate`` the
+            chosen checkpoint of a trained run again.
         resume: continue the run that the folder holds, if there is one.
         overwrite: start again in a folder that holds a run.
         scored: with ``evaluate``, score this in place of the protocol's test set.

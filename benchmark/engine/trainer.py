@@ -102,7 +102,7 @@ class Precision:
     def __init__(self, name: str, device: torch.device) -> None:
         dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
         self.device, self.dtype = device, dtype
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes."""
@@ -218,7 +218,7 @@ class Trainer:
             self.spent["samples_upstream"] += samples if self.store is None else 0
             with self.precision.autocast():
                 loss: Tensor = self.model(self._to_device(batch)).float() / accumulate
-            scaler.scale(loss).backward()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         value = float(total)
         if not np.isfinite(value):
@@ -339,8 +339,8 @@ class Trainer:
         changed = [name for name, digest in self.fingerprint.items() if state["fingerprint"].get(name) != digest]
         if changed:
             raise BenchmarkError(
-                f"{self.folder} was run with a different {' and a different '.join(changed)}; a run can only be resumed "
-                "with the same. Restore it, or start a new run with -p"
+                f"{self.folder} was run with a different {' and a different '.join(changed)}; a run can only be "
+                "resumed with the same. Restore it, or start a new run with -p"
             )
         self.model.load_trained_state(state["pairing"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -16,7 +16,7 @@ from benchmark import metrics, plots
 from benchmark import statistics as stats
 from benchmark.data import budget as budgets
 from benchmark.errors import BenchmarkError
-from benchmark.evaluation import Classes, Items, read_items
+from benchmark.evaluation import Classes, Items, det_curve, read_items
 from benchmark.report.collect import Gathered, Run, read_evaluation
 from benchmark.report.compare import Bootstrap, TaskView, normalised_areas
 from benchmark.report.sentences import duration_text, interval_text, verdict

@@ -13,6 +13,8 @@ from benchmark.engine.prepare import Preparer
 from benchmark.study import recipe, runner
 from downstream.corpora.synthetic import synthesise
 
+pytestmark = pytest.mark.slow  # trains for minutes
+
 TASKS = ("voxceleb1_sv", "librispeech_asr")
 METRIC = {"voxceleb1_sv": "eer", "librispeech_asr": "cer"}
 

@@ -36,6 +36,15 @@ def test_later_layers_win() -> None:
     assert compose().optim.lr == 0.5
 
 
+def test_names_of_earlier_versions_are_read() -> None:
+    run = compose("regime=single_layer", "featurizer.layer=3")
+    assert (run.regime, run.featurizer.layer) == ("single_layer", 3)
+    assert compose("regime=probe", "featurizer.state=3") == run
+    assert compose(layers=[("file", {"regime": "probe", "featurizer": {"state": 3}})]) == run
+    saved = as_saved(run) | {"regime": "probe", "featurizer": {"state": 3, "normalize": False}}
+    assert config.differences(saved, run) == []
+
+
 def test_s3prl_form_of_overrides() -> None:
     run = compose("config.optim.lr=1e-2,,trainer.batch_size=3", "task.margin=0.2")
     assert (run.optim.lr, run.trainer.batch_size, run.task.margin) == (1e-2, 3, 0.2)
@@ -52,7 +61,9 @@ def test_s3prl_form_of_overrides() -> None:
         ("optim.lr", ["key=value"]),
         ("regime=frozzen", ["frozzen", "frozen"]),
         ("regime=probe", ["-l K"]),
-        ("featurizer.state=3", ["--regime probe"]),
+        ("regime=single_layer", ["-l K"]),
+        ("featurizer.layer=3", ["--regime single_layer"]),
+        ("featurizer.state=3", ["--regime single_layer"]),
         ("data.crop_seconds=-1", ["data.crop_seconds"]),
         ("optim.betas=[0.9]", ["optim.betas"]),
         ("trainer=3", ["trainer"]),

@@ -94,7 +94,9 @@ def _fill(root: Path, parameters: dict[str, Any], clips: Sequence[Clip], texts: 
         _claim(root, parameters)
         remove_partial(root)
         missing = [clip for clip in clips if not (root / clip.path).exists()]
-        with tqdm(total=len(clips), initial=len(clips) - len(missing), desc=root.name, unit="clip") as bar:
+        with tqdm(
+            total=len(clips), initial=len(clips) - len(missing), desc=root.name, unit="clip", disable=None
+        ) as bar:
             for _ in _run(root, missing, pool):
                 bar.update()
         for path, content in texts.items():
