@@ -274,7 +274,8 @@ def _parse_dotted(dotted: str, override: str) -> Any:
 
 def _merge(config: DictConfig, source: str, values: Any) -> DictConfig:
     try:
-        return cast(DictConfig, OmegaConf.merge(config, current_names(values)))
+        config.merge_with(current_names(values))  # in place: OmegaConf.merge would copy all of it
+        return config
     except OmegaConfBaseException as error:
         key = str(error.full_key or error.key or "")
         reason = str(error).splitlines()[0]

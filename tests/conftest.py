@@ -36,7 +36,7 @@ def corpora_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the smallest synthetic tree of every corpus."""
     from downstream.corpora.synthetic import synthesise
 
-    return shared_folder(tmp_path_factory, "corpora", lambda root: synthesise(root, size="test", workers=2))
+    return shared_folder(tmp_path_factory, "corpora", lambda root: synthesise(root, size="test", workers=1))
 
 
 @pytest.fixture(scope="session")

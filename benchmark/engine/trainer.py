@@ -339,7 +339,7 @@ class Trainer:
         changed = [name for name, digest in self.fingerprint.items() if state["fingerprint"].get(name) != digest]
         if changed:
             raise BenchmarkError(
-                f"{self.folder} was run with a different {' and a different '.join(changed)}; a run can only be "
+                f"{self.folder} was run with different {' and different '.join(changed)}; a run can only be "
                 "resumed with the same. Restore it, or start a new run with -p"
             )
         self.model.load_trained_state(state["pairing"])

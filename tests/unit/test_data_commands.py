@@ -444,6 +444,7 @@ def test_examine_opens_a_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [report.seconds for report in reports] == pytest.approx([0.1] * 100)
 
 
+@pytest.mark.medium
 def test_a_worker_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(wav("a.wav"))
     monkeypatch.setattr(decode, "_decode", _die)

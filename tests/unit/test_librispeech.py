@@ -62,6 +62,7 @@ def test_reads_all_seven_splits(root: Path) -> None:
     assert tuple(prepare(root).splits) == SPLITS
 
 
+@pytest.mark.medium
 def test_reads_the_synthetic_tree(corpora_root: Path) -> None:
     corpus = prepare_limited(corpora_root)
     assert {*SPLITS, "librilight-10min", "librilight-1h", "librilight-10h"} == corpus.splits.keys()

@@ -15,6 +15,7 @@ STUDIES = REPOSITORY / "recipes" / "studies"
 RECIPES = sorted([*STUDIES.glob("*.yaml"), *STUDIES.glob("demo/*.yaml")])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(STUDIES)))
 def test_a_recipe_makes_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # the checkpoints are not here

@@ -33,6 +33,8 @@ from downstream.corpora.synthetic.__main__ import main
 from downstream.corpora.synthetic.sentences import ENGLISH, WORDS
 from downstream.corpora.synthetic.voices import ACCENTS, Speaker, draw_speaker
 
+pytestmark = pytest.mark.medium  # speaks whole trees
+
 
 def digests(root: Path) -> dict[str, str]:
     """Every file below ``root`` and the digest of its bytes."""
