@@ -424,9 +424,14 @@ def digest(run: RunConfig) -> str:
 
 
 def differences(saved: Mapping[str, Any], run: RunConfig, *, but: Sequence[str] = ()) -> list[str]:
-    """``key: saved -> now`` for what differs and changes what a run computes; keys that start like one of ``but``
-    may differ."""
+    """``key: saved -> now`` for what differs and changes what a run computes.
+
+    An option that did not exist when the configuration was saved had its default. Keys that start like one of ``but``
+    may differ.
+    """
     old, new = flatten(saved), flatten(run)
+    defaults = flatten(RunConfig(task=type(run.task)()))
+    old |= {key: defaults[key] for key in new.keys() - old.keys() if key in defaults}
     elsewhere = (*_LOCATION, *but, "upstream.checkpoint", *(f"data.{name}" for name in MANIFESTS))
     return [
         f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"

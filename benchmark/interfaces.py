@@ -343,9 +343,9 @@ class Task(ABC):
         """
 
     @property
-    @abstractmethod
     def selection(self) -> str:
-        """The metric of the ``dev`` evaluation set that chooses the checkpoint; see :mod:`benchmark.metrics`."""
+        """The metric of the ``dev`` evaluation set that chooses the checkpoint: the option ``selection``."""
+        return str(self.config.selection)
 
     @classmethod
     def requires(cls, config: Any) -> tuple[str, ...]:

@@ -96,6 +96,15 @@ def find(name: str) -> Metric:
     return METRICS[name]
 
 
+def check_selection(name: str, kind: str) -> None:
+    """Raise :class:`BenchmarkError` where no metric of this name is declared for items of a kind."""
+    names = [metric.name for metric in METRICS.values() if kind in metric.compute]
+    if name not in names:
+        raise BenchmarkError(
+            f"task.selection is '{name}'. " + suggest(name, names, noun=f"expected a metric of {kind}")
+        )
+
+
 def score(items: Any, more: Sequence[str] = ()) -> dict[str, float]:
     """The standard metrics of the items' kind, then ``more``; those that the items do not determine are left out."""
     names = dict.fromkeys([metric.name for metric in METRICS.values() if items.kind in metric.standard] + list(more))

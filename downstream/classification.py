@@ -152,6 +152,9 @@ class ClassificationConfig:
     """See :class:`downstream.embedders.EmbedderConfig`."""
     loss: LossConfig = field(default_factory=lambda: LossConfig("softmax"))
     """See :class:`downstream.losses.LossConfig`."""
+    selection: str = "accuracy"
+    """The metric of dev that chooses the checkpoint: any that is declared for classes, such as ``macro_accuracy`` (the
+    unweighted average recall)."""
 
 
 @dataclass
@@ -195,6 +198,7 @@ class ClassificationTask(LabelTask):
     def check(cls, config: Any) -> None:
         """Raise :class:`BenchmarkError` for options out of range."""
         super().check(config)
+        metrics.check_selection(config.selection, Classes.kind)
         if not cls.holds_out:
             return
         if not 0 < config.dev_share < 1:

@@ -30,7 +30,6 @@ log = logging.getLogger("wavbench")
 
 STUCK = 99.0
 """Percent of blank frames at or above which dev evaluation warns."""
-SELECTIONS = ("wer", "cer")
 
 
 @dataclass
@@ -85,8 +84,7 @@ class SpeechRecognition(Task):
                 characters that are not in the alphabet (all such problems are reported together); own data has training
                 speakers in dev or test.
         """
-        if config.selection not in SELECTIONS:
-            raise BenchmarkError(f"task.selection is '{config.selection}'; expected {' or '.join(SELECTIONS)}")
+        metrics.check_selection(config.selection, Edits.kind)
         config.text.check()
         config.head.check()
         config.specaugment.check()
@@ -115,11 +113,6 @@ class SpeechRecognition(Task):
             sets=sets,
             alphabet=alphabet,
         )
-
-    @property
-    def selection(self) -> str:
-        """``wer`` or ``cer``, as the options say."""
-        return str(self.config.selection)
 
     @classmethod
     def requires(cls, config: ASRConfig) -> tuple[str, ...]:

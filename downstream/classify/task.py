@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from benchmark.errors import BenchmarkError
-from benchmark.metrics import METRICS
-from benchmark.registry import suggest
 from downstream.classification import ClassificationTask, HeldOutConfig
 
 
@@ -19,9 +16,6 @@ class ClassifyConfig(HeldOutConfig):
     """What is recognised: a field of utterances (``speaker``, ``language``, ``gender``) or any other label."""
     classes: list[str] = field(default_factory=list)
     """Use these values of the label alone, of all splits; empty: all that there are."""
-    selection: str = "accuracy"
-    """The metric of dev that chooses the checkpoint: any that is declared of classes, such as ``macro_accuracy`` (the
-    unweighted average recall)."""
 
 
 class LabelClassification(ClassificationTask):
@@ -35,18 +29,3 @@ class LabelClassification(ClassificationTask):
         if not config.label:
             raise BenchmarkError("task.label is not set: name the label to recognise, as in --label emotion")
         return config.label
-
-    @classmethod
-    def check(cls, config: Any) -> None:
-        """Raise :class:`BenchmarkError` for options out of range."""
-        super().check(config)
-        known = [metric.name for metric in METRICS.values() if "classes" in metric.compute]
-        if config.selection not in known:
-            raise BenchmarkError(
-                f"'{config.selection}' (task.selection) is not a metric of classes. " + suggest(config.selection, known)
-            )
-
-    @property
-    def selection(self) -> str:
-        """``task.selection``."""
-        return str(self.config.selection)

@@ -24,6 +24,7 @@ class LIDConfig(HeldOutConfig):
 
     languages: list[str] = field(default_factory=list)
     """Use these alone, of all splits; empty: all that there are."""
+    selection: str = "macro_accuracy"
     buckets: list[float] = field(default_factory=lambda: [5.0, 20.0])
     """Edges, in seconds, of the durations between which test utterances are scored by themselves as well."""
 
@@ -41,7 +42,6 @@ class LanguageIdentification(ClassificationTask):
     """
 
     Config = LIDConfig
-    selection = "macro_accuracy"
     plural = "languages"
     more_metrics = ("eer", "cavg", "min_cavg")
 

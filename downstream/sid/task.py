@@ -20,14 +20,13 @@ class SIDConfig(ClassificationConfig):
 
 
 class SpeakerIdentification(ClassificationTask):
-    """Classify utterances by the training speakers; the checkpoint is chosen by accuracy.
+    """Classify utterances by the training speakers.
 
     The metrics are those of :class:`ClassificationTask` and top5_accuracy. Of dev, too, predictions are kept
     (``predictions_dev.jsonl``), with the posterior of the predicted speaker alone.
     """
 
     Config = SIDConfig
-    selection = "accuracy"
     plural = "speakers"
     holds_out = False
     groups = ()

