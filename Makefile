@@ -4,6 +4,7 @@
 # make test-fast  the unit tests that take a moment each: for the loop of writing
 # make test-slow  long simulations and full-size models
 # make lint       ruff and mypy
+# make docs       the documentation as a site, in site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ DEMO_DATA := data/demo
 DEMO_RUN := results/demo-all
 DEMO_PROTOCOLS := $(sort $(basename $(notdir $(wildcard recipes/demo/*.yaml))))
 
-.PHONY: demo demo-all test test-fast test-slow lint format clean
+.PHONY: demo demo-all test test-fast test-slow lint format docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +30,10 @@ $(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet -e '.[demo,lm,lora,datasets,lhotse,fairseq,test]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[docs]'
+	touch $@
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m downstream.corpora.synthetic $(STUDY_DATA) --size study $(STUDY_CORPORA:%=--corpus %)
@@ -62,5 +67,8 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) $(STUDY_DATA) $(STUDY_RUN) $(DEMO_DATA) $(DEMO_RUN)
+	rm -rf $(VENV) site $(STUDY_DATA) $(STUDY_RUN) $(DEMO_DATA) $(DEMO_RUN)

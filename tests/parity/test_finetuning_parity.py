@@ -50,7 +50,7 @@ from torch import Tensor
 
 from benchmark.config import RunConfig
 from benchmark.engine.trainer import StopRequest, Trainer
-from benchmark.interfaces import Batch, Evaluation, Head, Task, Utterance
+from benchmark.interfaces import Batch, Corpus, Evaluation, Head, Splits, Target, Task, Utterance
 from downstream.asr.heads import CTCHeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from upstream import load_upstream
@@ -106,21 +106,25 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[Utte
 class Letters(Task):
     """CTC over fairseq's alphabet of :data:`LETTERS`; nothing is scored."""
 
-    selection, higher_is_better = "wer", False
+    selection = "wer"
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
-        self.splits = {"train": list(utterances), "dev": list(utterances[:1]), "test": []}
-        self.seconds = {u.id: soundfile.info(u.path).duration for u in utterances}
+        seconds = {u.id: soundfile.info(u.path).duration for u in utterances}
+        super().__init__(None, Splits("letters", utterances, utterances[:1], []), seconds)
+
+    @classmethod
+    def split(cls, config: Any, corpus: Corpus, target: Target | None = None) -> Splits:
+        raise NotImplementedError
 
     def targets(self, utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
         labels = [[SPECIAL + LETTERS.index(letter) for letter in str(u.text)] for u in utterances]
         return torch.tensor(labels), torch.tensor([len(label) for label in labels])
 
-    def inventory(self) -> dict[str, Any]:
+    def vocabulary(self) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def make_head(cls, config: Any, inventory: Mapping[str, Any], feature_size: int) -> Head:
+    def make_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
         head = CTCHeadConfig(name="linear", final_dropout=0.0)
         return make_head(feature_size, SPECIAL + len(LETTERS), head, SpecAugmentConfig(enabled=False))
 
@@ -159,7 +163,7 @@ OPTIONS = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "
 
 def make_trainer(case: Case, checkpoint: Path, utterances: Sequence[Utterance], folder: Path) -> Trainer:
     run = RunConfig(regime="finetune", device="cpu")
-    run.featurizer.state = -1
+    run.featurizer.layer = -1
     run.optim.name, run.optim.lr, run.optim.betas, run.optim.weight_decay = "adam", LR, [0.9, 0.98], 0.0
     run.optim.clip = case.clip
     run.optim.schedule, run.optim.phases, run.optim.final_scale = "tri_stage", [0.2, 0.4, 0.4], 0.05
@@ -174,7 +178,7 @@ def make_trainer(case: Case, checkpoint: Path, utterances: Sequence[Utterance], 
 
 def train_ours(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Course:
     """``Trainer.train``, watched."""
-    course = Course(initial=parameters(trainer.pairing))
+    course = Course(initial=parameters(trainer.model))
     update, batches, to_device = Trainer._update, Trainer._training_batches, Trainer._to_device
 
     def watched_batches(self: Trainer) -> Iterator[Batch]:
@@ -185,7 +189,7 @@ def train_ours(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Course:
     def watched_update(self: Trainer, source: Iterator[Batch]) -> tuple[float, float]:
         loss, norm = update(self, source)
         course.losses.append(loss)
-        course.changes.append(changed(self.pairing, course.initial))
+        course.changes.append(changed(self.model, course.initial))
         return loss, norm
 
     def converted(self: Trainer, batch: Batch) -> Batch:
@@ -316,7 +320,7 @@ def set_epsilon(trainer: Trainer, factor: float) -> None:
             done = max((int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state[p]), default=0)
             group["eps"] = eps / factor / (1 - group["betas"][1] ** (done + 1)) ** 0.5
 
-    trainer.optimizer.optimizer.register_step_pre_hook(before_step)
+    trainer.optimizer.register_step_pre_hook(before_step)
 
 
 def both(
