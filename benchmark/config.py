@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,8 +188,10 @@ MANIFESTS = ("train", "dev", "test", "trials")
 """Fields of :class:`DataConfig` that name the files of own data."""
 
 _LOCATION = ("data.root", "data.workers", "trainer.save_every", "trainer.log_every", "features.limit_gb", "plugins")
-"""Keys that do not change what a run computes: not part of its digest, free to differ on resuming. That the data and
-the upstream's weights are the same is compared by their digests, wherever they lie."""
+"""Keys that do not change what a run computes; they are not part of its digest."""
+FREE = (*_LOCATION, "upstream.checkpoint", *(f"data.{name}" for name in MANIFESTS))
+"""Keys that may differ between parts of one run. That the data and the upstream's weights are the same is compared by
+their digests, wherever they lie."""
 
 
 def compose(
@@ -218,23 +221,30 @@ def compose(
     run = cast(RunConfig, OmegaConf.to_object(config))
     run.regime = registry.regimes.get(run.regime).name
     _validate(run)
-    run.data.root = str(Path(run.data.root).expanduser().absolute())  # a saved run can be resumed from any folder
-    if run.upstream.checkpoint is not None:
-        run.upstream.checkpoint = str(Path(run.upstream.checkpoint).expanduser().absolute())
-    for name in MANIFESTS:
-        if getattr(run.data, name) is not None:
-            setattr(run.data, name, str(Path(getattr(run.data, name)).expanduser().absolute()))
+    run.upstream.checkpoint = absolute(run.upstream.checkpoint)
+    for name in ("root", *MANIFESTS):
+        setattr(run.data, name, absolute(getattr(run.data, name)))
     return run
 
 
-def _lay(card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str, Any]]) -> DictConfig:
+def absolute(path: str | None) -> str | None:
+    """A path of the configuration such that a saved run can be resumed from any folder."""
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+def _defaults(task_config: type) -> DictConfig:
     config = OmegaConf.structured(RunConfig)
     config.task = OmegaConf.structured(task_config)
+    return cast(DictConfig, config)
+
+
+def _lay(card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str, Any]]) -> DictConfig:
+    config = _defaults(task_config)
     config.downstream = card["name"]
     config.protocol_version = card.get("version", 1)
     for source, values in layers:
-        config = _merge(config, source, values)
-    return cast(DictConfig, config)
+        _merge(config, source, values)
+    return config
 
 
 def find_regime(name: str) -> Regime:
@@ -251,7 +261,7 @@ def current_names(values: Any) -> Any:
     featurizer = values.get("featurizer")
     if isinstance(featurizer, Mapping) and "state" in featurizer:
         values["featurizer"] = {"layer" if key == "state" else key: value for key, value in featurizer.items()}
-    if isinstance(values.get("regime"), str) and values["regime"] in registry.regimes.names(aliases=True):
+    if values.get("regime") in registry.regimes:
         values["regime"] = registry.regimes.get(values["regime"]).name
     return values
 
@@ -261,21 +271,15 @@ def _override(override: str) -> tuple[str, Any]:
     key, equals, _ = override.partition("=")
     if not equals or not key:
         raise BenchmarkError(f"-o {override}: expected key=value, as in -o optim.lr=1e-3")
-    key = key.removeprefix("config.")  # s3prl's spelling
-    return f"-o {override}", _parse_dotted(key + override[override.index("=") :], override)
-
-
-def _parse_dotted(dotted: str, override: str) -> Any:
     try:
-        return OmegaConf.from_dotlist([dotted])
+        return f"-o {override}", OmegaConf.from_dotlist([override.removeprefix("config.")])  # s3prl's spelling
     except Exception as error:  # OmegaConf's grammar and YAML's errors share no base class
         raise BenchmarkError(f"-o {override}: cannot be read as key=value ({error})") from error
 
 
-def _merge(config: DictConfig, source: str, values: Any) -> DictConfig:
+def _merge(config: DictConfig, source: str, values: Any) -> None:
     try:
         config.merge_with(current_names(values))  # in place: OmegaConf.merge would copy all of it
-        return config
     except OmegaConfBaseException as error:
         key = str(error.full_key or error.key or "")
         reason = str(error).splitlines()[0]
@@ -306,8 +310,7 @@ def expand(values: Mapping[str, Any], task_config: type) -> list[tuple[str, dict
     Raises:
         BenchmarkError: no option, or several options, of a name.
     """
-    config = OmegaConf.structured(RunConfig)
-    config.task = OmegaConf.structured(task_config)
+    config = _defaults(task_config)
     options = dotted_keys(config)
     pairs = []
     for key, value in values.items():
@@ -327,56 +330,60 @@ def expand(values: Mapping[str, Any], task_config: type) -> list[tuple[str, dict
     return pairs
 
 
+_FROM_1 = (
+    *(f"trainer.{name}" for name in ("max_steps", "batch_size", "accumulate", "eval_every", "save_every")),
+    "trainer.eval_batch_size", "trainer.log_every", "tune.lora_rank", "tune.top_blocks",
+)  # fmt: skip
+_FROM_0 = (
+    *(f"optim.{name}" for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps")),
+    "data.workers", "data.bucket", "seed", "tune.freeze_updates",
+)  # fmt: skip
+
+
+def _are_shares(phases: Sequence[float]) -> bool:
+    return len(phases) == 3 and min(phases) >= 0 and abs(sum(phases) - 1) <= 1e-6
+
+
+def _are_betas(betas: Sequence[float]) -> bool:
+    return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+
+
 def _validate(run: RunConfig) -> None:
-    def among(key: str, value: str, allowed: Sequence[str]) -> None:
+    def check(key: str, valid: Callable[[Any], bool], expected: str) -> None:
+        value = attrgetter(key)(run)
+        if value is not None and not valid(value):
+            raise BenchmarkError(f"{key} is {value}; expected {expected}")
+
+    def among(key: str, allowed: Sequence[str]) -> None:
+        value = attrgetter(key)(run)
         if value not in allowed:
             raise BenchmarkError(f"{key} is '{value}'. {suggest(value, list(allowed), noun='expected one of')}")
 
-    def at_least(key: str, value: float, least: float) -> None:
-        if not value >= least:
-            raise BenchmarkError(f"{key} is {value}; expected at least {least}")
-
     regime = find_regime(run.regime)
     regime.check(run.tune)
-    among("device", run.device, ("auto", "cpu", "cuda"))
-    among("optim.name", run.optim.name, ("adamw", "adam"))
-    among("optim.schedule", run.optim.schedule, SCHEDULES)
-    among("trainer.precision", run.trainer.precision, ("no", "fp16", "bf16"))
-    for name in ("max_steps", "batch_size", "accumulate", "eval_every", "save_every", "eval_batch_size", "log_every"):
-        at_least(f"trainer.{name}", getattr(run.trainer, name), 1)
-    for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps"):
-        at_least(f"optim.{name}", getattr(run.optim, name) or 0, 0)
-    at_least("data.workers", run.data.workers, 0)
-    at_least("data.bucket", run.data.bucket, 0)
-    at_least("seed", run.seed, 0)
-    at_least("tune.freeze_updates", run.tune.freeze_updates, 0)
-    at_least("tune.lora_rank", run.tune.lora_rank, 1)
-    if not run.optim.eps > 0:
-        raise BenchmarkError(f"optim.eps is {run.optim.eps}; expected more than 0")
-    if not 0 < run.optim.layer_decay <= 1:
-        raise BenchmarkError(f"optim.layer_decay is {run.optim.layer_decay}; expected more than 0, at most 1")
-    phases = run.optim.phases
-    if len(phases) != 3 or not all(share >= 0 for share in phases) or abs(sum(phases) - 1) > 1e-6:
-        raise BenchmarkError(f"optim.phases is {phases}; expected three shares that sum to 1")
-    for name in ("init_scale", "final_scale"):
-        if not 0 < getattr(run.optim, name) <= 1:
-            raise BenchmarkError(f"optim.{name} is {getattr(run.optim, name)}; expected more than 0, at most 1")
-    if run.optim.clip is not None and not run.optim.clip > 0:
-        raise BenchmarkError(f"optim.clip is {run.optim.clip}; expected more than 0, or null for no clipping")
+    among("device", ("auto", "cpu", "cuda"))
+    among("optim.name", ("adamw", "adam"))
+    among("optim.schedule", SCHEDULES)
+    among("trainer.precision", ("no", "fp16", "bf16"))
+    for key in _FROM_1:
+        check(key, lambda number: number >= 1, "at least 1")
+    for key in _FROM_0:
+        check(key, lambda number: number >= 0, "at least 0")
+    for key in ("optim.layer_decay", "optim.init_scale", "optim.final_scale"):
+        check(key, lambda share: 0 < share <= 1, "more than 0, at most 1")
+    check("optim.eps", lambda eps: eps > 0, "more than 0")
+    check("optim.clip", lambda norm: norm > 0, "more than 0, or null for no clipping")
+    check("data.crop_seconds", lambda seconds: seconds > 0, "more than 0, or null")
+    check("optim.phases", _are_shares, "three shares that sum to 1")
+    check("optim.betas", _are_betas, "two numbers from 0 up to, not including, 1")
     if "checkpoint" in run.upstream.options:
         raise BenchmarkError("upstream.options.checkpoint: give the file with -k (upstream.checkpoint)")
-    if run.data.crop_seconds is not None and run.data.crop_seconds <= 0:
-        raise BenchmarkError(f"data.crop_seconds is {run.data.crop_seconds}; expected more than 0, or null")
-    if len(run.optim.betas) != 2 or not all(0 <= beta < 1 for beta in run.optim.betas):
-        raise BenchmarkError(f"optim.betas is {run.optim.betas}; expected two numbers from 0 up to, not including, 1")
     if regime.single_layer and run.featurizer.layer is None:
         raise BenchmarkError(f"regime '{run.regime}' needs a layer: add -l K (0 = input of the first block)")
     if not regime.trains_upstream and not regime.single_layer and run.featurizer.layer is not None:
         raise BenchmarkError(
             f"featurizer.layer is for --regime single_layer; '{run.regime}' is the weighted sum over all layers"
         )
-    if run.tune.top_blocks is not None:
-        at_least("tune.top_blocks", run.tune.top_blocks, 1)
     steps = run.trainer.max_steps
     if regime.trains_upstream and run.tune.freeze_updates >= steps:
         raise BenchmarkError(
@@ -432,9 +439,8 @@ def differences(saved: Mapping[str, Any], run: RunConfig, *, but: Sequence[str] 
     old, new = flatten(saved), flatten(run)
     defaults = flatten(RunConfig(task=type(run.task)()))
     old |= {key: defaults[key] for key in new.keys() - old.keys() if key in defaults}
-    elsewhere = (*_LOCATION, *but, "upstream.checkpoint", *(f"data.{name}" for name in MANIFESTS))
     return [
         f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in sorted(old.keys() | new.keys())
-        if str(old.get(key)) != str(new.get(key)) and not key.startswith(elsewhere)
+        if str(old.get(key)) != str(new.get(key)) and not key.startswith((*FREE, *but))
     ]

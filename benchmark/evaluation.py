@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,17 +33,39 @@ FILE = "evaluation.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
-    """Verification trials with their scores."""
+class _Clustered:
+    """Items of utterances that are not independent: several of one speaker, or of one recording."""
 
-    kind: ClassVar[str] = "trials"
-    file: ClassVar[str] = "scores.txt"
+    columns: ClassVar[tuple[str, ...]]
+    """The fields that have an entry for each item."""
     ids: Sequence[str]
     """The utterances that occur."""
     clusters: Sequence[str]
-    """(utterance,) the speaker of each of :attr:`ids`."""
+    """(utterance,) speaker, session or the utterance itself."""
     cluster: str
-    """What the clusters are: ``speaker``."""
+    """What the clusters are: ``speaker``, ``session`` or ``utterance``."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.columns[0]))
+
+    def take(self, index: NDArray[Any]) -> Self:
+        """These items, as often as they occur in ``index``."""
+        return replace(self, **{name: _take(getattr(self, name), index) for name in self.columns})
+
+
+def _take(values: Any, index: NDArray[Any]) -> Any:
+    if values is None or isinstance(values, np.ndarray):
+        return None if values is None else values[index]
+    return [values[i] for i in index]
+
+
+@dataclass(frozen=True, eq=False)
+class Trials(_Clustered):
+    """Verification trials with their scores. The clusters are speakers."""
+
+    kind: ClassVar[str] = "trials"
+    file: ClassVar[str] = "scores.txt"
+    columns = ("labels", "enrolment", "test", "scores")
     labels: NDArray[Any]
     """(trial,) 1 same speaker, 0 different."""
     enrolment: NDArray[Any]
@@ -53,26 +75,14 @@ class Trials:
     scores: NDArray[Any]
     """(trial,) higher = more alike."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: NDArray[Any]) -> Trials:
-        """These trials, as often as they occur in ``index``."""
-        columns = {name: getattr(self, name)[index] for name in ("labels", "enrolment", "test", "scores")}
-        return replace(self, **columns)
-
 
 @dataclass(frozen=True, eq=False)
-class Classes:
+class Classes(_Clustered):
     """Classified utterances."""
 
     kind: ClassVar[str] = "classes"
     file: ClassVar[str] = "predictions.jsonl"
-    ids: Sequence[str]
-    clusters: Sequence[str]
-    """(utterance,) speaker, session or the utterance itself."""
-    cluster: str
-    """What the clusters are: ``speaker``, ``session`` or ``utterance``."""
+    columns = ("ids", "clusters", "references", "predictions", "log_posteriors")
     names: Sequence[str]
     """Of the classes. Those that the head knows come first, in the order of its outputs."""
     references: NDArray[Any]
@@ -81,21 +91,6 @@ class Classes:
     """(utterance,) the most probable class."""
     log_posteriors: NDArray[Any] | None = None
     """(utterance, class) of the classes that the head knows; ``None``: the run did not keep them."""
-
-    def __len__(self) -> int:
-        return len(self.references)
-
-    def take(self, index: NDArray[Any]) -> Classes:
-        """These utterances, as often as they occur in ``index``."""
-        logs = self.log_posteriors
-        return replace(
-            self,
-            ids=[self.ids[i] for i in index],
-            clusters=[self.clusters[i] for i in index],
-            references=self.references[index],
-            predictions=self.predictions[index],
-            log_posteriors=None if logs is None else logs[index],
-        )
 
     @cached_property
     def llrs(self) -> NDArray[np.float64] | None:
@@ -108,29 +103,20 @@ class Classes:
 
 
 @dataclass(frozen=True, eq=False)
-class Edits:
+class Edits(_Clustered):
     """Recognised utterances."""
 
     kind: ClassVar[str] = "edits"
     file: ClassVar[str] = "predictions.jsonl"
-    ids: Sequence[str]
-    clusters: Sequence[str]
-    """(utterance,) speaker, session or the utterance itself."""
-    cluster: str
-    """What the clusters are: ``speaker``, ``session`` or ``utterance``."""
+    columns = ("ids", "clusters", "references", "hypotheses")
     references: Sequence[str]
     hypotheses: Sequence[str]
 
-    def __len__(self) -> int:
-        return len(self.references)
-
-    def take(self, index: NDArray[Any]) -> Edits:
+    def take(self, index: NDArray[Any]) -> Self:
         """These utterances, as often as they occur in ``index``."""
-        names = ("ids", "clusters", "references", "hypotheses")
-        columns: dict[str, Any] = {name: [getattr(self, name)[i] for i in index] for name in names}
-        taken = replace(self, **columns)
+        taken = super().take(index)
         for name in ("words", "characters"):  # not aligned again
-            taken.__dict__[name] = [getattr(self, name)[i] for i in index]
+            taken.__dict__[name] = _take(getattr(self, name), index)
         return taken
 
     @cached_property
@@ -164,12 +150,11 @@ def describe(items: Items, names: Sequence[str]) -> str:
         items: of the set ``test``.
         names: of the metrics that were computed from them.
     """
-    declared = {name: metrics.METRICS[name].declaration() for name in names if name in metrics.METRICS}
     logs = items.log_posteriors if isinstance(items, Classes) else None
     about = {
         "schema": SCHEMA,
         "kind": items.kind,
-        "metrics": declared,
+        "metrics": {name: metrics.METRICS[name].declaration() for name in names if name in metrics.METRICS},
         "cluster": items.cluster,
         "clusters": dict(zip(items.ids, items.clusters, strict=True)),
         "classes": list(items.names[: logs.shape[1]]) if isinstance(items, Classes) and logs is not None else None,
@@ -219,7 +204,7 @@ def about_run(folder: Path, task: str) -> About | None:
         BenchmarkError: a file of the run cannot be read.
     """
     about = read_about(folder)
-    if about is not None or task not in registry.tasks.names(aliases=True):
+    if about is not None or task not in registry.tasks:
         return about
     try:
         recovered: About | None = registry.tasks.get(task).load().recover(folder)  # type: ignore[attr-defined]
@@ -253,15 +238,16 @@ def read_items(folder: Path, about: About) -> Items:
         raise BenchmarkError(f"the {about.kind} of {folder} cannot be read: {type(error).__name__}: {error}") from error
 
 
+def _clustered(ids: list[str], about: About) -> tuple[list[str], list[str], str]:
+    return ids, [about.clusters[name] for name in ids], about.cluster
+
+
 def _read_trials(folder: Path, about: About) -> Trials:
     rows = [line.split() for line in (folder / Trials.file).read_text(encoding="utf-8").splitlines()]
     labels, first, second, scores = zip(*rows, strict=True)
     names, index = np.unique([*first, *second], return_inverse=True)
-    ids = names.tolist()
     return Trials(
-        ids=ids,
-        clusters=[about.clusters[name] for name in ids],
-        cluster=about.cluster,
+        *_clustered(names.tolist(), about),
         labels=np.array(labels, dtype=int),
         enrolment=index[: len(rows)],
         test=index[len(rows) :],
@@ -279,12 +265,9 @@ def _read_classes(folder: Path, about: About) -> Classes:
     references, predictions = ([str(line[name]) for line in lines] for name in ("reference", "prediction"))
     names = list(dict.fromkeys([*(about.classes or ()), *sorted({*references, *predictions})]))
     number = {name: index for index, name in enumerate(names)}
-    ids = [str(line["id"]) for line in lines]
     logs = None if about.classes is None else np.array([line["log_posteriors"] for line in lines])
     return Classes(
-        ids=ids,
-        clusters=[about.clusters[name] for name in ids],
-        cluster=about.cluster,
+        *_clustered([str(line["id"]) for line in lines], about),
         names=names,
         references=np.array([number[name] for name in references]),
         predictions=np.array([number[name] for name in predictions]),
@@ -294,11 +277,8 @@ def _read_classes(folder: Path, about: About) -> Classes:
 
 def _read_edits(folder: Path, about: About) -> Edits:
     lines = _lines(folder)
-    ids = [str(line["id"]) for line in lines]
     return Edits(
-        ids=ids,
-        clusters=[about.clusters[name] for name in ids],
-        cluster=about.cluster,
+        *_clustered([str(line["id"]) for line in lines], about),
         references=[str(line["reference"]) for line in lines],
         hypotheses=[str(line["prediction"]) for line in lines],
     )

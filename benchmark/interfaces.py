@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark import metrics
 from benchmark.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ Seconds = float
 class Utterance:
     """One stretch of one audio file and what is known about it.
 
-    >>> Utterance(id="id10001/1zcIwhmdeo4/00001.wav", path="/data/…/00001.wav", speaker="id10001")
+    >>> utterance = Utterance("id10001/1zcIwhmdeo4/00001.wav", "/data/…/00001.wav", labels={"emotion": "calm"})
+    >>> utterance.label("emotion")
+    'calm'
     """
 
     id: str
@@ -346,6 +349,11 @@ class Task(ABC):
     def selection(self) -> str:
         """The metric of the ``dev`` evaluation set that chooses the checkpoint: the option ``selection``."""
         return str(self.config.selection)
+
+    def rank(self, dev: Mapping[str, float]) -> tuple[float, ...]:
+        """Where a checkpoint with these metrics of ``dev`` comes among others, also those of other candidates of a
+        search: the lowest is the best. By default the value of :attr:`selection`."""
+        return (metrics.find(self.selection).error(dev[self.selection]),)
 
     @classmethod
     def requires(cls, config: Any) -> tuple[str, ...]:

@@ -173,6 +173,9 @@ def det_curve(labels: ArrayLike, scores: ArrayLike) -> DetCurve:
 def eer(labels: ArrayLike, scores: ArrayLike) -> float:
     """Equal error rate in percent: where the straight-line interpolated ROC meets ``p_miss = p_fa``.
 
+    >>> eer([1, 1, 0, 0], [0.9, 0.4, 0.6, 0.1])
+    50.0
+
     The same number as s3prl's ``brentq(lambda x: 1 - x - interp1d(fpr, tpr)(x), 0, 1)`` over scikit-learn's
     ``roc_curve`` (s3prl ec8064b5, ``downstream/sv_voxceleb1/utils.py``), in closed form. Raises as :func:`det_curve`.
     """
@@ -441,7 +444,11 @@ def edit_rate(edits: Iterable[Edits]) -> float:
 
 
 def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Word error rate over all utterances in percent; see :func:`edit_rate`."""
+    """Word error rate over all utterances in percent; see :func:`edit_rate`.
+
+    >>> wer(["good morning all of you"], ["good mourning all you"])
+    40.0
+    """
     return edit_rate(word_edits(*pair) for pair in zip(references, hypotheses, strict=True))
 
 

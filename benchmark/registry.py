@@ -16,10 +16,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
+import pkgutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -60,14 +61,13 @@ class Entry:
             raise BenchmarkError(f"'{self.name}' (from {self.origin}) cannot be used: {self.problem}")
         target = self.target
         if isinstance(target, str):
-            module, _, attr = target.partition(":")
             try:
-                target = getattr(importlib.import_module(module), attr)
+                target = pkgutil.resolve_name(target)
             except Exception as error:  # whatever a plug-in raises while it is imported
                 if self.origin == "built in":
                     raise
                 raise BenchmarkError(
-                    f"'{self.name}' (from {self.origin}) cannot be used: importing {module}:{attr} "
+                    f"'{self.name}' (from {self.origin}) cannot be used: importing {self.target} "
                     f"failed with {type(error).__name__}: {error}"
                 ) from error
         return functools.partial(target, **self.kwargs) if self.kwargs else target
@@ -76,8 +76,7 @@ class Entry:
         """What has to be fetched before this entry can be used, and how; ``None``: nothing that is known of."""
         if self.needs is None:
             return None
-        module, _, attr = self.needs.partition(":")
-        found: str | None = getattr(importlib.import_module(module), attr)(checkpoint=checkpoint, **self.kwargs)
+        found: str | None = pkgutil.resolve_name(self.needs)(checkpoint=checkpoint, **self.kwargs)
         return found
 
 
@@ -99,8 +98,7 @@ class Registry:
     def _load(self) -> dict[str, Entry]:
         if self._entries is None:
             self._entries = {}
-            module, _, attr = self._builtin.partition(":")
-            for entry in getattr(importlib.import_module(module), attr)():
+            for entry in pkgutil.resolve_name(self._builtin)():
                 self._add(entry)
             for point in importlib.metadata.entry_points(group=self.group):
                 package = point.dist.name if point.dist else "an unknown package"
@@ -155,6 +153,10 @@ class Registry:
         more = [alias for entry in entries for alias in entry.aliases] if aliases else []
         return sorted([*(entry.name for entry in entries), *more])
 
+    def __contains__(self, name: object) -> bool:
+        """Whether this is a name or an alias."""
+        return isinstance(name, str) and self._find(name) is not None
+
     def __iter__(self) -> Iterator[Entry]:
         return iter([self._load()[name] for name in self.names()])
 
@@ -171,9 +173,13 @@ def _origin_of(target: Any) -> str:
     return f"file {module.__file__}" if module is not None and getattr(module, "__file__", None) else "a plug-in"
 
 
-def load_plugin(path: str | Path) -> None:
-    """Run a ``--plugin`` file, once; it registers what it brings by :meth:`Registry.register`."""
-    path = Path(path).resolve()
+def load_plugin(*paths: str | os.PathLike[str]) -> None:
+    """Run ``--plugin`` files, each once; they register what they bring by :meth:`Registry.register`."""
+    for path in paths:
+        _run_plugin(Path(path).resolve())
+
+
+def _run_plugin(path: Path) -> None:
     if not path.is_file():
         raise BenchmarkError(f"plug-in file not found: {path}")
     module_name = f"wavbench_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
@@ -208,6 +214,9 @@ def takes(factory: Callable[..., Any], argument: str) -> bool:
 
 def list_upstreams(pattern: str = "*") -> list[str]:
     """The names of the upstreams, plug-ins included, sorted.
+
+    >>> list_upstreams("xls_r*")
+    ['xls_r_1b', 'xls_r_2b', 'xls_r_300m']
 
     Args:
         pattern: as in a shell, matched against names and aliases: ``xlsr*``, ``*voxpopuli*``.

@@ -30,7 +30,7 @@ FIELDS = {
     "budget": "name: amount of labelled training data, as --budget takes it; seed: of the order in which it is drawn, "
     "null for 'all'; the ids are in budget.txt, their number, hours and digest in data.train",
     "seed": "of the head's initial values, the order of the data and the crops; of an upstream's random weights",
-    "selected": "step: the update whose checkpoint was evaluated; metric and value: what selected it on dev",
+    "selected": "step: the update whose checkpoint was evaluated; metric and value, on dev: what the task selects by",
     "metrics": "evaluation set -> metric -> value; rates in percent, costs (min_dcf_*, cavg, min_cavg) in [0, 1]; see "
     "benchmark/metrics.py",
     "layer_weights": "softmax weights of the layers in the selected checkpoint; null for a single layer",
@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, Any]:
     schema = result.get("schema") if isinstance(result, dict) else None
     if schema != SCHEMA:
         raise BenchmarkError(f"{path} has result schema {schema}; this version of wavbench reads schema {SCHEMA}")
-    if result["regime"] in registry.regimes.names(aliases=True):
+    if result["regime"] in registry.regimes:
         result["regime"] = registry.regimes.get(result["regime"]).name
     return result
 

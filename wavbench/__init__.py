@@ -10,6 +10,7 @@ Importing this imports nothing heavy; torch is imported when it is needed.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,12 @@ def _check_packages() -> None:
             )
 
 
-_check_packages()
+try:
+    _check_packages()
+except ImportError as error:
+    if sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "wavbench":  # the command: a message, no traceback
+        sys.exit(f"error: {error}")
+    raise
 
 from wavbench.api import (  # noqa: E402  after the check
     Result,

@@ -84,11 +84,10 @@ def run(
         Interrupted: Ctrl-C; the run is saved.
     """
     from benchmark import config
-    from benchmark.engine.prepare import configure, quick_values, read_card, task_class
+    from benchmark.engine.prepare import configure, default_folder, quick_values, read_card, task_class
     from benchmark.engine.run import run as run_settings
 
-    for plugin in plugins:
-        load_plugin(plugin)
+    load_plugin(*plugins)
     card = read_card(downstream)
     layers: list[tuple[str, Any]] = [("quick", quick_values(downstream))] if quick else []
     if "regime" not in values:
@@ -100,8 +99,8 @@ def run(
     layers.append(("upstream", {"upstream": {"name": upstream}}))
     layers.append(("plugins", {"plugins": [str(Path(plugin).resolve()) for plugin in plugins]}))
     settings = configure(downstream, layers)
-    default = f"results/{settings.upstream.name}-{settings.downstream}-{settings.regime}-{config.digest(settings)}"
-    outcome = run_settings(settings, Path(folder or default), resume=resume and not overwrite, overwrite=overwrite)
+    where = Path(folder or default_folder(settings))
+    outcome = run_settings(settings, where, resume=resume and not overwrite, overwrite=overwrite)
     assert outcome.result is not None
     return Result(outcome.result, outcome.folder)
 
@@ -207,10 +206,10 @@ def plot_confusion(result: Result | StrPath) -> Figure:
     Raises:
         BenchmarkError: the run is not of a classification task.
     """
-    from benchmark import metrics, plots
+    from benchmark import evaluation, metrics, plots
 
     items = _items(result)
-    if items.kind != "classes":
+    if not isinstance(items, evaluation.Classes):
         raise BenchmarkError(f"this run has {items.kind}, not classes: there is no confusion matrix")
     matrix = metrics.confusion_matrix(items.references, items.predictions, len(items.names))
     return plots.confusion(matrix, items.names, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import NoReturn
 
 from benchmark import registry
@@ -33,3 +34,17 @@ class Parser(argparse.ArgumentParser):
             options = sorted(option for action in self._actions for option in action.option_strings)
             message = f"unknown option {unknown.split()[0]}. {registry.suggest(unknown.split()[0], options)}"
         self.exit(2, f"error: {message}\n")
+
+
+def positive(text: str) -> int:
+    """An option's number of 1 or more."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def log_to_terminal() -> None:
+    """Show the log on the terminal, as plain lines."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("wavbench").setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback

@@ -13,8 +13,7 @@ def main(argv: Sequence[str]) -> int:
     """``wavbench list``."""
     parser = Parser("wavbench list", "Names of upstreams, downstreams, regimes and recipes.")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that adds names")
-    for plugin in parser.parse_args(argv).plugin:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*parser.parse_args(argv).plugin)
     print(listing())
     return 0
 

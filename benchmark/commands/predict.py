@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from benchmark.commands import Parser
+from benchmark.commands import Parser, positive
 from benchmark.errors import BenchmarkError
 
 EXAMPLES = """\
@@ -31,11 +31,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("expdir", metavar="EXPDIR", help="the folder of a trained run")
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files or manifests")
     parser.add_argument("-o", "--output", metavar="OUT", help=".jsonl, or .npz for embeddings; default: the terminal")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="utterances at a time; default 1")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="utterances at a time; default 1")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(argv)
-    if options.batch_size < 1:
-        raise BenchmarkError(f"--batch-size is {options.batch_size}; expected at least 1")
     if options.output and Path(options.output).suffix not in (".jsonl", ".npz"):
         raise BenchmarkError(f"-o {options.output}: expected a name that ends in .jsonl or .npz")
 

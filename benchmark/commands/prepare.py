@@ -7,11 +7,12 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark import registry
-from benchmark.commands import Parser
+from benchmark.commands import Parser, log_to_terminal, positive
 from benchmark.errors import BenchmarkError, raise_problems, shorten
 
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     log_to_terminal()
-    for plugin in options.plugin:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*options.plugin)
     root = Path(options.root)
-    own = options.corpus in registry.corpora.names(aliases=True)
+    own = options.corpus in registry.corpora
     name = registry.corpora.get(options.corpus).name if own else f"{options.corpus}-{root.resolve().name}"
     output = Path(options.output or Path("manifests") / name)
     columns = _columns(options.column)
@@ -117,19 +117,17 @@ def _reader(name: str, columns: dict[str, str], labels: Sequence[str]) -> Callab
     from benchmark.data.importers import IMPORTERS
     from benchmark.data.manifest import FIELDS
 
-    corpora = registry.corpora.names(aliases=True)
-    if name not in corpora and name not in IMPORTERS:
-        raise BenchmarkError(f"unknown corpus '{name}'. " + registry.suggest(name, [*corpora, *IMPORTERS]))
-    importer = None if name in corpora else IMPORTERS[name]
+    importer = None if name in registry.corpora else IMPORTERS.get(name)
+    if name not in registry.corpora and importer is None:
+        names = [*registry.corpora.names(aliases=True), *IMPORTERS]
+        raise BenchmarkError(f"unknown corpus '{name}'. " + registry.suggest(name, names))
     if columns and (importer is None or "columns" not in inspect.signature(importer).parameters):
         raise BenchmarkError(f"--column is for datasets; '{name}' has no columns to choose from")
     if importer is None:
         read = registry.corpora.get(name).load()
         return lambda root, output: read(root)
-    arguments = {"labels": [label for label in labels if label not in FIELDS]} | (
-        {"columns": columns} if columns else {}
-    )
-    return lambda root, output: importer(root, output, **arguments)
+    others = [label for label in labels if label not in FIELDS]
+    return partial(importer, labels=others, columns=columns) if columns else partial(importer, labels=others)
 
 
 def _columns(items: list[str]) -> dict[str, str]:
@@ -158,16 +156,3 @@ def _with_labels(corpus: Corpus, names: Sequence[str]) -> Corpus:
             for split, own in corpus.splits.items()
         },
     )
-
-
-def positive(text: str) -> int:
-    """An option's number of 1 or more."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {text!r}")
-    return int(text)
-
-
-def log_to_terminal() -> None:
-    """Show the messages of the data tools."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    log.setLevel(logging.INFO)

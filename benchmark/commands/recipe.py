@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.commands import Parser
-from benchmark.errors import BenchmarkError
+from benchmark.commands import Parser, positive
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,11 +19,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("recipe", metavar="FILE", help="a recipe, as in recipes/")
     parser.add_argument("-o", "--output", metavar="DIR", help="default: results/<name of the recipe>")
     parser.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
-    parser.add_argument("--jobs", type=int, metavar="N", help="cells at a time; default: as cores and memory allow")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="cells at a time; default: as the machine allows")
     parser.add_argument("--dry-run", action="store_true", help="print the cells and their cost, and stop")
     options = parser.parse_args(argv)
-    if options.jobs is not None and options.jobs < 1:
-        raise BenchmarkError(f"--jobs is {options.jobs}; expected at least 1")
     data_root = options.data_root or os.environ.get("BENCHMARK_DATA")
 
     from benchmark.study.recipe import read

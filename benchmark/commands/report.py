@@ -21,8 +21,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--replicates", type=int, metavar="N", help="of the bootstrap; default: 2000")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="declares metrics of the runs")
     options = parser.parse_args(argv)
-    for plugin in options.plugin:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*options.plugin)
 
     from benchmark.report import page
     from benchmark.statistics import REPLICATES

@@ -6,14 +6,13 @@ The parser imports nothing heavy, so that ``--help`` and ``--list`` answer at on
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
-from benchmark.commands import Parser
+from benchmark.commands import Parser, log_to_terminal
 from benchmark.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -92,8 +91,7 @@ def _layer(text: str) -> int | str:
 def main(argv: Sequence[str]) -> int:
     """Parse, run, print the result. Returns the exit status."""
     options = build_parser().parse_args(argv)
-    for plugin in options.plugin:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*options.plugin)
     if options.list:
         from benchmark.commands.list import listing
 
@@ -169,8 +167,6 @@ def _is_unset(values: Any) -> bool:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from benchmark import config
-
     named = options.expdir or (f"results/{options.name}" if options.name else None)
     if options.expdir and options.name:
         raise BenchmarkError("-p and -n both name the experiment folder; leave out one")
@@ -185,8 +181,7 @@ def _run(options: argparse.Namespace) -> int:
     scored = _scored(options)
     layers = _layers(options)
     plugins = _plugins(options, layers)
-    for path in plugins:
-        registry.load_plugin(path)
+    registry.load_plugin(*plugins)
     upstream = _last(layers, "upstream", "name")
     downstream = options.downstream or _last(layers, "downstream")
     if upstream is None or downstream is None:
@@ -200,28 +195,20 @@ def _run(options: argparse.Namespace) -> int:
         values.pop("downstream", None)
     layers.append(("--plugin", {"plugins": plugins}))
 
-    from benchmark.engine.prepare import Preparer, Scored, configure, quick_values  # imports torch
+    from benchmark.engine.prepare import Preparer, Scored, configure, default_folder, quick_values  # imports torch
 
     if options.quick:
         layers.insert(0, ("--quick", quick_values(downstream)))
 
     settings = configure(downstream, layers, options.override)
-    default = f"results/{settings.upstream.name}-{settings.downstream}-{settings.regime}-{config.digest(settings)}"
+    default = default_folder(settings)
     resume = options.auto_resume or options.resume_from is not None
-    arguments: dict[str, Any] = {"mode": options.mode, "resume": resume, "overwrite": options.overwrite}
-    arguments["preparer"] = Preparer()
+    arguments = {"mode": options.mode, "resume": resume, "overwrite": options.overwrite, "preparer": Preparer()}
     log_to_terminal()
     if options.layer == "all":
         return _run_layers(Path(named or f"{default}-all"), settings, **arguments)
     folder = Path(named or options.resume_from or default)
     return _run_in(folder, settings, scored=None if scored is None else Scored(**scored), **arguments)
-
-
-def log_to_terminal() -> None:
-    """Show the log on the terminal, as plain lines."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("wavbench").setLevel(logging.INFO)
-    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
 
 
 def _run_layers(folder: Path, settings: RunConfig, *, preparer: Preparer, **arguments: Any) -> int:
@@ -274,9 +261,6 @@ def _scored(options: argparse.Namespace) -> dict[str, Any] | None:
         if options.trials:
             raise BenchmarkError("--trials needs the manifest of its utterances: add --test FILE")
         return None
-    name = "-".join(Path(path).stem for path in (options.test, options.trials) if path)
-    paths = {
-        key: path and str(Path(path).absolute())
-        for key, path in (("manifest", options.test), ("trials", options.trials))
-    }
-    return {"name": name, **paths}
+    paths = [path and Path(path).absolute() for path in (options.test, options.trials)]
+    manifest, trials = (path and str(path) for path in paths)
+    return {"name": "-".join(path.stem for path in paths if path), "manifest": manifest, "trials": trials}

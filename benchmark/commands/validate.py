@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
-from benchmark.commands import Parser
-from benchmark.commands.prepare import log_to_terminal, positive
+from benchmark.commands import Parser, log_to_terminal, positive
 from benchmark.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     log_to_terminal()
-    for plugin in options.plugin:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*options.plugin)
     requires = {label: f"--label {label}" for label in options.label} | _requirements(options.task, options.label)
 
     from benchmark.data import manifest

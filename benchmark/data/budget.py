@@ -53,6 +53,9 @@ class Part:
 def parse(text: str) -> list[Part]:
     """Read a budget; ``all`` has no part.
 
+    >>> parse("1session/speaker+8utt/speaker")
+    [Part(amount=1.0, unit='session/speaker'), Part(amount=8.0, unit='utt/speaker')]
+
     Raises:
         BenchmarkError: it is not a budget, or an amount is nothing or more than everything.
     """

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from benchmark.engine.feature_store import FeatureStore
 
 
+Targets = Callable[[Sequence[Utterance]], Any]
+"""Makes the targets of the utterances of a batch."""
+
+
 class TrainingBatches(Sampler[list[tuple[int, int]]]):
     """An endless stream of batches of (epoch, index): each epoch is a fresh permutation, batches are always full.
 
@@ -89,112 +93,124 @@ class EvaluationBatches(Sampler[list[tuple[int, int]]]):
         return len(self.batches)
 
 
-class _Indices(Dataset[Any]):
-    """(epoch, index) -> index: what is read, collating says."""
-
-    def __getitem__(self, key: tuple[int, int]) -> int:
-        return key[1]
+Keys = list[tuple[int, int]]
+"""(epoch, index) of each utterance of a batch."""
 
 
-class _Audio(Dataset[Any]):
-    """(epoch, index) -> (index, waveform), or the error that reading it gave (workers would mangle a raised one)."""
+class AudioBatches(Dataset[Any]):
+    """Keys -> a batch of audio, or the error that reading it gave (worker processes would mangle a raised one).
 
-    def __init__(self, utterances: Sequence[Utterance], sample_rate: int, crop: Seconds | None, seed: int) -> None:
+    Args:
+        utterances: of the split.
+        sample_rate: Hz.
+        crop: longer utterances are cropped at random to this many seconds; ``None``: they are not.
+        seed: of the crops.
+        targets: makes the targets of a batch; ``None``: there are none.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        sample_rate: int,
+        *,
+        crop: Seconds | None = None,
+        seed: int = 0,
+        targets: Targets | None = None,
+    ) -> None:
         self.utterances, self.sample_rate, self.crop, self.seed = utterances, sample_rate, crop, seed
+        self.targets = targets
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, torch.Tensor] | BenchmarkError:
-        epoch, index = key
-        crop = None
-        if self.crop is not None:
-            crop = (self.crop, np.random.default_rng([self.seed, epoch, index]).random())
+    def __getitem__(self, keys: Keys) -> Batch | BenchmarkError:
+        chosen = [self.utterances[index] for _, index in keys]
         try:
-            return index, audio.load(self.utterances[index], self.sample_rate, crop=crop)
-        except BenchmarkError as error:
-            return error
-
-
-def stored(
-    utterances: Sequence[Utterance],
-    batches: Sampler[list[tuple[int, int]]],
-    store: FeatureStore,
-    *,
-    keep: Sequence[int] | None,
-    seconds: Mapping[str, Seconds],
-    targets: Callable[[Sequence[Utterance]], Any] | None = None,
-    workers: int = 0,
-) -> Iterator[Batch]:
-    """As :func:`loader`, for utterances whose states lie in a feature store."""
-    rate = store.upstream.sample_rate
-
-    def collate(items: list[int]) -> Batch | BenchmarkError:
-        chosen = [utterances[index] for index in items]
-        try:
-            hidden = store.load(chosen, keep)
+            wavs = [self._load(*key) for key in keys]
         except BenchmarkError as error:
             return error
         return Batch(
+            wavs=torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True),
+            wav_lens=torch.tensor([len(wav) for wav in wavs]),
+            targets=None if self.targets is None else self.targets(chosen),
+            ids=[utterance.id for utterance in chosen],
+        )
+
+    def _load(self, epoch: int, index: int) -> torch.Tensor:
+        crop = None
+        if self.crop is not None:
+            crop = (self.crop, np.random.default_rng([self.seed, epoch, index]).random())
+        return audio.load(self.utterances[index], self.sample_rate, crop=crop)
+
+
+class StoredBatches(Dataset[Any]):
+    """Keys -> a batch of hidden states from a feature store, or the error that reading them gave.
+
+    Args:
+        utterances: of the split, all in the store.
+        store: the feature store.
+        keep: which layers; ``None`` for all.
+        seconds: utterance id -> duration.
+        targets: makes the targets of a batch; ``None``: there are none.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        store: FeatureStore,
+        *,
+        keep: Sequence[int] | None,
+        seconds: Mapping[str, Seconds],
+        targets: Targets | None = None,
+    ) -> None:
+        self.utterances, self.store, self.keep, self.seconds, self.targets = utterances, store, keep, seconds, targets
+
+    def __getitem__(self, keys: Keys) -> Batch | BenchmarkError:
+        chosen = [self.utterances[index] for _, index in keys]
+        try:
+            hidden = self.store.load(chosen, self.keep)
+        except BenchmarkError as error:
+            return error
+        samples = [int(self.seconds[utterance.id] * self.store.sample_rate) for utterance in chosen]
+        return Batch(
             wavs=torch.empty(len(chosen), 0),
-            wav_lens=torch.tensor([int(seconds[utterance.id] * rate) for utterance in chosen]),
-            targets=None if targets is None else targets(chosen),
+            wav_lens=torch.tensor(samples),
+            targets=None if self.targets is None else self.targets(chosen),
             ids=[utterance.id for utterance in chosen],
             hidden=hidden,
         )
 
-    yield from _batches(_Indices(), batches, collate, workers=workers, seed=0)
 
+def load(data: AudioBatches | StoredBatches, batches: Sampler[Keys], *, workers: int = 0) -> Iterator[Batch]:
+    """The batches of a sampler, read by worker processes where there are any, whatever their start method.
 
-def _batches(
-    data: Dataset[Any],
-    batches: Sampler[list[tuple[int, int]]],
-    collate: Callable[[Any], Any],
-    *,
-    workers: int,
-    seed: int,
-) -> Iterator[Batch]:
-    loaded: DataLoader[Any] = DataLoader(
+    Raises:
+        BenchmarkError: what reading an utterance raised.
+    """
+    loader: DataLoader[Any] = DataLoader(
         data,
-        batch_sampler=batches,
-        collate_fn=collate,
+        sampler=batches,
+        batch_size=None,  # the sampler gives whole batches
+        collate_fn=_as_it_is,
         num_workers=workers,
         worker_init_fn=_leave_signals,
-        generator=torch.Generator().manual_seed(seed),  # else it would draw from the global generator
+        generator=torch.Generator().manual_seed(0),  # else it would draw from the global generator
     )
-    for batch in loaded:
+    for batch in loader:
         if isinstance(batch, BenchmarkError):
             raise batch
         yield batch
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def _leave_signals(_: int) -> None:
-    """A worker leaves Ctrl-C to the main process, and goes when it is told to."""
+    """A worker leaves Ctrl-C to the main process, and ends when it is told to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def loader(
-    utterances: Sequence[Utterance],
-    batches: Sampler[list[tuple[int, int]]],
-    *,
-    sample_rate: int,
-    crop: Seconds | None = None,
-    seed: int = 0,
-    targets: Callable[[Sequence[Utterance]], Any] | None = None,
-    workers: int = 0,
+    utterances: Sequence[Utterance], batches: Sampler[Keys], *, sample_rate: int, workers: int = 0
 ) -> Iterator[Batch]:
-    """Batches of audio, with targets where ``targets`` is given. Raises what reading an utterance raised."""
-
-    def collate(items: list[tuple[int, torch.Tensor] | BenchmarkError]) -> Batch | BenchmarkError:
-        for item in items:
-            if isinstance(item, BenchmarkError):
-                return item
-        read = [item for item in items if not isinstance(item, BenchmarkError)]
-        chosen = [utterances[index] for index, _ in read]
-        return Batch(
-            wavs=torch.nn.utils.rnn.pad_sequence([wav for _, wav in read], batch_first=True),
-            wav_lens=torch.tensor([len(wav) for _, wav in read]),
-            targets=None if targets is None else targets(chosen),
-            ids=[utterance.id for utterance in chosen],
-        )
-
-    data = _Audio(utterances, sample_rate, crop, seed)
-    yield from _batches(data, batches, collate, workers=workers, seed=seed)
+    """Batches of whole utterances without targets; see :func:`load`."""
+    yield from load(AudioBatches(utterances, sample_rate), batches, workers=workers)

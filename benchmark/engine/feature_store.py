@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -76,8 +77,13 @@ class FeatureStore:
     ) -> None:
         self.upstream, self.means, self.normalize, self.limit = upstream, means, normalize and means, limit
         kind = ("means-normalized" if self.normalize else "means") if means else "frames"
+        self.num_states, self.sample_rate = upstream.num_states, upstream.sample_rate
         self.root = (folder or cache_dir() / "features").absolute()
         self.folder = self.root / hashlib.sha256(f"{VERSION} {identity}".encode()).hexdigest()[:16] / kind
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes read hidden states and need no model."""
+        return self.__dict__ | {"upstream": None}
 
     def path(self, utterance: Utterance) -> Path:
         """Where the states of an utterance are or would be."""
@@ -158,7 +164,7 @@ class FeatureStore:
 
     def load(self, utterances: Sequence[Utterance], keep: Sequence[int] | None) -> HiddenStates:
         """The states ``keep`` (all: ``None``) of utterances that are in the store, float32, padded with zeros."""
-        kept = range(self.upstream.num_states) if keep is None else keep
+        kept = range(self.num_states) if keep is None else keep
         summed = ("norms", "gram", "frames") if keep is None else ()
         names = ["means", *summed] if self.means else [str(k) for k in kept]
         found: list[dict[str, Tensor]] = []

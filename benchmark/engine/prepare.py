@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,9 @@ def task_class(card: Mapping[str, Any]) -> type[Task]:
 def _resolve(names: registry.Registry, name: str) -> Any:
     if ":" not in name:
         return names.get(name).load()
-    module, _, attr = name.partition(":")
     try:
-        return getattr(import_module(module), attr)
-    except (ImportError, AttributeError) as error:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise BenchmarkError(f"{names.kind} '{name}' cannot be imported: {error}") from error
 
 
@@ -107,6 +106,11 @@ def configure(downstream: str, layers: Sequence[tuple[str, Any]], overrides: Seq
     return run
 
 
+def default_folder(run: RunConfig) -> str:
+    """Where a run is kept that is not given a folder."""
+    return f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
+
+
 def quick_values(downstream: str) -> dict[str, Any]:
     """Configuration values for a run of a minute or two; writes a small synthetic corpus for it, if there is none yet.
 
@@ -114,15 +118,13 @@ def quick_values(downstream: str) -> dict[str, Any]:
         BenchmarkError: the downstream has no such values, or its corpus cannot be synthesised.
     """
     card = read_card(downstream)
-    entry = registry.corpora.get(card["corpus"]) if card["corpus"] in registry.corpora.names(aliases=True) else None
+    entry = registry.corpora.get(card["corpus"]) if card["corpus"] in registry.corpora else None
     if not card.get("quick") or entry is None or entry.synthetic is None:
         raise BenchmarkError(f"'{card['name']}' has no quick run on synthetic data; see --list for other downstreams")
     root = cache_dir() / "quick"
-    module, _, attribute = entry.synthetic.partition(":")
-    getattr(import_module(module), attribute)(entry.name, root)
-    values: dict[str, Any] = {**card["quick"]}
-    values["data"] = {**values.get("data", {}), "root": str(root)}
-    return values
+    pkgutil.resolve_name(entry.synthetic)(entry.name, root)
+    quick: Mapping[str, Any] = card["quick"]
+    return {**quick, "data": {**quick.get("data", {}), "root": str(root)}}
 
 
 def saved_configuration(folder: Path) -> RunConfig:
@@ -135,8 +137,7 @@ def saved_configuration(folder: Path) -> RunConfig:
     if not path.exists():
         raise BenchmarkError(f"{folder} holds no run (no config.yaml)")
     saved = config.read_yaml(path)
-    for plugin in saved.get("plugins") or []:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*saved.get("plugins") or [])
     values = {key: value for key, value in saved.items() if key != "downstream"}
     return configure(saved["downstream"], [(str(path), values)])
 

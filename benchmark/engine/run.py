@@ -41,7 +41,7 @@ class Outcome:
     folder: Path
     """Holds ``result.json``; the run's own folder, or one below its ``evaluations/``."""
     best: dict[str, Any]
-    """The checkpoint that was chosen on dev: ``step``, ``metric``, ``value``."""
+    """The checkpoint that was chosen on dev: ``step``, ``metric``, ``value``; unless :attr:`complete`, also ``rank``."""
     result: dict[str, Any] | None
     """The content of ``result.json``; ``None`` in mode ``fit``."""
     complete: bool = False

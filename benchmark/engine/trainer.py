@@ -137,7 +137,7 @@ class Trainer:
     ) -> None:
         self.run, self.task, self.folder = run, task, folder
         self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
-        self.metric = find_metric(task.selection)
+        find_metric(task.selection)  # raises before training if it is not declared
         self.device = choose_device(run.device)
         self.precision = Precision(run.trainer.precision, self.device)
         self._quiet = not sys.stderr.isatty()  # no progress bars in log files
@@ -291,10 +291,9 @@ class Trainer:
         log.info("update %d: dev %s", self.step, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
         for name, number in metrics.items():
             writer.add_scalar(f"dev/{name}", number, self.step)
-        sign = 1 if self.metric.higher_is_better else -1
-        better = self.best is None or sign * value > sign * self.best["value"]
-        if better:
-            self.best = {"step": self.step, "metric": self.task.selection, "value": value}
+        rank = self.task.rank(metrics)
+        if self.best is None or rank < self.best["rank"]:
+            self.best = {"step": self.step, "metric": self.task.selection, "value": value, "rank": rank}
             featurizer = self.model.featurizer
             kept = {
                 "format": CHECKPOINT_FORMAT,
@@ -348,6 +347,8 @@ class Trainer:
         if state["scaler"] is not None:
             self.precision.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
+        if self.best is not None and "rank" not in self.best:  # saved before there were ranks
+            self.best["rank"] = self.task.rank({self.best["metric"]: self.best["value"]})
         self.spent, self.provenance = state["spent"], state["provenance"]
 
     def load_best(self) -> dict[str, Any]:
@@ -404,34 +405,24 @@ class Trainer:
 
     def _load(self, utterances: Sequence[Utterance], batches: Any, *, scoring: str | None = None) -> Iterator[Batch]:
         """Batches of audio or, with a feature store, of states, for which the upstream runs where it has not yet."""
-        training = scoring is None
-        targets = self.task.targets if training else None
+        targets = self.task.targets if scoring is None else None
         workers = self.run.data.workers
         if self.store is None:
-            return batching.loader(
-                utterances,
-                batches,
-                sample_rate=self.sample_rate,
-                crop=self.run.data.crop_seconds if training else None,
-                seed=self.run.seed,
-                targets=targets,
-                workers=workers,
-            )
+            crop = self.run.data.crop_seconds if scoring is None else None
+            data = batching.AudioBatches(utterances, self.sample_rate, crop=crop, seed=self.run.seed, targets=targets)
+            return batching.load(data, batches, workers=workers)
         seconds = [self.task.seconds[utterance.id] for utterance in utterances]
         self.model.upstream.eval()
         stop = self._stop
-        filled = self.store.fill(utterances, seconds, quiet=self._quiet, should_stop=lambda: stop.requested)
-        self.spent["samples_upstream"] += round(filled * self.sample_rate)
+        extracted = self.store.fill(utterances, seconds, quiet=self._quiet, should_stop=lambda: stop.requested)
+        self.spent["samples_upstream"] += round(extracted * self.sample_rate)
         if stop.requested:
             if scoring != "test":  # then the chosen parameters are in place, and the last ones are saved
                 self.save()
-            raise Interrupted(
-                f"stopped at update {self.step} while extracting features; what has been extracted is kept"
-            )
+            raise Interrupted(f"stopped at update {self.step} while extracting features; those so far are kept")
         keep = self.model.featurizer.keep
-        return batching.stored(
-            utterances, batches, self.store, keep=keep, seconds=self.task.seconds, targets=targets, workers=workers
-        )
+        stored = batching.StoredBatches(utterances, self.store, keep=keep, seconds=self.task.seconds, targets=targets)
+        return batching.load(stored, batches, workers=workers)
 
     def _make_store(self, upstream: Upstream, head: Head) -> FeatureStore | None:
         features, crop = self.run.features, self.run.data.crop_seconds

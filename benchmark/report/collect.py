@@ -49,6 +49,10 @@ class Run:
         """That metric on test."""
         return float(self.result["metrics"]["test"][self.metric])
 
+    def about(self) -> About | None:
+        """What it says of its evaluation; see :func:`benchmark.evaluation.about_run`."""
+        return about_run(self.folder, self.result["downstream"]["task"])
+
     @property
     def commit(self) -> str:
         """Ten digits of the commit that it ran at, and whether there were uncommitted changes."""
@@ -73,10 +77,7 @@ class Gathered:
     """A recipe says ``synthetic: true``, or a folder of the data holds the marker."""
 
 
-_ELSEWHERE = (
-    "data.root", "data.workers", "data.train", "data.dev", "data.test", "data.trials", "device", "plugins",
-    "trainer.save_every", "trainer.log_every", "features.", "upstream.checkpoint", "upstream.options.",
-)  # fmt: skip
+_FREE = (*config.FREE, "device", "features.", "upstream.options.")
 """Keys (or their beginnings) that may differ between machines; the data and weights are compared by digests."""
 
 
@@ -228,7 +229,7 @@ def _upstream(run: Run) -> str:
 def _differences(first: Run, second: Run, *, ignored: Sequence[str] = ()) -> list[str]:
     """Differences between two runs' configurations, data and upstreams, as ``key: first -> second``."""
     keys = sorted(first.config.keys() | second.config.keys())
-    pairs = [(key, first.config.get(key), second.config.get(key)) for key in keys if not key.startswith(_ELSEWHERE)]
+    pairs = [(key, first.config.get(key), second.config.get(key)) for key in keys if not key.startswith(_FREE)]
     for split in ("dev", "test") if ignored else ("train", "dev", "test"):
         pairs.append((f"{split} data", *(run.result["data"][split]["digest"] for run in (first, second))))
     pairs.append(("upstream", _upstream(first), _upstream(second)))
@@ -280,18 +281,10 @@ def _name(cell: Cell) -> str:
     return f"{cell.upstream}, {cell.task}, {how}, budget {cell.budget}, seed {cell.seed}"
 
 
-# --- What a run says of its evaluation --------------------------------------------------------------------------------
-
-
-def read_evaluation(run: Run) -> About | None:
-    """See :func:`benchmark.evaluation.about_run`."""
-    return about_run(run.folder, run.result["downstream"]["task"])
-
-
 def declaration(run: Run) -> Metric | None:
     """The metric that selected a run, as the run declares it, else as this process does; ``None``: undeclared."""
     try:
-        about = read_evaluation(run)
+        about = run.about()
     except BenchmarkError:  # also the reason why there is no interval
         about = None
     return (about.metrics if about else {}).get(run.metric) or metrics.METRICS.get(run.metric)

@@ -15,13 +15,13 @@ from benchmark.data import budget as budgets
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import read_items
 from benchmark.metrics import Metric
-from benchmark.report.collect import Gathered, Run, declaration, read_evaluation
+from benchmark.report.collect import Gathered, Run, declaration
 
 
 def statistic(run: Run) -> tuple[stats.Statistic | None, str]:
     """The run's metric as a function of the drawn clusters, and what the clusters are; or ``None``, and why not."""
     try:
-        about = read_evaluation(run)
+        about = run.about()
         if about is None:
             return None, "the run does not say what its metrics are computed from"
         metric = metrics.METRICS.get(run.metric)

@@ -17,7 +17,7 @@ from benchmark import statistics as stats
 from benchmark.data import budget as budgets
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes, Items, det_curve, read_items
-from benchmark.report.collect import Gathered, Run, read_evaluation
+from benchmark.report.collect import Gathered, Run
 from benchmark.report.compare import Bootstrap, TaskView, normalised_areas
 from benchmark.report.sentences import duration_text, interval_text, verdict
 from benchmark.tables import Table, Value, number_text, plural
@@ -307,7 +307,7 @@ def _detection(view: TaskView, slug: str, notices: list[str]) -> list[Picture]:
 
 
 def _items(run: Run) -> Items | None:
-    about = read_evaluation(run)
+    about = run.about()
     return None if about is None else read_items(run.folder, about)
 
 

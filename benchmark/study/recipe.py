@@ -140,8 +140,7 @@ def read(path: Path) -> Study:
     """
     study = parse(config.read_yaml(path), path)
     study.plugins = [str((path.parent / plugin).resolve()) for plugin in study.plugins]
-    for plugin in study.plugins:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*study.plugins)
     for key in ("upstreams", "tasks", "regimes", "seeds"):
         if not getattr(study, key):
             raise BenchmarkError(f"recipe {path} names no {key}")

@@ -45,7 +45,6 @@ def run_cell(
     """
     from benchmark.engine.prepare import Preparer  # imports torch
     from benchmark.engine.run import run
-    from benchmark.metrics import find
 
     folder, preparer = output / cell.folder, preparer or Preparer()
     tried = []
@@ -53,17 +52,17 @@ def run_cell(
         name = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in candidate.items()) or "run"
         settings = run_config(study, cell, candidate, data_root)
         best = run(settings, folder / name, mode="fit", resume=True, preparer=preparer).best
-        tried.append({"name": name, "candidate": candidate, "dev": best["value"], "step": best["step"]})
-    metric = best["metric"]
-    sign = -1 if find(metric).higher_is_better else 1
-    chosen = min(tried, key=lambda run: sign * run["dev"])
+        tried.append(
+            {"name": name, "candidate": candidate, "dev": best["value"], "rank": best["rank"], "step": best["step"]}
+        )
+    chosen = min(tried, key=lambda run: run["rank"])
     settings = run_config(study, cell, chosen["candidate"], data_root)
     run(settings, folder / chosen["name"], mode="evaluate", preparer=preparer)
     outcome = {
         "study": study.name,
         "regime": cell.regime,
         "chosen": chosen["name"],
-        "metric": metric,
+        "metric": best["metric"],
         "tried": tried,
     }
     write_text(folder / "cell.json", json.dumps(outcome, indent=2) + "\n")
@@ -83,8 +82,7 @@ def _work(pipe: Connection, study: Study, output: Path, data_root: str | None, t
     from benchmark.engine.prepare import Preparer
     from benchmark.engine.trainer import Interrupted
 
-    for plugin in study.plugins:
-        registry.load_plugin(plugin)
+    registry.load_plugin(*study.plugins)
     torch.set_num_threads(threads)
     logging.getLogger("wavbench").setLevel(logging.INFO)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the log of a cell is in its folder

@@ -28,8 +28,20 @@ from downstream.asr.text import BLANK, Alphabet, TextConfig, normalise, spell
 
 log = logging.getLogger("wavbench")
 
-STUCK = 99.0
-"""Percent of blank frames at or above which dev evaluation warns."""
+SELECTION = "wer_or_cer"
+"""The default of :attr:`ASRConfig.selection`."""
+FEW_WORDS = 90.0
+"""WER at or above which :data:`SELECTION` compares by CER. Without any output it is 100; the most frequent word and
+nothing else brings it a little below, and a talkative output with most characters right may well be above."""
+COLLAPSED = 25.0
+"""Characters that are written, in percent of the references', below which an evaluation warns."""
+
+_STUCK = (
+    "CTC is stuck on the blank, which is normal in the first updates. If it stays there: train for more updates "
+    "(trainer.max_steps), lower the learning rates (optim.lr; fine-tuning: optim.upstream_lr), warm up "
+    "(optim.warmup_steps), train the head alone first (tune.freeze_updates), and compare some transcripts with their audio"
+)
+_SCORED = "The chosen checkpoint does not recognise this speech; do not compare its error rates with others"
 
 
 @dataclass
@@ -53,8 +65,8 @@ class ASRConfig:
     lm: LMConfig = field(default_factory=LMConfig)
     """See :class:`downstream.asr.decoding.LMConfig`."""
 
-    selection: str = "wer"
-    """The dev metric that chooses the checkpoint: ``wer``, or ``cer`` where there are few words."""
+    selection: str = SELECTION
+    """What chooses the checkpoint on dev: ``wer_or_cer``, ``wer`` or ``cer``; see :meth:`SpeechRecognition.rank`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +96,8 @@ class SpeechRecognition(Task):
                 characters that are not in the alphabet (all such problems are reported together); own data has training
                 speakers in dev or test.
         """
-        metrics.check_selection(config.selection, Edits.kind)
+        if config.selection != SELECTION:
+            metrics.check_selection(config.selection, Edits.kind)
         config.text.check()
         config.head.check()
         config.specaugment.check()
@@ -113,6 +126,22 @@ class SpeechRecognition(Task):
             sets=sets,
             alphabet=alphabet,
         )
+
+    @property
+    def selection(self) -> str:
+        """The option; the metric of ``wer_or_cer`` is ``wer``."""
+        return "wer" if self.config.selection == SELECTION else str(self.config.selection)
+
+    def rank(self, dev: Mapping[str, float]) -> tuple[float, ...]:
+        """Order by the option ``selection``: a metric, or by ``wer_or_cer`` first those with a WER below
+        :data:`FEW_WORDS`, by WER, then all others, by CER.
+
+        WER alone prefers an output that says nothing (100) to one with four characters in ten right and some insertions
+        (105).
+        """
+        if self.config.selection != SELECTION:
+            return super().rank(dev)
+        return (0, dev["wer"]) if dev["wer"] < FEW_WORDS else (1, dev["cer"])
 
     @classmethod
     def requires(cls, config: ASRConfig) -> tuple[str, ...]:
@@ -173,16 +202,18 @@ class SpeechRecognition(Task):
             blank = sum(int((logs[u.id].argmax(dim=1) == BLANK).sum()) for u in utterances)
             share = 100 * blank / sum(len(logs[u.id]) for u in utterances)
             result.metrics[name]["blank_share"] = share
-            empty = items.hypotheses.count("")
-            if name == "dev" and (share >= STUCK or empty == len(items)):
+            written = 100 * sum(map(len, items.hypotheses)) / sum(map(len, items.references))
+            if written < COLLAPSED:
                 log.warning(
-                    "dev: %.1f %% of all frames are blank, %d of %d hypotheses are empty. CTC is stuck on the blank, "
-                    "which is normal in the first updates. If it stays there: lower the learning rates (optim.lr; "
-                    "fine-tuning: optim.upstream_lr), warm up (optim.warmup_steps), train the head alone first "
-                    "(tune.freeze_updates), and compare some transcripts with their audio",
-                    share,
-                    empty,
+                    "%s: the output is nearly empty: the hypotheses have %.1f %% as many characters as the references "
+                    "(%d of %d are empty), %.1f %% of all frames are blank, and the CER is %.1f. %s",
+                    name,
+                    written,
+                    items.hypotheses.count(""),
                     len(items),
+                    share,
+                    result.metrics[name]["cer"],
+                    _STUCK if name == "dev" else _SCORED,
                 )
         if split != "dev" and self.config.lm.path is not None and unavailable() is None:
             try:

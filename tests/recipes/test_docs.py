@@ -22,7 +22,8 @@ EXTENDING = REPOSITORY / "docs" / "extending.md"
 
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a page in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [content for name, content in found if name == language]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -98,7 +99,8 @@ def workplace(tmp_path: Path, corpora_root: Path) -> Path:
     shutil.copy(REPOSITORY / "upstream/wav2vec2/wav2vec2_tiny.pt", tmp_path / "models/ours.pt")
     files = sorted((corpora_root / "VoxCeleb1" / "dev").rglob("*.wav"))
     speakers = sorted({file.parts[-3] for file in files})
-    shutil.copy(files[0], tmp_path / "clip.wav")
+    for name in ("clip.wav", "a.wav", "b.wav"):
+        shutil.copy(files[0], tmp_path / name)
     values = {".": ("emotion", "happy", "sad"), "data/ActedEmotions": ("emotion", "happy", "sad")}
     for folder, (label, *named) in {**values, "ages": ("age", "31", "58.5")}.items():
         for split, chosen in (("train", speakers[2:]), ("dev", speakers[:1]), ("test", speakers[1:2])):
@@ -127,3 +129,24 @@ def test_the_examples_of_extending_run(cli: Cli, workplace: Path) -> None:
     assert (workplace / "results/worst/evaluation.json").read_text().count("worst recall") == 1
     assert "worst recall" in (workplace / "worst.html").read_text()
     assert '"age": ' in cli("predict", "results/age", "clip.wav").stdout
+
+
+@pytest.mark.parametrize(
+    "page", [REPOSITORY / "README.md", REPOSITORY / "docs" / "python.md"], ids=lambda page: page.stem
+)
+def test_the_python_of_a_page_runs(
+    page: Path, workplace: Path, corpora_root: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+) -> None:
+    """All blocks of a page, one after the other; quick runs are made quicker."""
+    monkeypatch.chdir(workplace)
+    quick: dict[str, Any] = {"data": {"root": str(corpora_root), "crop_seconds": 1.0, "min_seconds": 0.0}}
+    quick |= {"task": {"dev_speakers": 2, "head": {"size": 16, "pooled": 32}}}
+    quick |= {"trainer": {"max_steps": 2, "batch_size": 4, "accumulate": 1}}
+    monkeypatch.setattr("benchmark.engine.prepare.quick_values", lambda downstream: quick)
+    code = [block for block in blocks(page, "python") if not block.startswith("# ")]
+    assert code
+    scope: dict[str, Any] = {}
+    for block in code:
+        exec(compile(block, str(page), "exec"), scope)
+    assert scope["result"]["metrics"]["test"]["eer"] >= 0
+    assert len(scope["hidden"].states) == 7

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import multiprocessing
+import pickle
+from collections.abc import Iterator
 from itertools import chain, islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import ToyConfig, ToyTask, ToyUpstream, toy_corpus
 
-from benchmark.engine.batching import EvaluationBatches, TrainingBatches
+from benchmark.engine.batching import AudioBatches, EvaluationBatches, StoredBatches, TrainingBatches, load
+from benchmark.engine.feature_store import FeatureStore
 
 
 def lengths(size: int) -> list[float]:
@@ -64,3 +71,37 @@ def test_evaluation_takes_each_utterance_once_longest_first(seconds: list[float]
     taken = [index for items in EvaluationBatches(np.array(seconds), batch) for _, index in items]
     assert sorted(taken) == list(range(len(seconds)))
     assert [seconds[index] for index in taken] == sorted(seconds, reverse=True)
+
+
+@pytest.fixture
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.medium  # spawned processes import torch
+@pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods(), indirect=True)
+def test_worker_processes_read_whatever_starts_them(start_method: str, tmp_path: Path) -> None:
+    """macOS spawns, Python 3.14 forkserves; a worker gets the utterances and the store, and no model."""
+    corpus = toy_corpus(tmp_path)
+    utterances, seconds = corpus.splits["train"], {u.id: 0.1 for u in corpus.splits["train"]}
+    task = ToyTask(ToyConfig(), ToyTask.split(ToyConfig(), corpus), seconds)
+    upstream = ToyUpstream().eval()
+    store = FeatureStore(upstream, "toy", folder=tmp_path / "features")
+    store.fill(utterances, list(seconds.values()), quiet=True)
+    kinds = (
+        AudioBatches(utterances, 16000, crop=0.05, seed=1, targets=task.targets),
+        StoredBatches(utterances, store, keep=None, seconds=seconds, targets=task.targets),
+    )
+    for data in kinds:
+        batches = EvaluationBatches(list(seconds.values()), 4)
+        here, there = (list(load(data, batches, workers=workers)) for workers in (0, 1))
+        assert [batch.ids for batch in here] == [batch.ids for batch in there]
+        for one, other in zip(here, there, strict=True):
+            assert torch.equal(one.wavs, other.wavs)
+            assert torch.equal(one.targets, other.targets)
+            if one.hidden is not None and other.hidden is not None:
+                assert all(map(torch.equal, one.hidden.states, other.hidden.states))
+    assert len(pickle.dumps(kinds[1])) < 20_000
