@@ -56,7 +56,7 @@ test-fast: $(VENV)/.test
 	$(PYTEST) -m "not slow and not medium" tests/unit
 
 test-slow: $(VENV)/.test
-	$(PYTEST) -m slow
+	$(PYTEST) --dist loadfile -m slow
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

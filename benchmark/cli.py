@@ -5,11 +5,10 @@ Nothing heavy is imported before it is needed: ``--help`` and ``--list`` import 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from benchmark import registry
 from benchmark.errors import BenchmarkError
@@ -50,34 +49,24 @@ def run_downstream(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    with reported() as status:
-        status.code = command(argv)
-    return status.code
-
-
-class _Status:
-    code = 0
-
-
-@contextlib.contextmanager
-def reported() -> Iterator[_Status]:
-    """Turn errors that a user can fix into a message on the terminal and an exit status."""
-    status = _Status()
+    """Run a command; errors that a user can fix become a message on the terminal and an exit status."""
+    status = 0
     try:
-        yield status
+        status = command(argv)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head`: the reader has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
-        status.code = 1
+        return 1
     except OSError as error:  # a disk that is full or gone, wherever a library writes to it
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror or error}{where}", file=sys.stderr)
-        status.code = 1
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        status.code = 130
+        return 130
+    return status
 
 
 if __name__ == "__main__":

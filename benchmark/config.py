@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -152,7 +154,7 @@ class TrainerConfig:
     log_every: int = 10
     """Updates between TensorBoard points."""
     precision: str = "no"
-    """``no`` (float32), ``fp16`` or ``bf16``, as Accelerate names them."""
+    """``no`` (float32), ``fp16`` or ``bf16``."""
 
 
 @dataclass
@@ -215,9 +217,14 @@ def compose(
     if find_regime(config.regime).trains_upstream and card.get("finetune"):
         under.append((f"protocol card {card['name']}, finetune", card["finetune"]))
         config = _lay(card, task_config, [*under, *over])
-    for key, value in (("downstream", card["name"]), ("protocol_version", card.get("version", 1))):
-        if config[key] != value:
-            raise BenchmarkError(f"{key} is '{config[key]}', but the protocol card says '{value}'; choose it with -d")
+    if config.downstream != card["name"]:
+        raise BenchmarkError(
+            f"downstream is '{config.downstream}', but the card is '{card['name']}'; choose it with -d"
+        )
+    if config.protocol_version > card.get("version", 1):  # an earlier one: of a saved configuration, which is complete
+        raise BenchmarkError(
+            f"protocol_version is {config.protocol_version}, but the card '{card['name']}' has {card.get('version', 1)}"
+        )
     run = cast(RunConfig, OmegaConf.to_object(config))
     run.regime = registry.regimes.get(run.regime).name
     _validate(run)
@@ -251,6 +258,11 @@ def find_regime(name: str) -> Regime:
     """The regime of a name or alias; :class:`BenchmarkError` names those that there are."""
     regime: Regime = registry.regimes.get(name).load()()
     return regime
+
+
+def changes_upstream(regime: str) -> bool:
+    """Whether the upstream may not be as it was loaded: it is trained, or a plug-in's regime may have edited it."""
+    return find_regime(regime).trains_upstream or registry.regimes.get(regime).origin != "built in"
 
 
 def current_names(values: Any) -> Any:
@@ -324,19 +336,35 @@ def expand(values: Mapping[str, Any], task_config: type) -> list[tuple[str, dict
                 example = f"{matches[0].replace('.', '__')}="
                 raise BenchmarkError(f"'{key}' names several options: {', '.join(matches)}; write {example}")
             path = matches[0]
-        for part in reversed(path.split(".")):
-            value = {part: value}
-        pairs.append((key, value))
+        pairs.append((key, nested(path, _plain(value))))
     return pairs
 
 
+def _plain(value: Any) -> Any:
+    """A value as YAML holds it: numpy's numbers and arrays, paths and tuples are converted."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """``{"optim": {"lr": value}}`` of ``optim.lr``."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return cast(dict[str, Any], value)
+
+
 _FROM_1 = (
-    *(f"trainer.{name}" for name in ("max_steps", "batch_size", "accumulate", "eval_every", "save_every")),
+    "trainer.max_steps", "trainer.batch_size", "trainer.accumulate", "trainer.eval_every", "trainer.save_every",
     "trainer.eval_batch_size", "trainer.log_every", "tune.lora_rank", "tune.top_blocks",
 )  # fmt: skip
 _FROM_0 = (
-    *(f"optim.{name}" for name in ("lr", "weights_lr", "upstream_lr", "weight_decay", "warmup_steps")),
-    "data.workers", "data.bucket", "seed", "tune.freeze_updates",
+    "optim.lr", "optim.weights_lr", "optim.upstream_lr", "optim.weight_decay", "optim.warmup_steps", "data.workers",
+    "data.bucket", "seed", "tune.freeze_updates",
 )  # fmt: skip
 
 
@@ -350,6 +378,7 @@ def _are_betas(betas: Sequence[float]) -> bool:
 
 def _validate(run: RunConfig) -> None:
     def check(key: str, valid: Callable[[Any], bool], expected: str) -> None:
+        """``None`` is valid where the type allows it."""
         value = attrgetter(key)(run)
         if value is not None and not valid(value):
             raise BenchmarkError(f"{key} is {value}; expected {expected}")

@@ -243,7 +243,8 @@ def _clustered(ids: list[str], about: About) -> tuple[list[str], list[str], str]
 
 
 def _read_trials(folder: Path, about: About) -> Trials:
-    rows = [line.split() for line in (folder / Trials.file).read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in (folder / Trials.file).read_text(encoding="utf-8").split("\n") if line]
+    rows = [_split_trial(line, about.clusters) for line in lines]
     labels, first, second, scores = zip(*rows, strict=True)
     names, index = np.unique([*first, *second], return_inverse=True)
     return Trials(
@@ -253,6 +254,18 @@ def _read_trials(folder: Path, about: About) -> Trials:
         test=index[len(rows) :],
         scores=np.array(scores, dtype=float),
     )
+
+
+def _split_trial(line: str, ids: Mapping[str, str]) -> tuple[str, str, str, str]:
+    """Label, enrolment, test and score of a line of ``scores.txt``; ids may contain spaces."""
+    label, _, rest = line.partition(" ")
+    pair, _, score = rest.rpartition(" ")
+    words = pair.split(" ")
+    for cut in range(1, len(words)):
+        first, second = " ".join(words[:cut]), " ".join(words[cut:])
+        if len(words) == 2 or (first in ids and second in ids):
+            return label, first, second, score
+    raise ValueError(f"{line!r} is not 'label enrolment test score'")
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import metrics
 from benchmark.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -350,10 +349,15 @@ class Task(ABC):
         """The metric of the ``dev`` evaluation set that chooses the checkpoint: the option ``selection``."""
         return str(self.config.selection)
 
-    def rank(self, dev: Mapping[str, float]) -> tuple[float, ...]:
-        """Where a checkpoint with these metrics of ``dev`` comes among others, also those of other candidates of a
-        search: the lowest is the best. By default the value of :attr:`selection`."""
-        return (metrics.find(self.selection).error(dev[self.selection]),)
+    def rank(self, dev: Mapping[str, float], error: float) -> tuple[float, ...]:
+        """Where a checkpoint comes among others and among those of a search's other candidates: the lowest is the best.
+
+        Args:
+            dev: its metrics.
+            error: its value of :attr:`selection` where lower is better, else the distance from the ceiling; what this
+                method returns by default.
+        """
+        return (error,)
 
     @classmethod
     def requires(cls, config: Any) -> tuple[str, ...]:
@@ -371,6 +375,10 @@ class Task(ABC):
 
         ``None``: one frame is enough for any.
         """
+        return None
+
+    def chances(self) -> Sequence[float] | None:
+        """Of each training utterance, its relative chance to be drawn; ``None``: all are drawn once an epoch."""
         return None
 
     @abstractmethod

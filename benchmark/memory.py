@@ -25,7 +25,7 @@ FILE = "memory.sqlite"
 _SETTLED = 2.0
 """Seconds that a file must have been left alone. Of one that was written twice at the same time, as far as the file
 system's clock can tell, the first content might be remembered for the second."""
-_LOCKED = 5.0
+_LOCKED = 1.0
 """Seconds to wait for another process."""
 _AT_ONCE = 500
 """Paths in one query."""

@@ -20,7 +20,6 @@ from benchmark.tables import number_text
 
 Floats = NDArray[np.float64]
 
-
 # --- Declarations -----------------------------------------------------------------------------------------------------
 
 
@@ -96,9 +95,9 @@ def find(name: str) -> Metric:
     return METRICS[name]
 
 
-def check_selection(name: str, kind: str) -> None:
-    """Raise :class:`BenchmarkError` where no metric of this name is declared for items of a kind."""
-    names = [metric.name for metric in METRICS.values() if kind in metric.compute]
+def check_selection(name: str, kind: str, *rules: str) -> None:
+    """Raise :class:`BenchmarkError` on a name that is no declared metric of a kind of items, nor one of ``rules``."""
+    names = [*rules, *(metric.name for metric in METRICS.values() if kind in metric.compute)]
     if name not in names:
         raise BenchmarkError(
             f"task.selection is '{name}'. " + suggest(name, names, noun=f"expected a metric of {kind}")
@@ -106,10 +105,30 @@ def check_selection(name: str, kind: str) -> None:
 
 
 def score(items: Any, more: Sequence[str] = ()) -> dict[str, float]:
-    """The standard metrics of the items' kind, then ``more``; those that the items do not determine are left out."""
+    """The standard metrics of the items' kind, then ``more``; those that the items do not determine are left out.
+
+    Raises:
+        BenchmarkError: a metric is unknown, fails, or gives something else than a number.
+    """
     names = dict.fromkeys([metric.name for metric in METRICS.values() if items.kind in metric.standard] + list(more))
-    found = {name: find(name).compute[items.kind](items) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: compute(find(name), items) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def compute(metric: Metric, items: Any) -> float | None:
+    """A metric of items as a plain number; ``None`` where they do not determine it, as where it is NaN or infinite.
+
+    Raises:
+        BenchmarkError: the metric fails, or gives something else than a number.
+    """
+    try:
+        value = metric.compute[items.kind](items)
+        number = None if value is None else float(value)
+    except BenchmarkError:
+        raise
+    except Exception as error:  # whatever a plug-in raises
+        raise BenchmarkError(f"metric '{metric.name}' failed with {type(error).__name__}: {error}") from error
+    return number if number is not None and np.isfinite(number) else None
 
 
 # --- Verification -----------------------------------------------------------------------------------------------------
@@ -217,7 +236,6 @@ def min_dcf(
 
 
 # --- Classification and language identification -----------------------------------------------------------------------
-#
 # Classes are whole numbers from 0. `references` and `predictions` (utterance,) are classes; an average over classes is
 # over those that occur in `references`. A class that nobody spoke has no recall and would be given an F1 of 0 at its
 # first false alarm; its false alarms count in the recall of the class that they were taken from.
@@ -242,8 +260,7 @@ def macro_f1(references: ArrayLike, predictions: ArrayLike) -> float:
     from sklearn.metrics import f1_score
 
     reference, prediction = _classes(references, predictions)
-    labels = np.unique(reference)
-    return float(100 * f1_score(reference, prediction, labels=labels, average="macro", zero_division=0))
+    return float(100 * f1_score(reference, prediction, labels=np.unique(reference), average="macro", zero_division=0))
 
 
 def confusion_matrix(references: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:
@@ -395,7 +412,6 @@ def _detection(references: ArrayLike, llrs: ArrayLike) -> tuple[NDArray[np.int64
 
 
 # --- Speech recognition -----------------------------------------------------------------------------------------------
-#
 # Texts are taken as they are: case and punctuation are the caller's business. Words are what white space separates;
 # characters are code points, a single space between words among them.
 
@@ -415,20 +431,20 @@ class Edits(NamedTuple):
 
 def word_edits(reference: str, hypothesis: str) -> Edits:
     """Edits of words. Either text may be empty."""
-    import jiwer
-
-    found = jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
-    length = found.hits + found.substitutions + found.deletions
-    return Edits(found.substitutions, found.deletions, found.insertions, length)
+    return _edits("process_words", reference, hypothesis)
 
 
 def character_edits(reference: str, hypothesis: str) -> Edits:
     """Edits of characters. Either text may be empty."""
+    return _edits("process_characters", reference, hypothesis)
+
+
+def _edits(process: str, reference: str, hypothesis: str) -> Edits:
     import jiwer
 
-    found = jiwer.process_characters(" ".join(reference.split()), " ".join(hypothesis.split()))
-    length = found.hits + found.substitutions + found.deletions
-    return Edits(found.substitutions, found.deletions, found.insertions, length)
+    aligned = getattr(jiwer, process)(" ".join(reference.split()), " ".join(hypothesis.split()))
+    length = aligned.hits + aligned.substitutions + aligned.deletions
+    return Edits(aligned.substitutions, aligned.deletions, aligned.insertions, length)
 
 
 def edit_rate(edits: Iterable[Edits]) -> float:

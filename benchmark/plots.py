@@ -280,12 +280,7 @@ def _band(axes: Any, of: Points, style: Mapping[str, Any], x: Sequence[float]) -
             axes.errorbar([where], [y], yerr=ends, fmt="none", ecolor=style["color"], elinewidth=1, capsize=4)
 
 
-def learning_curves(
-    curves: Mapping[str, Points],
-    ticks: Mapping[float, str],
-    ylabel: str,
-    title: str,
-) -> Figure:
+def learning_curves(curves: Mapping[str, Points], ticks: Mapping[float, str], ylabel: str, title: str) -> Figure:
     """A metric over label budgets, on a logarithmic axis and only between budgets that were run.
 
     Lines are shifted slightly against each other (by up to 3 % of the axis) to keep their bars distinguishable.

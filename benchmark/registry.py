@@ -22,6 +22,7 @@ import inspect
 import os
 import pkgutil
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -94,8 +95,13 @@ class Registry:
         self.group = group
         self._builtin = builtin
         self._entries: dict[str, Entry] | None = None
+        self._lock = threading.RLock()
 
     def _load(self) -> dict[str, Entry]:
+        with self._lock:  # another thread waits until all entries are there
+            return self._fill()
+
+    def _fill(self) -> dict[str, Entry]:
         if self._entries is None:
             self._entries = {}
             for entry in pkgutil.resolve_name(self._builtin)():

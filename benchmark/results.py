@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def provenance(device: str) -> dict[str, Any]:
     """Commit, versions, device, time and command of this process."""
-    names = ("torch", "torchaudio", "numpy", "scikit-learn", "soundfile", "accelerate", "omegaconf")
+    names = ("torch", "torchaudio", "numpy", "scikit-learn", "soundfile", "omegaconf")
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str | None:

@@ -15,6 +15,7 @@ _TASKS = {
     "sv": ("downstream.sv.task:SpeakerVerification", "speaker verification: do two utterances have one speaker?"),
     "lid": ("downstream.lid.task:LanguageIdentification", "language identification: which language is spoken?"),
     "sid": ("downstream.sid.task:SpeakerIdentification", "speaker identification: which of the known speakers is it?"),
+    "slots": ("downstream.slots.task:SlotClassification", "classification by several labels at once: intents"),
     "classify": ("downstream.classify.task:LabelClassification", "classification by any label of own data (--label)"),
     "asr": ("downstream.asr.task:SpeechRecognition", "speech recognition: characters by CTC"),
 }
@@ -29,6 +30,15 @@ _CORPORA = {
         "VoxCeleb1, official split for speaker identification",
     ),
     "voxceleb2": ("downstream.corpora.voxceleb2:prepare", "VoxCeleb2 to train on, VoxCeleb1's trial lists to test on"),
+    "iemocap": ("downstream.corpora.iemocap:prepare", "IEMOCAP, official layout; four emotions, five folds"),
+    "speech_commands": (
+        "downstream.corpora.speech_commands:prepare",
+        "Speech Commands 0.01, official lists and test",
+    ),
+    "fluent_speech_commands": (
+        "downstream.corpora.fluent_speech_commands:prepare",
+        "Fluent Speech Commands, official layout",
+    ),
     "librispeech": ("downstream.corpora.librispeech:prepare", "LibriSpeech, official layout"),
     "librilight": (
         "downstream.corpora.librispeech:prepare_limited",

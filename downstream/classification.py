@@ -112,9 +112,14 @@ class LabelTask(Task):
     def __init__(self, config: Any, splits: Splits, seconds: Mapping[str, Seconds]) -> None:
         super().__init__(config, splits, seconds)
         self.classes: Mapping[str, int] = {
-            name: index for index, name in enumerate(sorted(values(splits.train, self.label(config))))
+            name: index for index, name in enumerate(self.class_names(config, splits.train))
         }
         """Value of the label -> class."""
+
+    @classmethod
+    def class_names(cls, config: Any, train: Sequence[Utterance]) -> list[str]:
+        """What the training utterances allow to recognise, in the order of the classes."""
+        return sorted(values(train, cls.label(config)))
 
     def targets(self, utterances: Sequence[Utterance]) -> Tensor:
         """(batch,) int64: the class of each utterance."""
@@ -291,7 +296,7 @@ class ClassificationTask(LabelTask):
         """Refuse classes, speakers and sessions that a dev or test set should not have; of the latter two, warn where
         ``warn`` or the options say so."""
         label = cls.label(config)
-        unseen = values(utterances, label) - values(train, label)
+        unseen = values(utterances, label) - set(cls.class_names(config, train))
         if unseen:
             ids = [utterance.id for utterance in utterances if utterance.label(label) in unseen]
             listed = f", or list the {cls.plural} to use in task.{cls.plural}" if hasattr(config, cls.plural) else ""
@@ -325,9 +330,12 @@ class ClassificationTask(LabelTask):
 
     def report_lost(self, name: str, lost: Sequence[str]) -> None:
         """Called where a label budget left no training utterance of classes of ``name`` (``dev`` or ``test``)."""
+        listed = (
+            f", or list the {self.plural} to use in task.{self.plural}" if hasattr(self.config, self.plural) else ""
+        )
         raise BenchmarkError(
             f"no training utterance of {len(lost)} {self.plural} of {name} is left: {shorten(lost)}. Take a larger "
-            f"--budget or a smaller data.min_seconds, or list the {self.plural} to use in task.{self.plural}"
+            f"--budget or a smaller data.min_seconds{listed}"
         )
 
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:
@@ -385,17 +393,10 @@ class ClassificationTask(LabelTask):
         if split != "test":
             return {}
         items = sets[split]
-        names = list(self.classes)
-        matrix = metrics.confusion_matrix(items.references, items.predictions, len(names))
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["reference", *names])
-        writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
-        return {
-            items.file: self.lines(items),
-            "confusion.csv": table.getvalue(),
-            "confusion.png": plots.png(plots.confusion(matrix, names, self.title(items))),
-        }
+        matrix = confusion_files(
+            "confusion", items.references, items.predictions, list(self.classes), self.title(items)
+        )
+        return {items.file: self.lines(items), **matrix}
 
     def title(self, items: Classes) -> str:
         """Of figures."""
@@ -439,6 +440,18 @@ class ClassificationTask(LabelTask):
         order = np.argsort(-posteriors, kind="stable")[: cls.shown].tolist()
         ranked = {names[index]: float(f"{posteriors[index]:.6g}") for index in order}
         return {cls.label(config): next(iter(ranked)), "posteriors": ranked}
+
+
+def confusion_files(
+    file: str, references: NDArray[Any], predictions: NDArray[Any], names: Sequence[str], title: str
+) -> dict[str, str | bytes]:
+    """A confusion matrix of the classes ``names`` as ``<file>.csv`` and ``<file>.png``."""
+    matrix = metrics.confusion_matrix(references, predictions, len(names))
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["reference", *names])
+    writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+    return {f"{file}.csv": table.getvalue(), f"{file}.png": plots.png(plots.confusion(matrix, names, title))}
 
 
 def stack(ids: Sequence[str], predictions: Mapping[str, Any], classes: int) -> NDArray[np.float32]:

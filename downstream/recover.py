@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmark.evaluation import About, Classes, Edits, Trials
+from benchmark.interfaces import Trial
 from benchmark.metrics import METRICS
+from downstream.sv.trials import TrialList, connected
 
 _SPEAKER = [
     re.compile(r"(id\d+)/.+"),
@@ -39,24 +41,13 @@ def trials(folder: Path) -> About | None:
     if not path.exists():
         return None
     rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    labels, first, second, _ = zip(*rows, strict=True)
-    is_target = np.array(labels, dtype=int) == 1
-    speakers = {name: speaker_of(name) for name in (*first, *second)}
-    same = np.array([speakers[one] == speakers[other] for one, other in zip(first, second, strict=True)])
-    if None not in speakers.values() and np.array_equal(same, is_target):
-        return _about(Trials.kind, "speaker", {name: str(speaker) for name, speaker in speakers.items()})
-    return _about(Trials.kind, "speaker (utterances that target trials connect)", _connected(is_target, first, second))
-
-
-def _connected(is_target: Any, first: Sequence[str], second: Sequence[str]) -> dict[str, str]:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    names, index = np.unique([*first, *second], return_inverse=True)
-    one, other = index[: len(first)][is_target], index[len(first) :][is_target]
-    graph = coo_array((np.ones(one.size), (one, other)), shape=(names.size, names.size))
-    group = connected_components(graph, directed=False)[1].astype(str).tolist()
-    return dict(zip(names.tolist(), group, strict=True))
+    listed = TrialList(Trial(int(label), one, other) for label, one, other, _ in rows)
+    speakers = np.array([speaker_of(name) for name in listed.ids], dtype=object)
+    same = speakers[listed.enrolment] == speakers[listed.test]
+    if all(speakers) and np.array_equal(same, listed.labels == 1):
+        return _about(Trials.kind, "speaker", dict(zip(listed.ids, speakers, strict=True)))
+    clusters = dict(zip(listed.ids, connected(listed), strict=True))
+    return _about(Trials.kind, "speaker (utterances that target trials connect)", clusters)
 
 
 def classes(folder: Path) -> About | None:

@@ -37,34 +37,7 @@ except ImportError as error:
         sys.exit(f"error: {error}")
     raise
 
-from wavbench.api import (  # noqa: E402  after the check
-    Result,
-    list_downstreams,
-    list_upstreams,
-    load_plugin,
-    load_results,
-    load_run,
-    load_upstream,
-    plot_confusion,
-    plot_det,
-    plot_layer_weights,
-    report,
-    run,
-    study,
-)
+from wavbench import api  # noqa: E402  after the check
+from wavbench.api import *  # noqa: E402, F403
 
-__all__ = [
-    "Result",
-    "list_downstreams",
-    "list_upstreams",
-    "load_plugin",
-    "load_results",
-    "load_run",
-    "load_upstream",
-    "plot_confusion",
-    "plot_det",
-    "plot_layer_weights",
-    "report",
-    "run",
-    "study",
-]
+__all__ = api.__all__

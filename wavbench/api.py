@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def run(
     *,
     folder: StrPath | None = None,
     data_root: StrPath | None = None,
-    plugins: Sequence[StrPath] = (),
+    plugins: StrPath | Sequence[StrPath] = (),
     resume: bool = True,
     overwrite: bool = False,
     quick: bool = False,
@@ -93,7 +94,7 @@ def run(
     if "regime" not in values:
         implied = {"layer": "single_layer", "top_blocks": "partial"}
         layers += [(f"{name}=", {"regime": regime}) for name, regime in implied.items() if values.get(name) is not None]
-    if root := data_root or os.environ.get("BENCHMARK_DATA"):
+    if root := data_root or (None if quick else os.environ.get("BENCHMARK_DATA")):
         layers.append(("data_root", {"data": {"root": os.fspath(root)}}))
     layers += [(f"{key}=", value) for key, value in config.expand(values, task_class(card).Config)]
     layers.append(("upstream", {"upstream": {"name": upstream}}))
@@ -147,6 +148,11 @@ def study(
     from benchmark.study.recipe import read
     from benchmark.study.runner import run_study
 
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise BenchmarkError(
+            "wavbench.study starts processes that import the script it is called in: put the call under "
+            "if __name__ == '__main__':"
+        )
     content = read(Path(recipe))
     folder = Path(output or f"results/{content.name}")
     root = data_root or os.environ.get("BENCHMARK_DATA")
@@ -218,6 +224,8 @@ def plot_confusion(result: Result | StrPath) -> Figure:
 def _items(result: Result | StrPath) -> Items:
     from benchmark import evaluation, results
 
+    if isinstance(result, Mapping) and not isinstance(result, Result):
+        raise BenchmarkError("this plot needs the files of the run: give what wavbench.run returned, or its folder")
     folder = result.folder if isinstance(result, Result) else Path(result)
     about = evaluation.about_run(folder, results.read(folder / "result.json")["downstream"]["task"])
     if about is None:

@@ -37,23 +37,15 @@ def main(argv: Sequence[str]) -> int:
     if options.output and Path(options.output).suffix not in (".jsonl", ".npz"):
         raise BenchmarkError(f"-o {options.output}: expected a name that ends in .jsonl or .npz")
 
-    from tqdm import tqdm
-
-    from benchmark.engine.predict import TrainedRun, read_inputs
+    from benchmark.engine.predict import TrainedRun
     from benchmark.files import write_atomically, write_text
 
     trained = TrainedRun(options.expdir, device=options.device)
-    utterances = read_inputs(options.files, trained.labels)
-    predictions: dict[str, dict[str, Any]] = {}
-    with tqdm(total=len(utterances), unit="utterance", disable=not sys.stderr.isatty()) as progress:
-        for name, prediction in trained(utterances, batch_size=options.batch_size):
-            predictions[name] = trained.present(prediction)
-            progress.update()
-    predictions = {utterance.id: predictions[utterance.id] for utterance in utterances}
+    rows = trained.predict(options.files, batch_size=options.batch_size)
     if options.output and options.output.endswith(".npz"):
-        write_atomically(Path(options.output), partial(_write_npz, _embeddings(predictions, options.output)))
+        write_atomically(Path(options.output), partial(_write_npz, _embeddings(rows, options.output)))
         return 0
-    lines = "".join(json.dumps({"id": name, **shown}, ensure_ascii=False) + "\n" for name, shown in predictions.items())
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if options.output:
         write_text(Path(options.output), lines)
     else:
@@ -61,13 +53,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _embeddings(predictions: Mapping[str, Mapping[str, Any]], output: str) -> dict[str, Any]:
+def _embeddings(rows: Sequence[Mapping[str, Any]], output: str) -> dict[str, Any]:
     import numpy as np
 
-    for shown in predictions.values():
-        if "embedding" not in shown:
-            raise BenchmarkError(f"-o {output}: .npz is for embeddings, this run gives {', '.join(shown)}")
-    return {name: np.asarray(shown["embedding"], dtype=np.float32) for name, shown in predictions.items()}
+    for row in rows:
+        if "embedding" not in row:
+            raise BenchmarkError(f"-o {output}: .npz is for embeddings, this run gives {', '.join([*row][1:])}")
+    return {row["id"]: np.asarray(row["embedding"], dtype=np.float32) for row in rows}
 
 
 def _write_npz(arrays: Mapping[str, Any], file: BinaryIO) -> None:

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("recipe", metavar="FILE", help="a recipe, as in recipes/")
     parser.add_argument("-o", "--output", metavar="DIR", help="default: results/<name of the recipe>")
     parser.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="cells at a time; default: as the machine allows")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="cells at a time; default: by cores and memory")
     parser.add_argument("--dry-run", action="store_true", help="print the cells and their cost, and stop")
     options = parser.parse_args(argv)
     data_root = options.data_root or os.environ.get("BENCHMARK_DATA")

@@ -106,7 +106,7 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
 
     layers: list[tuple[str, dict[str, Any]]] = []
     root = os.environ.get("BENCHMARK_DATA")
-    if root:
+    if root and not options.quick:
         layers.append(("$BENCHMARK_DATA", {"data": {"root": root}}))
     if options.resume_from:
         saved = Path(options.resume_from) / "config.yaml"
@@ -120,22 +120,22 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     if len(regimes) > 1:
         raise BenchmarkError(f"--regime, -f and --top-blocks ask for different regimes: {', '.join(sorted(regimes))}")
     regime = regimes.pop() if regimes else "single_layer" if options.layer is not None else None
-    flags: dict[str, dict[str, Any]] = {
-        "--regime": {"regime": regime},
-        "--top-blocks": {"tune": {"top_blocks": options.top_blocks}},
-        "-l": {"featurizer": {"layer": 0 if options.layer == "all" else options.layer}},
-        "--label": {"task": {"label": options.label}},
-        "--budget": {"budget": options.budget},
-        "-u": {"upstream": {"name": options.upstream}},
-        "-k": {"upstream": {"checkpoint": options.checkpoint}},
-        "--data-root": {"data": {"root": options.data_root}},
-        "--max-steps": {"trainer": {"max_steps": options.max_steps}},
-        "--seed": {"seed": options.seed},
-        "--device": {"device": options.device},
+    flags = {
+        "--regime": ("regime", regime),
+        "--top-blocks": ("tune.top_blocks", options.top_blocks),
+        "-l": ("featurizer.layer", 0 if options.layer == "all" else options.layer),
+        "--label": ("task.label", options.label),
+        "--budget": ("budget", options.budget),
+        "-u": ("upstream.name", options.upstream),
+        "-k": ("upstream.checkpoint", options.checkpoint),
+        "--data-root": ("data.root", options.data_root),
+        "--max-steps": ("trainer.max_steps", options.max_steps),
+        "--seed": ("seed", options.seed),
+        "--device": ("device", options.device),
     }
     if options.mode == "train":  # with -m evaluate they say what is scored
-        flags |= {f"--{name}": {"data": {name: getattr(options, name)}} for name in config.MANIFESTS}
-    return layers + [(flag, values) for flag, values in flags.items() if not _is_unset(values)]
+        flags |= {f"--{name}": (f"data.{name}", getattr(options, name)) for name in config.MANIFESTS}
+    return layers + [(flag, config.nested(key, value)) for flag, (key, value) in flags.items() if value is not None]
 
 
 def _last(layers: list[tuple[str, dict[str, Any]]], *keys: str) -> Any:
@@ -160,10 +160,6 @@ def _plugins(options: argparse.Namespace, layers: list[tuple[str, dict[str, Any]
             raise BenchmarkError(f"{source}: plugins must be a list of files, found {saved!r}")
         paths += saved
     return list(dict.fromkeys(str(Path(path).resolve()) for path in [*paths, *options.plugin]))
-
-
-def _is_unset(values: Any) -> bool:
-    return all(_is_unset(value) for value in values.values()) if isinstance(values, dict) else values is None
 
 
 def _run(options: argparse.Namespace) -> int:

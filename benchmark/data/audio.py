@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmark.data import headers
 from benchmark.data.headers import AudioError, span
+from benchmark.data.pieces import blocks
 from benchmark.interfaces import Seconds, Utterance
 
 
@@ -32,18 +33,21 @@ def load(utterance: Utterance, sample_rate: int, *, crop: tuple[Seconds, float] 
         AudioError: missing, unreadable, empty or non-finite audio.
     """
     try:
-        with soundfile.SoundFile(utterance.path) as file:
-            first, frames = span(utterance, file.frames, file.samplerate)
-            if crop is not None:
-                wanted = round(crop[0] * file.samplerate)
-                if frames > wanted:
-                    first += int(crop[1] * (frames - wanted + 1))
-                    frames = wanted
-            rate = file.samplerate
-            file.seek(first)
-            samples: NDArray[np.float32] = file.read(frames, dtype="float32", always_2d=True)
+        header = headers.of(utterance.path)
+    except AudioError as error:
+        raise AudioError(f"utterance {utterance.id}: {utterance.path} {error}") from error
+    rate = header.rate
+    first, frames = span(utterance, header.frames, rate)
+    if crop is not None:
+        wanted = round(crop[0] * rate)
+        if frames > wanted:
+            first += int(crop[1] * (frames - wanted + 1))
+            frames = wanted
+    try:
+        decoded = list(blocks(utterance.path, header.pieces, first, frames, frames))
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"utterance {utterance.id}: {utterance.path} cannot be read as audio ({error})") from error
+    samples = np.concatenate(decoded) if decoded else np.zeros((0, 1), np.float32)
     if len(samples) < frames:
         raise AudioError(
             f"utterance {utterance.id}: {utterance.path} ends early: its header promises {frames} samples from "

@@ -15,17 +15,17 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from benchmark.data import containers
+from benchmark.data.pieces import BrokenError, Piece, blocks
 from benchmark.errors import BenchmarkError
 
 _CHUNK = 64
 """Files that a worker is given at a time."""
-_BLOCK = 2**16
-"""Samples that are decoded at a time; where decoding breaks off is known to a block."""
 _FULL_SCALE = 1 - 2**-15
 """The largest 16-bit sample, as a float."""
 
-Stretches = tuple[str, list[tuple[int, int]]]
-"""A file, and (first frame, number of frames) of each stretch to decode."""
+Stretches = tuple[str, int, Sequence[Piece], list[tuple[int, int]]]
+"""A file, its rate, its pieces, and (first frame, number of frames) of each stretch to decode."""
 
 
 def decode_all(files: Sequence[Stretches], clipped: float, workers: int | None = None) -> Iterator[list[str]]:
@@ -74,26 +74,32 @@ def _pool(workers: int) -> Iterator[Any]:
 
 def _decode(files: Sequence[Stretches], clipped: float) -> list[list[str]]:
     problems: list[list[str]] = []
-    for path, spans in files:
-        try:
-            with soundfile.SoundFile(path) as file:
-                problems += [list(_listen(file, first, frames, clipped)) for first, frames in spans]
-        except (soundfile.SoundFileError, OSError) as error:
-            problems += [[f"cannot be read as audio ({error})"] for _ in spans]
+    for path, rate, pieces, spans in files:
+        hidden = _hidden(path, pieces)
+        for first, frames in spans:
+            problems.append([*hidden, *_listen(path, rate, pieces, first, frames, clipped)])
+            hidden = []
     return problems
 
 
-def _listen(file: Any, first: int, frames: int, clipped: float) -> Iterator[str]:
-    """What is wrong with ``frames`` samples of an open file from ``first`` on."""
+def _hidden(path: str, pieces: Sequence[Piece]) -> list[str]:
+    """What a file holds that its header does not mention, where all of it has to be read to know."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if len(joined := containers.pieces(file, thorough=True)) > max(1, len(pieces)):
+                return [f"is {len(joined)} files in one, of which the first is read; split it"]
+    except (BrokenError, OSError):
+        pass  # said when its header was read, or when it is decoded
+    return []
+
+
+def _listen(path: str, rate: int, pieces: Sequence[Piece], first: int, frames: int, clipped: float) -> Iterator[str]:
+    """What is wrong with ``frames`` samples of a file from ``first`` on."""
     done = bad = full = 0
     first_bad = 0
     low, high = np.inf, -np.inf
     try:
-        file.seek(first)
-        while done < frames:
-            block = file.read(min(_BLOCK, frames - done), dtype="float32", always_2d=True)  # (sample, channel)
-            if not len(block):
-                break
+        for block in blocks(path, pieces, first, frames):  # (sample, channel)
             finite = np.isfinite(block).all(axis=1)
             if not finite.all():
                 first_bad = first_bad if bad else done + int(finite.argmin())
@@ -104,12 +110,12 @@ def _listen(file: Any, first: int, frames: int, clipped: float) -> Iterator[str]
             full += int((np.abs(block) >= _FULL_SCALE).any(axis=1).sum())
             done += len(block)
     except (soundfile.SoundFileError, OSError) as error:
-        yield f"cannot be decoded beyond {done / file.samplerate:.3f} s ({error}); fetch the file again"
+        yield f"cannot be decoded beyond {done / rate:.3f} s ({error}); fetch the file again"
         return
     if done < frames:
         yield f"ends early: its header promises {frames} samples from {first}, {done} could be decoded; fetch it again"
     if bad:
-        yield f"has {bad:,} samples that are NaN or infinite, first at {(first + first_bad) / file.samplerate:.3f} s"
+        yield f"has {bad:,} samples that are NaN or infinite, first at {(first + first_bad) / rate:.3f} s"
     elif low == high:
         yield f"is silent: all samples are {low:g}"
     elif max(high, -low) > 10:

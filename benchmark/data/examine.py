@@ -58,7 +58,7 @@ def examine(
             several = f" ({len(indices):,} utterances of it)" if len(indices) > 1 else ""
             reports[indices[0]].problems.append(f"utterance {utterances[indices[0]].id}: {path} {header}{several}")
             continue
-        stretches.append((path, []))
+        stretches.append((path, header.rate, header.pieces, []))
         for index in indices:
             reports[index].format = header.format
             try:
@@ -68,7 +68,7 @@ def examine(
             else:
                 reports[index].seconds = span[1] / header.rate
                 usable.append(index)
-                stretches[-1][1].append(span)
+                stretches[-1][3].append(span)
     if decode:
         for index, problems in zip(usable, decode_all(stretches, clipped, workers), strict=True):
             name = f"utterance {utterances[index].id}: {utterances[index].path}"
@@ -88,11 +88,7 @@ def usable(splits: Mapping[str, Sequence[Utterance]], reports: Sequence[Report])
     """
     remaining = iter(reports)
     kept = {
-        name: [
-            replace(utterance, duration=report.seconds)
-            for utterance, report in zip(utterances, [next(remaining) for _ in utterances], strict=True)
-            if report.seconds
-        ]
+        name: [replace(u, duration=report.seconds) for u in utterances if (report := next(remaining)).seconds]
         for name, utterances in splits.items()
     }
     return {name: utterances for name, utterances in kept.items() if utterances}

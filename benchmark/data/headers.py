@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 import soundfile
 from tqdm import tqdm
 
 from benchmark import memory
+from benchmark.data import containers
+from benchmark.data.pieces import BrokenError, Piece, blocks, opened
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Utterance
 
+TOLERANCE = 0.025
+"""Seconds by which an utterance may reach beyond its file, where it is cut, and by which neighbouring utterances may
+overlap: times are rounded, and other decoders count some samples more. As in lhotse
+(LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE)."""
 _CHUNK = 64
 """Files that a thread is given at a time."""
+_UNKNOWN = 2**40
+"""Samples from which on a length is no length: libsndfile has 2^63 - 1 for unknown ones."""
 
 
 class AudioError(BenchmarkError):
@@ -23,13 +32,15 @@ class AudioError(BenchmarkError):
 
 
 class Header(NamedTuple):
-    """What the header of an audio file says."""
+    """What the header of an audio file says, corrected where the file holds more or does not say how much it holds."""
 
     rate: int
     """Hz."""
     frames: int
     """Samples of each channel."""
     channels: int
+    pieces: tuple[Piece, ...] = ()
+    """How libsndfile has to be given the file; none: as it is."""
 
     @property
     def format(self) -> str:
@@ -63,8 +74,33 @@ def read(paths: Iterable[str], *, workers: int = 8) -> dict[str, Header | str]:
                     else:
                         yield path, header
 
-    headers = memory.remembered("audio header", paths, find)
-    return unusable | {path: Header(*values) for path, values in headers.items()}
+    headers = memory.remembered("audio extent", paths, find)
+    return unusable | {path: _header(*values) for path, values in headers.items()}
+
+
+def of(path: str) -> Header:
+    """The header of one file, known to this process until the file changes.
+
+    Raises:
+        AudioError: the file cannot be used.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise AudioError(_why(error)) from error
+    return _of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(2**18)
+def _of(path: str, size: int, modified: int) -> Header:
+    header = read([path], workers=1)[path]
+    if isinstance(header, str):
+        raise AudioError(header)
+    return header
+
+
+def _header(rate: int, frames: int, channels: int, pieces: Iterable[Iterable[object]]) -> Header:
+    return Header(rate, frames, channels, tuple(Piece(*values) for values in pieces))  # type: ignore[arg-type]
 
 
 def _read_all(paths: list[str]) -> list[Header | str]:
@@ -73,34 +109,52 @@ def _read_all(paths: list[str]) -> list[Header | str]:
 
 def _read(path: str) -> Header | str:
     try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-            size = file.seek(0, os.SEEK_END)
-        # A RIFF file says its size; libsndfile reads what is left of a truncated one without a word.
-        promised = int.from_bytes(start[4:8], "little") + 8
-        if start[:4] == b"RIFF" and size < promised < 2**32 - 1:  # the largest value: written by a stream, size unknown
-            return f"ends early: its header promises {promised:,} bytes, it has {size:,}; fetch the file again"
+        with open(path, "rb", buffering=0) as file:
+            pieces = containers.pieces(file)
+        if pieces:
+            return _join(path, pieces)
         with soundfile.SoundFile(path) as audio:
-            return Header(audio.samplerate, audio.frames, audio.channels)
-    except FileNotFoundError:
-        return "does not exist"
+            header = Header(audio.samplerate, audio.frames, audio.channels)
+        if header.frames >= _UNKNOWN:
+            return header._replace(frames=sum(len(block) for block in blocks(path, (), 0, header.frames)))
+        return header
+    except BrokenError as error:
+        return str(error)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        return f"cannot be read as audio ({error})"
+        return _why(error)
+
+
+def _why(error: Exception) -> str:
+    return "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read as audio ({error})"
+
+
+def _join(path: str, pieces: Iterable[Piece]) -> Header | str:
+    headers = []
+    for piece in pieces:
+        with opened(path, piece) as audio:
+            frames = piece.frames or audio.frames
+            headers.append(Header(audio.samplerate, frames, audio.channels, (piece._replace(frames=frames),)))
+    if formats := {header.format for header in headers[1:]} - {headers[0].format}:
+        return f"is several files in one, of {headers[0].format} and {', '.join(sorted(formats))}; split it"
+    frames = sum(header.frames for header in headers)
+    return headers[0]._replace(frames=frames, pieces=tuple(header.pieces[0] for header in headers))
 
 
 def span(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
     """First frame and number of frames of an utterance in its file.
 
+    An utterance that reaches beyond the end by no more than :data:`TOLERANCE` is cut there.
+
     Raises:
-        AudioError: the file is empty, or the utterance reaches beyond it.
+        AudioError: the file is empty, or the utterance reaches further beyond it.
     """
     first = round(utterance.start * rate)
     last = frames if utterance.duration is None else first + round(utterance.duration * rate)
     if frames == 0:
         raise AudioError(f"utterance {utterance.id}: {utterance.path} holds no audio (0 samples); remove it")
-    if not 0 <= first < last <= frames:
+    if not 0 <= first < min(last, frames) or last > frames + TOLERANCE * rate:
         raise AudioError(
             f"utterance {utterance.id}: {utterance.path} is {frames / rate:.3f} s long, but the utterance spans "
             f"{first / rate:.3f}–{last / rate:.3f} s of it"
         )
-    return first, last - first
+    return first, min(last, frames) - first

@@ -11,6 +11,7 @@ only ``path`` is required, and whichever other labels the reader asks for::
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import dataclasses
 import io
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmark.errors import BenchmarkError, raise_problems, shorten
-from benchmark.files import write_atomically
+from benchmark.files import write_bytes
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.registry import suggest
 
@@ -36,6 +37,8 @@ _RESERVED = _FIELDS | {"labels"}
 """What a label cannot be called."""
 _NUMBERS = ("start", "duration")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (".jsonl", *_DELIMITERS)
+"""Of the names of manifests."""
 
 _KNOWN_AS = {
     "id": ("utt", "utt_id", "uttid", "utterance", "utterance_id", "key"),
@@ -143,7 +146,7 @@ def _refuse_other_kinds(path: Path) -> None:
             f"{path} is a folder; expected a manifest (.jsonl, .csv or .tsv). 'wavbench prepare' makes manifests from "
             "Kaldi data directories, lhotse cuts and Hugging Face datasets"
         )
-    if path.suffix not in (".jsonl", *_DELIMITERS):
+    if path.suffix not in ENDINGS:
         raise BenchmarkError(
             f"{path}: the name of a manifest ends in .jsonl (one object per line), .csv or .tsv (a table with a "
             f"header), not in '{path.suffix}'"
@@ -230,10 +233,8 @@ def _table_rows(data: bytes, delimiter: str, result: Scan) -> Iterator[tuple[int
 
 def _value(name: str, cell: str) -> str | float:
     if name in _NUMBERS:
-        try:
+        with contextlib.suppress(ValueError):
             return float(cell)
-        except ValueError:
-            return cell
     return cell
 
 
@@ -329,7 +330,7 @@ def write(path: Path | str, utterances: Iterable[Utterance]) -> None:
             nothing is written.
     """
     path = Path(path)
-    if path.suffix not in (".jsonl", *_DELIMITERS):
+    if path.suffix not in ENDINGS:
         raise BenchmarkError(f"cannot write {path}: the name of a manifest ends in .jsonl, .csv or .tsv")
     folder = os.path.abspath(path.parent)
     rows, problems = [], []
@@ -352,7 +353,7 @@ def write(path: Path | str, utterances: Iterable[Utterance]) -> None:
     if problems:
         raise_problems(f"cannot write {path}", problems)
     data = _as_jsonl(rows) if path.suffix == ".jsonl" else _as_table(rows, _DELIMITERS[path.suffix], path)
-    write_atomically(path, lambda file: file.write(data))
+    write_bytes(path, data)
 
 
 def _row(utterance: Utterance, folder: str) -> dict[str, Any]:

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.headers import TOLERANCE
 from benchmark.errors import raise_problems
 from benchmark.interfaces import Utterance
-
-_TOUCH = 1e-3
-"""Seconds by which neighbouring stretches may overlap: they were cut at times rounded to a millisecond."""
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:
@@ -30,7 +28,8 @@ def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:
 
 
 def overlaps(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
-    """What any two splits share, a line an item: equal ids, and stretches of one file that overlap (by over 1 ms).
+    """What any two splits share, a line an item: equal ids, and stretches of one file that overlap (by more than
+    :data:`~benchmark.data.headers.TOLERANCE`).
 
     Of overlapping stretches each is named with the longest of each other split before it. Links between folders are
     followed. Takes some seconds for a million utterances.
@@ -65,7 +64,7 @@ def overlaps(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
         """Split -> the latest end so far, and of which utterance."""
         for start, end, _, name, id_ in sorted(file_spans):
             for other, (until, other_id) in latest.items():
-                if other != name and other_id != id_ and start < until - _TOUCH:
+                if other != name and other_id != id_ and start < until - TOLERANCE:
                     stop = min(end, until)
                     span = f"from {start:.3f} s" if stop == math.inf else f"{start:.3f}–{stop:.3f} s"
                     shared.append(f"'{other_id}' of {other} and '{id_}' of {name} share audio: {file}, {span}")
@@ -82,12 +81,15 @@ def _file(path: str, folders: dict[str, str]) -> str:
     return path if folders[folder] == folder else os.path.join(folders[folder], name)
 
 
-def digest(utterances: Sequence[Utterance]) -> str:
-    """Sixteen hex digits over ids, spans and labels, in order; where the files lie does not matter."""
+def digest(utterances: Sequence[Utterance], *, gender: bool = True) -> str:
+    """Sixteen hex digits over ids, spans and labels, in order; where the files lie does not matter.
+
+    Release 0.1 left the gender out, as ``gender=False`` does.
+    """
     state = hashlib.sha256()
     for u in utterances:
         key: tuple[Any, ...] = (u.id, u.start, u.duration, u.text, u.speaker, u.language, u.session)
-        if u.gender is not None:  # only where they are known: digests of before stay
+        if gender and u.gender is not None:  # only where it is known: digests of before stay
             key += (("gender", u.gender),)
         state.update(repr((*key, *sorted(u.labels.items()))).encode())
     return state.hexdigest()[:16]

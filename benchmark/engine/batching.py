@@ -35,6 +35,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         seed: of the permutations.
         bucket: sort by duration among the utterances of this many batches, and shuffle these batches; 0: do not.
         start: batches that were already consumed.
+        chances: (utterance,) draw with these relative chances, with replacement; ``None``: each once an epoch.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         seed: int,
         bucket: int = 0,
         start: int = 0,
+        chances: Sequence[float] | None = None,
     ) -> None:
         self.seconds, self.batch_size, self.seed = np.asarray(seconds), batch_size, seed
+        self.chances = None if chances is None else np.asarray(chances) / np.sum(chances)
         self.window, self.start = max(bucket, 1), start
         self._orders: dict[int, np.ndarray] = {}
 
@@ -74,7 +77,9 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         epoch, place = divmod(position, len(self.seconds))
         if epoch not in self._orders:
             self._orders = {key: order for key, order in self._orders.items() if key == epoch - 1}
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(len(self.seconds))
+            rng, count = np.random.default_rng([self.seed, epoch]), len(self.seconds)
+            drawn = rng.permutation(count) if self.chances is None else rng.choice(count, count, p=self.chances)
+            self._orders[epoch] = drawn
         return epoch, int(self._orders[epoch][place])
 
 

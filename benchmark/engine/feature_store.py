@@ -11,11 +11,10 @@ Whole utterances only: the states of a crop are not a crop of the states.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,22 +34,6 @@ from benchmark.interfaces import HiddenStates, Upstream, Utterance
 VERSION = 2
 """Of what is kept: raise it when the states of an upstream, or their form, change."""
 LARGEST_HALF = torch.finfo(torch.float16).max
-
-
-@contextlib.contextmanager
-def _held(shard: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a folder of the store; false where another process holds it and ``wait`` was not asked for."""
-    shard.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(shard / ".lock", timeout=-1 if wait else 0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 class FeatureStore:
@@ -125,15 +108,17 @@ class FeatureStore:
         with progress:
             for patient in (False, True):
                 for shard in list(waiting):
-                    with _held(shard, wait=patient) as held:
-                        if not held:
-                            continue
-                        waiting.remove(shard)
-                        for i in shards[shard]:
-                            used += self._extract(utterances[i], seconds[i])
-                            progress.update()
-                            if should_stop():
-                                return used
+                    shard.mkdir(parents=True, exist_ok=True)
+                    try:
+                        with FileLock(shard / ".lock", timeout=-1 if patient else 0):
+                            waiting.remove(shard)
+                            for i in shards[shard]:
+                                used += self._extract(utterances[i], seconds[i])
+                                progress.update()
+                                if should_stop():
+                                    return used
+                    except Timeout:  # another process is at it
+                        continue
         return used
 
     @torch.inference_mode()

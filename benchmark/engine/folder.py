@@ -6,6 +6,7 @@ import contextlib
 import logging
 import logging.handlers
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -91,20 +92,36 @@ def exclusive(folder: Path) -> Iterator[None]:
 class RunLog:
     """Collects what is logged from the start of a run, and writes it to ``log.txt`` once the folder is the run's."""
 
+    _lock = threading.Lock()
+    _open = 0
+    """Runs of this process that are logged at the moment."""
+    _level = logging.NOTSET
+    """Of the logger without any."""
+
     def __init__(self) -> None:
         self._buffer = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
+        self._buffer.addFilter(self._is_ours)
+        self._thread = threading.get_ident()
         self._file: logging.FileHandler | None = None
 
+    def _is_ours(self, record: logging.LogRecord) -> bool:
+        """Runs in other threads have logs of their own."""
+        return record.thread == self._thread
+
     def __enter__(self) -> RunLog:
-        self._former = log.level
-        if log.getEffectiveLevel() > logging.INFO:
-            log.setLevel(logging.INFO)
+        with RunLog._lock:
+            if not RunLog._open:
+                RunLog._level = log.level
+            RunLog._open += 1
+            if log.getEffectiveLevel() > logging.INFO:
+                log.setLevel(logging.INFO)
         log.addHandler(self._buffer)
         return self
 
     def open(self, folder: Path) -> None:
         """Write to ``folder/log.txt`` from here on, beginning with what was collected."""
         self._file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        self._file.addFilter(self._is_ours)
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.removeHandler(self._buffer)
         log.addHandler(self._file)
@@ -122,4 +139,7 @@ class RunLog:
         if self._file is not None:
             log.removeHandler(self._file)
             self._file.close()
-        log.setLevel(self._former)
+        with RunLog._lock:
+            RunLog._open -= 1
+            if not RunLog._open:
+                log.setLevel(RunLog._level)

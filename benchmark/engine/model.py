@@ -27,12 +27,7 @@ class Model(nn.Module):
     """
 
     def __init__(
-        self,
-        upstream: Upstream,
-        head: Head,
-        regime: str,
-        featurizer: FeaturizerConfig,
-        tune: TuneConfig | None = None,
+        self, upstream: Upstream, head: Head, regime: str, featurizer: FeaturizerConfig, tune: TuneConfig | None = None
     ) -> None:
         super().__init__()
         self.upstream = upstream

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from benchmark import registry, results
 from benchmark.data import audio, manifest
@@ -24,8 +27,6 @@ from benchmark.engine.prepare import (
 from benchmark.engine.trainer import choose_device, read_checkpoint
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream, Utterance
-
-MANIFESTS = (".jsonl", ".csv", ".tsv")
 
 
 class TrainedRun:
@@ -96,10 +97,12 @@ class TrainedRun:
         if short:
             raise BenchmarkError(f"too short for a single frame: {', '.join(short[:5])} ({len(short)} in all)")
         batches = batching.EvaluationBatches(seconds, batch_size)
-        with torch.inference_mode():
+        progress = tqdm(total=len(utterances), unit="utterance", disable=not sys.stderr.isatty())
+        with torch.inference_mode(), progress:
             for batch in batching.loader(utterances, batches, sample_rate=self.sample_rate):
                 batch.wavs, batch.wav_lens = batch.wavs.to(self.device), batch.wav_lens.to(self.device)
                 yield from zip(batch.ids, self.model.predict(batch), strict=True)
+                progress.update(len(batch.ids))
 
     def present(self, prediction: Any) -> dict[str, Any]:
         """A prediction as plain data: ``{"text": …}``, ``{"language": …, "posteriors": …}``, ``{"embedding": …}``."""
@@ -132,13 +135,11 @@ def read_inputs(inputs: Sequence[str | os.PathLike[str]], labels: Sequence[str] 
     utterances: list[Utterance] = []
     for item in inputs:
         path = os.fspath(item)
-        if Path(path).suffix in MANIFESTS:
+        if Path(path).suffix in manifest.ENDINGS:
             utterances += manifest.read(Path(path), labels=labels)
         else:
             utterances.append(Utterance(id=path, path=path))
-    ids: set[str] = set()
-    for utterance in utterances:
-        if utterance.id in ids:
-            raise BenchmarkError(f"utterance id '{utterance.id}' is duplicated among the inputs")
-        ids.add(utterance.id)
+    for name, times in Counter(utterance.id for utterance in utterances).items():
+        if times > 1:
+            raise BenchmarkError(f"utterance id '{name}' is duplicated among the inputs")
     return utterances

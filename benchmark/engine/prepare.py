@@ -204,11 +204,11 @@ class Preparer:
                     "-o data.train=FILE data.dev=FILE data.test=FILE"
                 )
             raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
-        upstream = self.upstream(run)
-        _check_crop(run, task_class(card), upstream)
-        chosen, dropped = _training_utterances(run, task_class(card), chosen, seconds, upstream)
-        task = task_class(card)(run.task, chosen, seconds)
-        prepared = Prepared(run, card, task, upstream, dropped, "test" if scored is None else scored.name)
+        upstream, task = self.upstream(run), task_class(card)
+        _check_crop(run, task, upstream)
+        chosen, dropped = _training_utterances(run, task, chosen, seconds, upstream)
+        evaluated = "test" if scored is None else scored.name
+        prepared = Prepared(run, card, task(run.task, chosen, seconds), upstream, dropped, evaluated)
         for name in NAMES:
             _refuse_too_short(name, prepared)
         return prepared
@@ -243,9 +243,9 @@ class Preparer:
         return self._splits[key], self._seconds[key]
 
     def upstream(self, run: RunConfig) -> Upstream:
-        """Load the upstream. One that is not trained is kept for the next run, if its weights come from a file."""
+        """Load the upstream. One that stays as it was loaded is kept for the next run, if its weights are a file's."""
         options = _tuning_options(run) | run.upstream.options
-        trained = config.find_regime(run.regime).trains_upstream
+        trained = config.changes_upstream(run.regime)
         key = (run.upstream.name, run.upstream.checkpoint, repr(sorted(options.items())))
         if not trained and self._frozen is not None and self._frozen[0] == key:
             return self._frozen[1]
@@ -332,6 +332,11 @@ def fingerprint(prepared: Prepared) -> dict[str, str]:
     names = NAMES if prepared.evaluated == "test" else ("train", "dev")
     data = {f"{name} data": splits.digest(prepared.task.splits[name]) for name in names}
     return {"upstream": weights_digest(prepared.upstream), **data}
+
+
+def former_digests(prepared: Prepared) -> dict[str, str]:
+    """The digests of the data as release 0.1 computed them: without gender."""
+    return {f"{name} data": splits.digest(prepared.task.splits[name], gender=False) for name in NAMES}
 
 
 def weights_digest(upstream: Upstream) -> str:

@@ -22,6 +22,7 @@ from benchmark.engine.prepare import (
     check_device,
     describe,
     fingerprint,
+    former_digests,
     read_card,
     task_class,
 )
@@ -41,7 +42,7 @@ class Outcome:
     folder: Path
     """Holds ``result.json``; the run's own folder, or one below its ``evaluations/``."""
     best: dict[str, Any]
-    """The checkpoint that was chosen on dev: ``step``, ``metric``, ``value``; unless :attr:`complete`, also ``rank``."""
+    """The checkpoint that was chosen on dev: ``step``, ``metric``, ``value``; also ``rank`` unless complete."""
     result: dict[str, Any] | None
     """The content of ``result.json``; ``None`` in mode ``fit``."""
     complete: bool = False
@@ -96,7 +97,15 @@ def run(
                 for line in describe(prepared):
                     log.info(line)
                 provenance = results.provenance(check_device(settings))
-                trainer = Trainer(settings, prepared.task, prepared.upstream, folder, fingerprint(prepared), provenance)
+                trainer = Trainer(
+                    settings,
+                    prepared.task,
+                    prepared.upstream,
+                    folder,
+                    fingerprint(prepared),
+                    provenance,
+                    former_digests(prepared),
+                )
                 with StopRequest() as stop:
                     if mode == "evaluate":
                         _take_over(trainer, output)
@@ -200,5 +209,6 @@ def _finished(folder: Path, prepared: Prepared) -> dict[str, Any] | None:
         return None
     result = results.read(path)
     digests = {f"{name} data": result["data"][name]["digest"] for name in result["data"]}
-    same = digests.items() <= fingerprint(prepared).items()
+    now, former = fingerprint(prepared), former_digests(prepared)
+    same = all(digest in (now[name], former[name]) for name, digest in digests.items())
     return result if same and result["cost"]["updates"] >= prepared.run.trainer.max_steps else None

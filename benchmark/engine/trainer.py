@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark.config import RunConfig
+from benchmark.config import RunConfig, changes_upstream
 from benchmark.engine import batching, optim
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
@@ -124,6 +124,7 @@ class Trainer:
         folder: the experiment folder.
         fingerprint: digests of the data and of the upstream's weights; a run is resumed with the same ones only.
         provenance: of the process that starts the run.
+        former: digests of the same by earlier releases, which a checkpoint may hold.
     """
 
     def __init__(
@@ -134,10 +135,12 @@ class Trainer:
         folder: Path,
         fingerprint: Mapping[str, str] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        former: Mapping[str, str] | None = None,
     ) -> None:
         self.run, self.task, self.folder = run, task, folder
         self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
-        find_metric(task.selection)  # raises before training if it is not declared
+        self.former = dict(former or {})
+        self.metric = find_metric(task.selection)
         self.device = choose_device(run.device)
         self.precision = Precision(run.trainer.precision, self.device)
         self._quiet = not sys.stderr.isatty()  # no progress bars in log files
@@ -164,14 +167,7 @@ class Trainer:
         config = self.run.trainer
         self._stop = stop
         batches = self._training_batches()
-        progress = tqdm(
-            total=config.max_steps,
-            initial=self.step,
-            desc="training",
-            unit="update",
-            dynamic_ncols=True,
-            disable=self._quiet,
-        )
+        progress = self._progress("training", "update", config.max_steps, initial=self.step)
         writer = self._tensorboard()
         losses: list[float] = []
         with progress:
@@ -253,22 +249,12 @@ class Trainer:
         self._stop = stop or self._stop
         utterances = [*self.task.splits[split], *self.task.support(split)]
         seconds = [self.task.seconds[utterance.id] for utterance in utterances]
-        batches = batching.EvaluationBatches(
-            seconds,
-            self.run.trainer.eval_batch_size,
-        )
+        batches = batching.EvaluationBatches(seconds, self.run.trainer.eval_batch_size)
         data = self._load(utterances, batches, scoring=split)
         self.model.eval()
         statistics = StateStatistics(self.model.upstream.num_states)
         predictions: dict[str, Any] = {}
-        progress = tqdm(
-            total=len(batches.batches),
-            desc=f"evaluating {split}",
-            unit="batch",
-            leave=False,
-            dynamic_ncols=True,
-            disable=self._quiet,
-        )
+        progress = self._progress(f"evaluating {split}", "batch", len(batches), leave=False)
         with torch.inference_mode(), self.precision.autocast(), progress:
             for batch in data:
                 if stop is not None and stop.requested:
@@ -279,19 +265,22 @@ class Trainer:
                 predictions.update(zip(batch.ids, batch_predictions, strict=True))
                 progress.update()
         self.spent["samples_upstream"] += round(sum(seconds) * self.sample_rate) if self.store is None else 0
-        evaluation = self.task.evaluate(split, predictions)
-        return evaluation, statistics
+        return self.task.evaluate(split, predictions), statistics
 
     def _evaluate_dev(self, stop: StopRequest, writer: Any) -> None:
         evaluation, statistics = self.evaluate("dev", stop)
         metrics = evaluation.metrics["dev"]
+        if self.task.selection not in metrics:
+            raise BenchmarkError(
+                f"{self.task.selection}, which chooses the checkpoint (task.selection), is not defined on dev"
+            )
         value = metrics[self.task.selection]
         if not np.isfinite(value):
             raise BenchmarkError(f"dev {self.task.selection} is {value} at update {self.step}")
         log.info("update %d: dev %s", self.step, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
         for name, number in metrics.items():
             writer.add_scalar(f"dev/{name}", number, self.step)
-        rank = self.task.rank(metrics)
+        rank = self.task.rank(metrics, self.metric.error(value))
         if self.best is None or rank < self.best["rank"]:
             self.best = {"step": self.step, "metric": self.task.selection, "value": value, "rank": rank}
             featurizer = self.model.featurizer
@@ -335,7 +324,12 @@ class Trainer:
         return True
 
     def _take_over(self, state: dict[str, Any]) -> None:
-        changed = [name for name, digest in self.fingerprint.items() if state["fingerprint"].get(name) != digest]
+        saved = state["fingerprint"]
+        changed = [
+            name
+            for name, digest in self.fingerprint.items()
+            if saved.get(name) not in (digest, self.former.get(name, digest))
+        ]
         if changed:
             raise BenchmarkError(
                 f"{self.folder} was run with different {' and different '.join(changed)}; a run can only be "
@@ -348,7 +342,7 @@ class Trainer:
             self.precision.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
         if self.best is not None and "rank" not in self.best:  # saved before there were ranks
-            self.best["rank"] = self.task.rank({self.best["metric"]: self.best["value"]})
+            self.best["rank"] = (self.metric.error(self.best["value"]),)
         self.spent, self.provenance = state["spent"], state["provenance"]
 
     def load_best(self) -> dict[str, Any]:
@@ -387,8 +381,7 @@ class Trainer:
         return self.spent
 
     def _seed(self, step: int) -> None:
-        entropy = [self.run.seed, step, 0]
-        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.run.seed, step, 0]).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -400,6 +393,7 @@ class Trainer:
             seed=self.run.seed,
             bucket=self.run.data.bucket,
             start=self.step * self.run.trainer.accumulate,
+            chances=self.task.chances(),
         )
         return self._load(self.task.splits["train"], batches)
 
@@ -434,7 +428,10 @@ class Trainer:
                 f"features.keep=true keeps the states of whole utterances, but {len(longer)} training utterances are "
                 f"longer than data.crop_seconds={crop} and would be cropped: {longer[0]} …; set data.crop_seconds=null"
             )
-        identity = repr((self.fingerprint.get("upstream"), self.run.upstream.name, dict(self.run.upstream.options)))
+        parts = [self.fingerprint.get("upstream"), self.run.upstream.name, dict(self.run.upstream.options)]
+        if changes_upstream(self.run.regime):
+            parts.append(self.run.regime)
+        identity = repr(tuple(parts))
         normalize = self.run.featurizer.normalize
         if head.mean_suffices:
             self.model.featurizer.normalize = False  # the means are of states that the store has normalised
@@ -443,17 +440,18 @@ class Trainer:
         )
 
     def _to_device(self, batch: Batch) -> Batch:
-        device = self.device
-
         def move(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
-                return value.to(device)
+                return value.to(self.device)
             return type(value)(move(item) for item in value) if isinstance(value, tuple | list) else value
 
         hidden = batch.hidden
         if hidden is not None:
-            hidden = replace(hidden, states=[state.to(device) for state in hidden.states], lengths=move(hidden.lengths))
-        return Batch(batch.wavs.to(device), batch.wav_lens.to(device), move(batch.targets), batch.ids, hidden)
+            hidden = replace(hidden, states=move(hidden.states), lengths=move(hidden.lengths))
+        return Batch(move(batch.wavs), move(batch.wav_lens), move(batch.targets), batch.ids, hidden)
+
+    def _progress(self, what: str, unit: str, total: int, **options: Any) -> tqdm[Any]:
+        return tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, disable=self._quiet, **options)
 
     def _tensorboard(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter  # a second to import: not before it is needed

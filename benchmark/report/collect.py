@@ -193,9 +193,7 @@ def _result(path: Path) -> dict[str, Any]:
 
 def _read(cell: Cell, folder: Path, outcome: dict[str, Any]) -> Run:
     result = _result(folder / "result.json")
-    return Run(
-        cell, folder, result, config.flatten(config.current_names(config.read_yaml(folder / "config.yaml"))), outcome
-    )
+    return Run(cell, folder, result, config.flatten(config.read_yaml(folder / "config.yaml")), outcome)
 
 
 def _add(run: Run, gathered: Gathered) -> None:
@@ -253,6 +251,7 @@ def _check_comparable(runs: Sequence[Run], notices: list[str]) -> None:
         return run.cell.task
 
     check_same("the metric", task, lambda run: run.metric)
+    check_same("what chooses on dev", task, lambda run: run.config.get("task.selection", run.metric))
     check_same("the protocol's version", task, lambda run: run.result["downstream"]["protocol_version"])
     check_same("the test set (its digest)", task, lambda run: run.result["data"]["test"]["digest"])
     check_same("the upstream", lambda run: run.cell.upstream, _upstream)

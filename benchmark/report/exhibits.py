@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -170,11 +171,7 @@ def _efficiency_table(view: TaskView, slug: str) -> Table:
             amount = duration_text(target.budget or 0)
             needed = "not reached" if not target.reached else f"≤ {amount}" if target.at_smallest else amount
             crossing = ", ".join(duration_text(one.budget) for one in contrast.crossovers) or "none"
-        cost = [run.result["cost"] for run in series.points[series.largest].values()]
-
-        def average(name: str, cost: Sequence[Mapping[str, Any]] = cost) -> float:
-            return float(np.mean([one[name] for one in cost]))
-
+        average = partial(_mean_cost, series.points[series.largest])
         rows.append(
             [
                 series.name, mean, sd, needed, multiplier, crossing, series.largest, round(average("updates")),
@@ -187,7 +184,8 @@ def _efficiency_table(view: TaskView, slug: str) -> Table:
         "cost at budget", "updates", "audio trained on (h)", "audio through the upstream (h)", "wall time (min)",
         "trained parameters (M)",
     ]  # fmt: skip
-    what = f"{view.metric.ceiling:g} − {view.metric.label}" if view.metric.higher_is_better else view.metric.label
+    ceiling = view.metric.ceiling or 0.0
+    what = f"{ceiling:g} − {view.metric.label}" if view.metric.higher_is_better else view.metric.label
     caption = "ALC: normalised area under the error curve"
     if areas:
         upstream = {series.name: series.upstream for series in view.series}
@@ -205,6 +203,10 @@ def _efficiency_table(view: TaskView, slug: str) -> Table:
     return Table(columns, rows, f"{view.name}: sample efficiency and cost.", caption, f"{slug}_efficiency")
 
 
+def _mean_cost(runs: Mapping[int, Run], name: str) -> float:
+    return float(np.mean([run.result["cost"][name] for run in runs.values()]))
+
+
 def _differences_table(view: TaskView, slug: str) -> Table:
     rows: list[list[Value]] = []
     for contrast in view.contrasts:
@@ -218,7 +220,7 @@ def _differences_table(view: TaskView, slug: str) -> Table:
                 ]
             )  # fmt: skip
     columns = [
-        "difference", "budget", "seeds", f"{view.metric.label}", "test set: 95 % from", "to", "SD over seeds",
+        "difference", "budget", "seeds", view.metric.label, "test set: 95 % from", "to", "SD over seeds",
         "seeds: 95 % from", "to", "P(improvement)", "verdict",
     ]  # fmt: skip
     caption = (
@@ -358,7 +360,7 @@ def _costs(view: TaskView, slug: str, title: str) -> Picture:
     for label, (name, unit) in _COSTS.items():
         points[label] = {
             series.name: plots.Points(
-                [float(np.mean([r.result["cost"][name] for r in of.values()])) / unit for of in series.points.values()],
+                [_mean_cost(of, name) / unit for of in series.points.values()],
                 [series.mean(budget) for budget in series.points],
             )
             for series in view.series
@@ -474,15 +476,14 @@ def every_run(gathered: Gathered) -> Table:
     costs = list(next(iter(gathered.runs.values())).result["cost"])
     rows: list[list[Value]] = []
     for run in gathered.runs.values():
-        cell, made = run.cell, run.result["provenance"]
+        cell, made, train = run.cell, run.result["provenance"], run.result["data"]["train"]
         values = {f"{of}: {key}": value for of, them in run.result["metrics"].items() for key, value in them.items()}
         rows.append(
             [
                 cell.upstream, cell.task, cell.regime, None if cell.layer is None else str(cell.layer), cell.budget,
                 str(cell.seed), str(run.outcome.get("chosen", "")), run.result["selected"]["step"],
                 *(values.get(name) for name in names), *(run.result["cost"][name] for name in costs),
-                run.result["data"]["train"]["utterances"], run.result["data"]["train"]["seconds"],
-                run.result["data"]["train"]["digest"], run.commit, made["device"], made["started"],
+                train["utterances"], train["seconds"], train["digest"], run.commit, made["device"], made["started"],
             ]
         )  # fmt: skip
     columns = [

@@ -21,7 +21,6 @@ from benchmark.report.sentences import (
     sentences_on_layers,
     sentences_without_contrasts,
 )
-from benchmark.study.recipe import Study
 from benchmark.tables import Table, Value, plural
 
 _STYLE = """
@@ -80,8 +79,8 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
     gathered = gather(folders)
     bootstrap = Bootstrap(replicates)
     views = tasks(gathered, bootstrap)
-    names = list(dict.fromkeys(study.name for study in gathered.studies.values()))
-    title = title or f"wavbench: {', '.join(names) or 'results'}"
+    questions = {study.name: study.question for study in gathered.studies.values()}
+    title = title or f"wavbench: {', '.join(questions) or 'results'}"
     tables: list[Table] = []
     pictures: list[Picture] = []
 
@@ -121,7 +120,7 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
 </head>
 <body>
 <header><h1>{escape(title)}</h1>
-{"".join(f"<p>{escape(study.question)}</p>" for study in _unique(gathered) if study.question)}
+{"".join(f"<p>{escape(question)}</p>" for question in questions.values() if question)}
 <nav aria-label="Sections">{links}</nav></header>
 <main>
 {body}
@@ -130,10 +129,6 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
 </html>
 """
     return Report(page, tables, pictures)
-
-
-def _unique(gathered: Gathered) -> list[Study]:
-    return list({study.name: study for study in gathered.studies.values()}.values())
 
 
 def _answer(gathered: Gathered, views: Sequence[TaskView]) -> str:

@@ -195,12 +195,15 @@ def _resample(systems: Sequence[Statistic], replicates: int, seed: int, level: f
     clusters = systems[0].clusters
     points = np.stack([system.compute(np.ones((1, clusters)))[0] for system in systems])
     rows = max(1, BLOCK // max(system.width for system in systems))
-    drawn, left_out = [], []
-    for counts in _draws(clusters, replicates, rows, np.random.default_rng(seed)):
-        drawn.append(np.stack([system.compute(counts) for system in systems]))
-    for counts in _all_but_some(clusters, rows):
-        left_out.append(np.stack([system.compute(counts) for system in systems]))
-    draws, jackknife = (_determined(np.concatenate(parts, axis=1)) for parts in (drawn, left_out))
+
+    def values(blocks: Iterator[Floats]) -> Floats:
+        """Of the rows that determine all metrics of all systems."""
+        parts = [np.stack([system.compute(counts) for system in systems]) for counts in blocks]
+        computed = np.concatenate(parts, axis=1)
+        return computed[:, np.isfinite(computed).all(axis=(0, 2))]
+
+    draws = values(_draws(clusters, replicates, rows, np.random.default_rng(seed)))
+    jackknife = values(_all_but_some(clusters, rows))
     if draws.shape[1] < replicates / 2 or jackknife.shape[1] < 2:
         raise BenchmarkError(
             f"{replicates - draws.shape[1]} of {replicates} draws of {clusters} clusters do not determine "
@@ -223,10 +226,6 @@ def _all_but_some(clusters: int, rows: int) -> Iterator[Floats]:
     group = np.arange(clusters) % groups
     for start in range(0, groups, rows):
         yield (group != np.arange(start, min(start + rows, groups))[:, None]).astype(np.float64)
-
-
-def _determined(values: Floats) -> Floats:
-    return values[:, np.isfinite(values).all(axis=(0, 2))]
 
 
 def _interval(point: float, draws: Floats, jackknife: Floats, clusters: int, level: float) -> Interval:

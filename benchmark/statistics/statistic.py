@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes, Items, Trials
 from benchmark.metrics import Edits, Metric, det_curve
+from benchmark.metrics import compute as compute_metric
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -65,8 +66,17 @@ def of(items: Items, metrics: Mapping[str, Metric]) -> Statistic:
     if metrics.keys() <= {*_FAST[items.kind]}:
         statistic = _of_counts(items)
         if metrics.keys() <= {*statistic.names}:  # Cavg is not determined by classes without posteriors
-            return statistic
-    return _of_items(items, metrics)
+            return replace(statistic, test_set=_test_set(items))
+    return replace(_of_items(items, metrics), test_set=_test_set(items))
+
+
+def _test_set(items: Items) -> str:
+    """A digest of all but the system's output. Classes by their names: each system has numbers of its own."""
+    cluster, _ = _clusters(items.clusters)
+    if isinstance(items, Trials):
+        return _digest(items.labels == 1, cluster[items.enrolment], cluster[items.test])
+    names = np.asarray(items.names)[items.references] if isinstance(items, Classes) else np.asarray(items.references)
+    return _digest(cluster, names)
 
 
 _FAST = {
@@ -98,9 +108,9 @@ def _of_items(items: Items, metrics: Mapping[str, Metric]) -> Statistic:
     if isinstance(items, Trials):
         one, other = cluster[items.enrolment], cluster[items.test]
         other_or_none = np.where(items.labels == 1, count, other)  # a target trial counts once per draw of its speaker
-        sides, test_set = (one, other_or_none), _digest(items.labels, one, other)
+        sides = (one, other_or_none)
     else:
-        sides, test_set = (cluster, np.full_like(cluster, count)), _digest(cluster, np.asarray(items.references))
+        sides = (cluster, np.full_like(cluster, count))
     whole = np.arange(len(items))
 
     def compute(counts: Floats) -> Floats:
@@ -109,12 +119,12 @@ def _of_items(items: Items, metrics: Mapping[str, Metric]) -> Statistic:
             taken = items.take(np.repeat(whole, drawn[sides[0]] * drawn[sides[1]]))
             for column, metric in enumerate(metrics.values()):
                 with contextlib.suppress(BenchmarkError):  # these items do not determine it
-                    value = metric.compute[items.kind](taken) if len(taken) else None
+                    value = compute_metric(metric, taken) if len(taken) else None
                     values[row, column] = np.nan if value is None else value
         return values
 
     directions = tuple(metric.higher_is_better for metric in metrics.values())
-    return Statistic(tuple(metrics), directions, count, compute, max(count, len(items)), test_set, MOST_SLOW)
+    return Statistic(tuple(metrics), directions, count, compute, max(count, len(items)), "", MOST_SLOW)
 
 
 def error_rates(

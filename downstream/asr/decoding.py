@@ -18,6 +18,7 @@ from typing import IO
 
 from torch import Tensor
 
+from benchmark.config import absolute
 from benchmark.errors import BenchmarkError
 from downstream.asr.text import BLANK, SPACE, Alphabet, collapse
 
@@ -53,9 +54,7 @@ class LMConfig:
     """Added for each word."""
 
     def __post_init__(self) -> None:
-        # a saved run can be resumed from any folder
-        self.path = None if self.path is None else str(Path(self.path).expanduser().absolute())
-        self.lexicon = None if self.lexicon is None else str(Path(self.lexicon).expanduser().absolute())
+        self.path, self.lexicon = absolute(self.path), absolute(self.lexicon)
 
     def check(self, alphabet: Alphabet) -> None:
         """Raise on values out of range, missing files and lexicons that do not fit the alphabet.

@@ -39,7 +39,7 @@ COLLAPSED = 25.0
 _STUCK = (
     "CTC is stuck on the blank, which is normal in the first updates. If it stays there: train for more updates "
     "(trainer.max_steps), lower the learning rates (optim.lr; fine-tuning: optim.upstream_lr), warm up "
-    "(optim.warmup_steps), train the head alone first (tune.freeze_updates), and compare some transcripts with their audio"
+    "(optim.warmup_steps), train the head alone first (tune.freeze_updates), compare some transcripts with their audio"
 )
 _SCORED = "The chosen checkpoint does not recognise this speech; do not compare its error rates with others"
 
@@ -96,8 +96,7 @@ class SpeechRecognition(Task):
                 characters that are not in the alphabet (all such problems are reported together); own data has training
                 speakers in dev or test.
         """
-        if config.selection != SELECTION:
-            metrics.check_selection(config.selection, Edits.kind)
+        metrics.check_selection(config.selection, Edits.kind, SELECTION)
         config.text.check()
         config.head.check()
         config.specaugment.check()
@@ -132,7 +131,7 @@ class SpeechRecognition(Task):
         """The option; the metric of ``wer_or_cer`` is ``wer``."""
         return "wer" if self.config.selection == SELECTION else str(self.config.selection)
 
-    def rank(self, dev: Mapping[str, float]) -> tuple[float, ...]:
+    def rank(self, dev: Mapping[str, float], error: float) -> tuple[float, ...]:
         """Order by the option ``selection``: a metric, or by ``wer_or_cer`` first those with a WER below
         :data:`FEW_WORDS`, by WER, then all others, by CER.
 
@@ -140,7 +139,7 @@ class SpeechRecognition(Task):
         (105).
         """
         if self.config.selection != SELECTION:
-            return super().rank(dev)
+            return super().rank(dev, error)
         return (0, dev["wer"]) if dev["wer"] < FEW_WORDS else (1, dev["cer"])
 
     @classmethod

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan, subfolders
 
 log = logging.getLogger("wavbench")
 
@@ -86,10 +86,7 @@ def prepare(root: Path) -> Corpus:
 def _read(top: Path, language: str, split: str, misplaced: list[str]) -> list[Utterance]:
     """The utterances of ``<top>/<speaker>/``; adds files outside the speakers' folders to ``misplaced``."""
     utterances: list[Utterance] = []
-    for speaker in scan(top):
-        if not speaker.is_dir():
-            misplaced += [speaker.path] if speaker.name.endswith(".wav") else []
-            continue
+    for speaker in subfolders(top, misplaced):
         utterances += [
             Utterance(
                 id=f"{language}/{split}/{speaker.name}/{file.name}",

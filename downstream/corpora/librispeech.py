@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan, subfolders
 
 log = logging.getLogger("wavbench")
 
@@ -112,11 +112,8 @@ def prepare(root: Path) -> Corpus:
         if absent:
             log.warning(
                 "%s lists %d speakers of %s that are not in the tree: %s",
-                folder / "SPEAKERS.TXT",
-                len(absent),
-                split,
-                shorten(absent),
-            )
+                folder / "SPEAKERS.TXT", len(absent), split, shorten(absent),
+            )  # fmt: skip
     limited = root / LIMITED_FOLDER
     if limited.is_dir():
         parts = {part: _read(limited / part, "", genders, problems) for part in LIMITED["librilight-10h"]}
@@ -154,9 +151,8 @@ def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems
     utterances: list[Utterance] = []
     folders = [str(top)] if top.is_dir() else []
     for _ in range(2 if split else 3):
-        below = [entry for folder in folders for entry in scan(folder)]
-        problems.misplaced += [entry.path for entry in below if entry.name.endswith(".flac")]
-        folders = [entry.path for entry in below if entry.is_dir()]
+        below = [subfolders(folder, problems.misplaced, ".flac") for folder in folders]
+        folders = [entry.path for entries in below for entry in entries]
     for folder in folders:
         speaker, chapter = folder.split(os.sep)[-2:]
         names = {entry.name for entry in scan(folder)}
@@ -172,11 +168,10 @@ def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems
             elif name not in texts:
                 problems.untranscribed.append(f"{folder}/{name}.flac")
             else:
-                path = f"{folder}/{name}.flac"
                 utterances.append(
                     Utterance(
                         id=name,
-                        path=path,
+                        path=f"{folder}/{name}.flac",
                         text=texts[name],
                         speaker=speaker,
                         session=chapter,

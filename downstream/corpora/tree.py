@@ -52,6 +52,15 @@ def scan(folder: str | Path) -> Iterator[os.DirEntry[str]]:
         yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
+def subfolders(folder: str | Path, stray: list[str], ending: str = ".wav") -> Iterator[os.DirEntry[str]]:
+    """The folders in a folder, except hidden ones; paths of audio files beside them are added to ``stray``."""
+    for entry in scan(folder):
+        if entry.is_dir():
+            yield entry
+        elif entry.name.endswith(ending):
+            stray.append(entry.path)
+
+
 def folders(folder: str | Path) -> list[str]:
     """Sorted names of the folders in a folder, except hidden ones."""
     return sorted(entry.name for entry in scan(folder) if entry.is_dir())

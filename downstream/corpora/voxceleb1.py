@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmark.data.manifest import read_trials
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Trial, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan
+from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan, subfolders
 
 log = logging.getLogger("wavbench")
 
@@ -220,14 +220,8 @@ def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str
     utterances: list[Utterance] = []
     m4a: list[str] = []
     misplaced: list[str] = []
-    for speaker in scan(top):
-        if not speaker.is_dir():
-            misplaced += [speaker.path] if speaker.name.endswith(".wav") else []
-            continue
-        for video in scan(speaker.path):
-            if not video.is_dir():
-                misplaced += [video.path] if video.name.endswith(".wav") else []
-                continue
+    for speaker in subfolders(top, misplaced):
+        for video in subfolders(speaker.path, misplaced):
             names = [file.name for file in scan(video.path)]
             utterances += [
                 Utterance(

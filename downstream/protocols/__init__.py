@@ -22,15 +22,8 @@ _KEYS: dict[str, tuple[type, str]] = {
     "quick": (dict, "values of RunConfig over these for --quick: a run of a minute or two on a small synthetic corpus"),
     "extends": (str, "another card, whose keys hold where this one is silent; config is merged key by key"),
 }
-_OPTIONAL: dict[str, Any] = {
-    "aliases": [],
-    "source": [],
-    "deviations": [],
-    "config": {},
-    "finetune": {},
-    "quick": {},
-    "extends": "",
-}
+_OPTIONAL = ("aliases", "source", "deviations", "config", "finetune", "quick", "extends")
+"""Keys that may be missing: what they hold is empty then."""
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -44,7 +37,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     for key in card:
         if key not in _KEYS:
             raise BenchmarkError(f"protocol card {path}: unknown key '{key}'. " + suggest(str(key), list(_KEYS)))
-    card = _OPTIONAL | card
+    card = {key: _KEYS[key][0]() for key in _OPTIONAL} | card
     for key, (kind, meaning) in _KEYS.items():
         if key not in card:
             raise BenchmarkError(f"protocol card {path}: key '{key}' is missing ({meaning})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from benchmark.errors import shorten
@@ -14,19 +13,14 @@ from downstream.classification import ClassificationConfig, ClassificationTask
 log = logging.getLogger("wavbench")
 
 
-@dataclass
-class SIDConfig(ClassificationConfig):
-    """Options of speaker identification. Dev and test are other utterances of the training speakers."""
-
-
 class SpeakerIdentification(ClassificationTask):
-    """Classify utterances by the training speakers.
+    """Classify utterances by the training speakers, of whom dev and test are other utterances.
 
     The metrics are those of :class:`ClassificationTask` and top5_accuracy. Of dev, too, predictions are kept
     (``predictions_dev.jsonl``), with the posterior of the predicted speaker alone.
     """
 
-    Config = SIDConfig
+    Config = ClassificationConfig
     plural = "speakers"
     holds_out = False
     groups = ()

@@ -2,8 +2,8 @@
 
 What is on PyPI as 0.4.18 is commit ec8064b5, the one that the protocol cards cite. It imports things that are gone
 (``torchaudio.sox_effects``, ``huggingface_hub.HfFolder``) and optional packages (tensorboardX, editdistance, sox,
-librosa) for work that nothing here asks of it: reading audio, error rates, the hub of upstreams. While it is imported,
-empty stand-ins take the place of these; then they are taken away again, so that nobody else meets them.
+catalyst, librosa) for work that nothing here asks of it: reading audio, error rates, the hub of upstreams. While it is
+imported, empty stand-ins take the place of these; then they are taken away again, so that nobody else meets them.
 
 The experts are made by their own ``__init__`` from the values of SUPERB's configuration files (which the package leaves
 out), at the sizes of a test, and the Runner by its own ``__init__`` too, around an upstream of ours.
@@ -27,8 +27,14 @@ import torch
 from torch import Tensor, nn
 
 STAND_INS = (
+    "catalyst",
+    "catalyst.data",
+    "catalyst.data.sampler",
     "editdistance",
+    "librosa",
+    "librosa.util",
     "tensorboardX",
+    "torchaudio.sox_effects",
     "s3prl.hub",
     "s3prl.downstream.asr.dataset",
     "s3prl.downstream.sv_voxceleb1.dataset",
@@ -59,6 +65,10 @@ def _module(name: str) -> ModuleType:
 
 with _stand_ins():
     asr = _module("downstream.asr.expert")
+    emotion = _module("downstream.emotion.expert")
+    emotion_lists = _module("downstream.emotion.IEMOCAP_preprocess")
+    intents = _module("downstream.fluent_commands.expert")
+    keywords = _module("downstream.speech_commands.expert")
     heads = _module("downstream.model")
     sid = _module("downstream.voxceleb1.expert")
     sv = _module("downstream.sv_voxceleb1.expert")
@@ -124,6 +134,8 @@ SID_NAMES = {
 }
 ASR_NAMES = {"model.rnns.": "rnns.", "model.linear.": "linear."}
 PROJECTOR = {"projector.": "embedder.connector."}
+UTTERANCE_NAMES = SID_NAMES | PROJECTOR
+"""Of the experts of SID, emotions, keywords and intents."""
 
 
 def as_ours(theirs: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -182,6 +194,22 @@ def sid_config(size: int) -> dict[str, Any]:
             "UtteranceLevel": {"pooling": "MeanPooling"},
         },
     }
+
+
+def emotion_config(size: int, root: Path, lists: Path, fold: int) -> dict[str, Any]:
+    """downstream/emotion/config.yaml, with another size; audio is not read beforehand."""
+    values = {"root": str(root), "meta_data": str(lists), "test_fold": f"fold{fold}", "pre_load": False}
+    return sid_config(size) | {"datarc": {**values, "valid_ratio": 0.2}}
+
+
+def keyword_config(size: int, root: Path, test: Path) -> dict[str, Any]:
+    """downstream/speech_commands/config.yaml, with another size."""
+    return sid_config(size) | {"datarc": {"speech_commands_root": str(root), "speech_commands_test_root": str(test)}}
+
+
+def intent_config(size: int, root: Path) -> dict[str, Any]:
+    """downstream/fluent_commands/config.yaml, with another size."""
+    return sid_config(size) | {"datarc": {"file_path": str(root)}}
 
 
 def asr_config(size: int, folder: Path) -> dict[str, Any]:

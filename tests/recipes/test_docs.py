@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import shlex
 import shutil
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support import REPOSITORY, SMALL, Cli
 
 import benchmark.commands
-from benchmark import registry
+from benchmark import config, registry
 from benchmark.cli import main
+from downstream.protocols import read_card
+from upstream.wav2vec2.cards import Card
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 EXTENDING = REPOSITORY / "docs" / "extending.md"
@@ -92,6 +96,7 @@ def workplace(tmp_path: Path, corpora_root: Path) -> Path:
         named = re.match(r"# (\w+\.(?:py|yaml))\n", block)
         if named:
             block = re.sub(r"max_steps: \d+", "max_steps: 2", block)
+            block = block.replace("layers: [0, 3, 6]", "layers: [6]")
             (tmp_path / named[1]).write_text(block.replace("eval_every: 100", "eval_every: 2"), encoding="utf-8")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "demo").symlink_to(corpora_root)
@@ -150,3 +155,21 @@ def test_the_python_of_a_page_runs(
         exec(compile(block, str(page), "exec"), scope)
     assert scope["result"]["metrics"]["test"]["eer"] >= 0
     assert len(scope["hidden"].states) == 7
+
+
+def test_the_cards_of_extending_are_cards(tmp_path: Path) -> None:
+    protocol, checkpoint = (
+        next(block for block in blocks(EXTENDING, "yaml") if key in block) for key in ("extends:", "sha256:")
+    )
+    shutil.copytree(REPOSITORY / "downstream" / "protocols", tmp_path / "protocols")
+    path = tmp_path / "protocols" / "call_centre_er.yaml"
+    path.write_text(protocol, encoding="utf-8")
+    run = configure_card(read_card(path))
+    assert (run.task.label, run.task.selection, run.trainer.max_steps) == ("emotion", "macro_accuracy", 5000)
+    (card,) = yaml.safe_load(checkpoint).values()
+    assert card.keys() <= {field.name for field in dataclasses.fields(Card)} | {"normalize"}
+
+
+def configure_card(card: dict[str, Any]) -> Any:
+    upstream = ("upstream", {"upstream": {"name": "wav2vec2_tiny"}})
+    return config.compose(card, registry.tasks.get(card["task"]).load().Config, [upstream])  # type: ignore[attr-defined]

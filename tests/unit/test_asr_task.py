@@ -20,11 +20,14 @@ from test_asr_decoding import ARPA, LETTERS, MEANT, SPOKEN, acoustics
 from torch import Tensor
 
 from benchmark import config, metrics
+from benchmark.engine.run import Outcome
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Edits
 from benchmark.interfaces import Corpus, Target, Utterance
 from benchmark.metrics import cer, wer
 from benchmark.registry import downstreams
+from benchmark.study import recipe as study
+from benchmark.study.runner import run_cell
 from downstream.asr.heads import BiLSTM, Linear
 from downstream.asr.task import ASRConfig, SpeechRecognition
 from downstream.asr.text import TextConfig
@@ -104,7 +107,7 @@ def test_further_test_splits_may_be_absent(caplog: pytest.LogCaptureFixture) -> 
         ({"train_splits": ["train-clean-100"] * 2}, r"2 utterances are in two of train-clean-100.*1-1-0000, 1-1-0001"),
         ({"head": {"name": "lstm"}}, "unknown head 'lstm'"),
         ({"text": {"case": "title"}}, "task.text.case is 'title'"),
-        ({"selection": "ser"}, "task.selection is 'ser'.*expected a metric of edits: wer, cer"),
+        ({"selection": "ser"}, "task.selection is 'ser'.*expected a metric of edits: wer_or_cer, wer, cer"),
         ({"specaugment": {"time_masks": -1}}, "task.specaugment.time_masks is -1"),
         ({"lm": {"path": "nowhere.arpa"}}, "task.lm.path: .* does not exist"),
     ],
@@ -297,10 +300,79 @@ def test_clusters(fields: dict[str, Any], cluster: str, clusters: list[str]) -> 
     assert (items.cluster, list(items.clusters)) == (cluster, clusters)
 
 
-def test_either_rate_may_choose_the_checkpoint() -> None:
-    assert make().selection == "wer"
+COLLAPSES = [
+    ((105, 63), (100, 100)),  # no output
+    ((105, 63), (100, 96)),
+    ((105, 62.2), (99.9, 68.9)),  # on real LibriSpeech: a word in 700 more, and more letters wrong
+    ((101, 50), (94, 92)),  # the most frequent word and nothing else
+]
+"""(WER, CER) of the better one, and of the one that WER alone prefers."""
+
+
+def rank(output: tuple[float, float], **values: Any) -> tuple[float, ...]:
+    wer, cer = output
+    task = make(**values)
+    return task.rank({"wer": wer, "cer": cer}, error=wer if task.selection == "wer" else cer)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        *COLLAPSES,
+        ((89.9, 80), (90, 30)),  # every output with a tenth of the words right
+        ((20, 9), (21, 5)),  # by WER
+        ((99, 60), (101, 65)),
+        ((99, 96), (100, 100)),
+        ((100, 100), (250, 130)),  # what is worse than nothing
+    ],
+)
+def test_a_collapsed_output_is_not_preferred(better: tuple[float, float], worse: tuple[float, float]) -> None:
+    assert rank(better) < rank(worse)
+    assert (rank(better, selection="wer") > rank(worse, selection="wer")) == ((better, worse) in COLLAPSES)
+    assert (rank(better, selection="cer") < rank(worse, selection="cer")) == (better[1] < worse[1])
+
+
+rates = st.sampled_from([0.0, 30.0, 89.9, 90.0, 100.0, 105.0, 240.0]) | st.floats(0, 300)
+
+
+@given(st.lists(st.tuples(rates, rates), min_size=2, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_the_chosen_output_is_the_best_of_its_kind(outputs: list[tuple[float, float]]) -> None:
+    chosen = min(outputs, key=rank)
+    if chosen[0] < 90:
+        assert chosen[0] == min(wer for wer, _ in outputs)
+    else:
+        assert all(wer >= 90 and cer >= chosen[1] for wer, cer in outputs)
+
+
+def test_a_search_compares_by_the_same_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {1e-5: (100.0, 96.0), 1e-4: (105.0, 63.0), 1e-3: (118.0, 64.0)}
+    runs: list[tuple[str, str]] = []
+
+    def run(settings: config.RunConfig, folder: Path, mode: str, **_: Any) -> Outcome:
+        runs.append((mode, folder.name))
+        output = outputs[settings.optim.lr]
+        return Outcome(folder, {"step": 200, "metric": "wer", "value": output[0], "rank": rank(output)}, None)
+
+    monkeypatch.setattr("benchmark.engine.run.run", run)
+    recipe = study.Study(
+        name="s",
+        upstreams={"u": study.StudyUpstream("wav2vec2_tiny")},
+        tasks={"librispeech_asr": study.StudyTask()},
+        regimes={"frozen": study.StudyRegime(search={"optim.lr": list(outputs)})},
+    )
+    (cell,) = study.cells(recipe)
+    outcome = run_cell(recipe, cell, tmp_path, None)
+    assert runs == [("fit", "lr=1e-05"), ("fit", "lr=0.0001"), ("fit", "lr=0.001"), ("evaluate", "lr=0.0001")]
+    written = json.loads((tmp_path / cell.folder / "cell.json").read_text())
+    assert (written["chosen"], written["metric"]) == (outcome["chosen"], "wer") == ("lr=0.0001", "wer")
+    assert [(one["dev"], one["rank"]) for one in written["tried"]] == [(100, [1, 96]), (105, [1, 63]), (118, [1, 64])]
+
+
+def test_what_is_reported_is_a_metric() -> None:
+    assert make().selection == make_own(own(*[transcribed(k, "a") for k in (1, 2, 3)])).selection == "wer"
+    assert make(selection="wer").selection == "wer"
     assert make(selection="cer").selection == "cer"
-    assert make_own(own(transcribed(1, "a"), transcribed(2, "a"), transcribed(3, "a"))).selection == "wer"
 
 
 def test_dev_has_its_own_set() -> None:
@@ -322,24 +394,34 @@ def test_files_name_other_corpora_s_utterances() -> None:
     assert result.files["hyp_test.trn"] == "ab (s_1-a_b_1_.wav)\nab (clips/x.wav)\n"
 
 
-def test_alarm_when_dev_is_all_blank(caplog: pytest.LogCaptureFixture) -> None:
-    task = make(librispeech(dev_clean=transcribed(2, "A", "B")))
+def test_alarm_when_the_output_is_nearly_empty(caplog: pytest.LogCaptureFixture) -> None:
+    task = make(librispeech(dev_clean=transcribed(2, "A BCD", "EFGH"), test_clean=transcribed(3, "ABCD")))
     blank = acoustics("-" * 100)
-    result = task.evaluate("dev", {"2-1-0000": blank, "2-1-0001": blank})
-    assert (result.metrics["dev"]["blank_share"], result.metrics["dev"]["wer"]) == (100, 100)
-    assert "dev: 100.0 % of all frames are blank, 2 of 2 hypotheses are empty" in caplog.text
-    for advice in ("optim.lr", "optim.upstream_lr", "optim.warmup_steps", "tune.freeze_updates"):
-        assert advice in caplog.text
-    caplog.clear()
-    task.evaluate("dev", {"2-1-0000": acoustics("A" + "-" * 99), "2-1-0001": blank})  # 99.5 %
-    assert "99.5 % of all frames are blank, 1 of 2" in caplog.text
-    caplog.clear()
-    task.evaluate("dev", {"2-1-0000": acoustics("|" * 9 + "-"), "2-1-0001": acoustics("|" * 9 + "-")})
-    assert "10.0 % of all frames are blank, 2 of 2 hypotheses are empty" in caplog.text
-    caplog.clear()
-    task.evaluate("dev", {"2-1-0000": acoustics("AAA" + "-" * 97), "2-1-0001": blank})  # 98.5 %
-    task.evaluate("test", {u.id: blank for u in task.splits["test"]})
-    assert not caplog.text
+
+    def warned(split: str, *logs: Tensor) -> str:
+        caplog.clear()
+        task.evaluate(split, dict(zip([u.id for u in task.splits[split]], logs, strict=True)))
+        return caplog.text
+
+    alarm = warned("dev", blank, blank)
+    assert "dev: the output is nearly empty: the hypotheses have 0.0 % as many characters as the references" in alarm
+    assert "(2 of 2 are empty), 100.0 % of all frames are blank, and the CER is 100.0. CTC is stuck" in alarm
+    for advice in ("trainer.max_steps", "optim.lr", "optim.upstream_lr", "optim.warmup_steps", "tune.freeze_updates"):
+        assert advice in alarm
+    assert "0.0 % as many" in warned("dev", acoustics("|" * 99 + "-"), acoustics("|" * 99 + "-"))  # spaces only
+    written = acoustics("AB" + "-" * 40)  # 97.6 % blank
+    alarm = warned("dev", written, blank)
+    assert "22.2 % as many characters as the references (1 of 2 are empty), 98.6 % of all" in alarm
+    assert "and the CER is 77.8" in alarm
+    assert not warned("dev", acoustics("ABC" + "-" * 997), blank)  # 99.7 % blank, 3 characters of 9
+    assert not warned("dev", says("E"), says("FGHI"))
+    alarm = warned("test", blank, blank)
+    assert [name for name in ("test", "test-other") if f"{name}: the output is nearly empty" in alarm] == [
+        "test",
+        "test-other",
+    ]
+    assert "The chosen checkpoint does not recognise this speech" in alarm
+    assert not warned("test", says("ABXX"), says("TO"))
 
 
 # --- Language model ---------------------------------------------------------------------------------------------------
@@ -440,6 +522,7 @@ def test_librispeech_asr_has_superbs_values() -> None:
     values: Any = downstreams.get("librispeech_asr").load()()["config"]
     task = options(ASRConfig, **values["task"])
     assert task == ASRConfig(text=TextConfig("librispeech", "upper"))  # the defaults are SUPERB's too
+    assert task.selection == "wer_or_cer"  # but for this
     assert (task.train_splits, task.dev_splits) == (["train-clean-100"], ["dev-clean"])
     head = task.head
     assert (head.name, head.size, head.hidden, head.layers, head.dropout) == ("bilstm", 1024, 1024, 2, 0.2)
@@ -473,6 +556,8 @@ def test_other_cards_differ_in_data_and_length(name: str, train: list[str], dev:
     assert (task.head, task.specaugment) == (ASRConfig().head, ASRConfig().specaugment)
     assert card["config"]["trainer"]["max_steps"] == steps
     assert card["config"]["optim"] == superb["optim"]
+    assert (task.selection, card["version"]) == ("wer_or_cer", 2)
+    assert "selection" not in card["finetune"].get("task", {})  # one rule for every regime
     own_data = name == "asr"
     assert task.text == (TextConfig() if own_data else TextConfig("librispeech", "upper"))
     assert card["corpus"] == ("manifests" if own_data else "librispeech" if "960" in name else "librilight")

@@ -23,11 +23,11 @@ from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes
 from benchmark.interfaces import Corpus, Target, Task, Trial, Utterance
 from benchmark.registry import downstreams, tasks
-from downstream.classification import ClassificationTask, Classifier
+from downstream.classification import ClassificationConfig, ClassificationTask, Classifier
 from downstream.classify.task import ClassifyConfig, LabelClassification
 from downstream.embedders import EmbedderConfig
 from downstream.lid.task import LanguageIdentification, LIDConfig
-from downstream.sid.task import SIDConfig, SpeakerIdentification
+from downstream.sid.task import SpeakerIdentification
 from downstream.sv.task import SpeakerVerification, SVConfig
 
 EMOTIONS = ("anger", "joy", "neutral")
@@ -122,7 +122,10 @@ def test_any_metric_of_classes_selects() -> None:
         task = make_task(LabelClassification, replace(EMOTION, selection=name), make_corpus())
         assert task.selection == name
         assert name in task.evaluate("dev", posteriors(task, "dev")).metrics["dev"]
-    for name, message in [("macro_acuracy", "Did you mean 'macro_accuracy'"), ("wer", "expected a metric of classes: .*macro_f1")]:
+    for name, message in [
+        ("macro_acuracy", "Did you mean 'macro_accuracy'"),
+        ("wer", "expected a metric of classes: .*macro_f1"),
+    ]:
         with pytest.raises(BenchmarkError, match=rf"task.selection is '{name}'.*{message}"):
             LabelClassification.split(replace(EMOTION, selection=name), make_corpus())
     alone = make_corpus(dev=speech("dev", 3, ("joy",)))
@@ -211,7 +214,7 @@ def everything() -> Corpus:
 
 KINDS: list[tuple[type[Task], Any]] = [
     (SpeakerVerification, SVConfig("train", None, "new", "trials", [])),
-    (SpeakerIdentification, SIDConfig()),
+    (SpeakerIdentification, ClassificationConfig()),
     (LanguageIdentification, LIDConfig(shared_speakers=True)),
     (LabelClassification, replace(EMOTION, shared_speakers=True)),
     (LabelClassification, replace(EMOTION, dev_split=None, shared_speakers=True)),

@@ -244,22 +244,26 @@ def write_bad_audio() -> list[str]:
     wav("empty.wav", x[:0])
     wav("cut.wav")
     Path("cut.wav").write_bytes(Path("cut.wav").read_bytes()[:9000])
+    wav("cut.flac", noise(20.0))
+    Path("cut.flac").write_bytes(Path("cut.flac").read_bytes()[:300_000])
     Path("junk.wav").write_bytes(b"<html>")
     Path("zero_bytes.wav").write_bytes(b"")
     Path("folder.wav").mkdir()
     # what decoding finds
-    wav("cut.flac", noise(20.0))
-    Path("cut.flac").write_bytes(Path("cut.flac").read_bytes()[:300_000])
+    wav("hole.flac", noise(20.0))
+    content = Path("hole.flac").read_bytes()
+    Path("hole.flac").write_bytes(content[:300_000] + bytes(100_000) + content[400_000:])
     wav("nan.wav", np.where(np.arange(RATE)[:, None] == 8000, np.nan, x), subtype="FLOAT")
     wav("silent.wav", x * 0)
     wav("opposite.wav", np.concatenate([x, -x], axis=1), subtype="FLOAT")  # channels that cancel each other
     wav("clipped.wav", np.clip(x * 30, -1, 1))
     wav("loud.wav", x * 30000, subtype="FLOAT")
     wav("full_scale_once.wav", np.where(np.arange(RATE)[:, None] < 100, 1.0, x))  # 0.6 %: a plosive
-    return sorted([*(str(path) for path in Path().glob("*.wav")), "cut.flac", "gone.wav"])
+    return sorted([*(str(path) for path in Path().glob("*.wav")), "cut.flac", "hole.flac", "gone.wav"])
 
 
 HEADERS = {
+    "cut.flac": "ends early: its header promises 320,000 samples, its last frame ends at 176,128; fetch the file again",
     "cut.wav": "ends early: its header promises 32,044 bytes, it has 9,000",
     "empty.wav": "holds no audio (0 samples)",
     "folder.wav": "cannot be read as audio",
@@ -268,7 +272,7 @@ HEADERS = {
     "zero_bytes.wav": "cannot be read as audio",
 }
 DECODED = HEADERS | {
-    "cut.flac": "cannot be decoded beyond 8.192 s (",
+    "hole.flac": "cannot be decoded beyond 8.192 s (",
     "nan.wav": "has 1 samples that are NaN or infinite, first at 0.500 s",
     "silent.wav": "is silent: all samples are 0",
     "opposite.wav": "is silent",

@@ -73,6 +73,23 @@ def test_what_is_not_comparable_is_refused(keys: tuple[str, ...], to: Any, said:
         collect.gather([root])
 
 
+def test_regimes_chosen_by_different_rules_are_refused(tmp_path: Path) -> None:
+    root = write_study(tmp_path / "a", tasks=["words"], layers=False)
+
+    def rule(regime: str, selection: str) -> None:
+        for path in root.glob(f"tiny/words/{regime}/*/*/*/config.yaml"):
+            run = yaml.safe_load(path.read_text())
+            path.write_text(yaml.safe_dump({**run, "task": {**run.get("task", {}), "selection": selection}}))
+
+    rule("frozen", "wer")
+    collect.gather([root])  # what chose where the configuration does not say is the metric
+    rule("frozen", "wer_or_cer")
+    with pytest.raises(BenchmarkError, match="what chooses on dev differs"):
+        collect.gather([root])
+    rule("finetuned", "wer_or_cer")
+    collect.gather([root])
+
+
 def test_a_result_that_lacks_fields_is_refused(tmp_path: Path) -> None:
     root = write_study(tmp_path / "a", tasks=["words"], layers=False)
     path = root / "tiny/words/frozen/1h/seed0/lr=0.1/result.json"

@@ -309,6 +309,20 @@ def test_lhotse_recordings_with_supervisions(
     assert "1 recordings are not in" in refusal(lhotse, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("declared", "expected"), [(2.0, 2.0), (2.9995, None), (3.0, None), (3.0005, None), (3.02, 3.02)]
+)
+def test_lhotse_recordings_that_are_declared_shorter_or_longer(
+    tmp_path: Path, declared: float, expected: float | None
+) -> None:
+    recording = Recording.from_file(tone(tmp_path / "one.wav", 3.0))
+    recording.duration, recording.num_samples = declared, round(declared * recording.sampling_rate)
+    CutSet.from_manifests(RecordingSet.from_recordings([recording])).to_file(tmp_path / "cuts.jsonl")
+    found = lhotse(tmp_path / "cuts.jsonl", tmp_path).splits["all"]
+    assert [(u.start, u.duration) for u in found] == [(0.0, expected)]
+    assert audio.durations(found).tolist() == [2.0 if declared == 2.0 else 3.0]
+
+
 def test_lhotse_labels(tmp_path: Path, recordings: RecordingSet) -> None:
     segments = [segment("s1", "one", 0, 1, custom={"emotion": "joy", "snr": 3.5}), segment("s2", "two", 0, 1)]
     CutSet.from_manifests(
@@ -574,7 +588,7 @@ def test_datasets_with_audio_that_cannot_be_used(tmp_path: Path) -> None:
     message = refusal(datasets, tmp_path / "saved", tmp_path / "out")
     for part in (
         "3 problems",
-        "split 'saved', row 0: libsndfile cannot read its 4 bytes of audio (x.m4a)",
+        "split 'saved', row 0: libsndfile cannot read its 4 bytes of audio (x.m4a): Format not recognised.",
         "split 'saved', row 1: the audio file /gone.wav does not exist",
         "split 'saved', row 2: no audio",
     ):

@@ -19,10 +19,10 @@ from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes
 from benchmark.interfaces import Corpus, Target, Utterance
 from benchmark.registry import downstreams
-from downstream.classification import Classifier
+from downstream.classification import ClassificationConfig, Classifier
 from downstream.corpora.voxceleb1 import prepare_identification
 from downstream.embedders import EmbedderConfig
-from downstream.sid.task import SIDConfig, SpeakerIdentification
+from downstream.sid.task import SpeakerIdentification
 
 
 def speech(split: str, speakers: int = 8, each: int = 4) -> list[Utterance]:
@@ -40,7 +40,7 @@ def make_corpus(**splits: list[Utterance]) -> Corpus:
 
 @pytest.fixture
 def task() -> SpeakerIdentification:
-    return make_task(SpeakerIdentification, SIDConfig(), make_corpus())
+    return make_task(SpeakerIdentification, ClassificationConfig(), make_corpus())
 
 
 def predict(task: SpeakerIdentification, split: str, noise: float) -> dict[str, Any]:
@@ -53,15 +53,15 @@ def test_classes_are_the_training_speakers(task: SpeakerIdentification) -> None:
     assert task.splits["train"] == sorted(speech("train"), key=lambda u: u.id)
     assert task.vocabulary() == {"speakers": [f"s{s:02}" for s in range(8)]}
     assert task.targets([speech("train")[0], speech("dev")[-1]]).tolist() == [0, 7]
-    head = SpeakerIdentification.make_head(SIDConfig(), task.vocabulary(), 12)
+    head = SpeakerIdentification.make_head(ClassificationConfig(), task.vocabulary(), 12)
     assert isinstance(head, Classifier)
     assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {
         "embedder.connector.weight": (256, 12), "embedder.connector.bias": (256,),
         "objective.fc.weight": (8, 256), "objective.fc.bias": (8,),
     }  # fmt: skip
-    task = make_task(SpeakerIdentification, SIDConfig(), make_corpus(), train=task.splits["train"][:2])
+    task = make_task(SpeakerIdentification, ClassificationConfig(), make_corpus(), train=task.splits["train"][:2])
     with pytest.raises(BenchmarkError, match="at least 2 speakers are needed to train on, training data have s00"):
-        task.make_head(SIDConfig(), task.vocabulary(), 12)
+        task.make_head(ClassificationConfig(), task.vocabulary(), 12)
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -107,7 +107,7 @@ def test_speakers_whom_a_budget_left_out_are_errors(
 ) -> None:
     left = [u for u in task.splits["train"] if u.speaker != "s03"]
     with caplog.at_level(logging.WARNING):
-        task = make_task(SpeakerIdentification, SIDConfig(), make_corpus(), train=left)
+        task = make_task(SpeakerIdentification, ClassificationConfig(), make_corpus(), train=left)
     test = task.splits["test"]
     sure = {u.id: torch.tensor(np.eye(7)[task.classes.get(str(u.speaker), 0)]) for u in test}  # he is taken for s00
     metrics = task.evaluate("test", sure).metrics["test"]
@@ -131,7 +131,7 @@ def test_bad_predictions_are_named(task: SpeakerIdentification) -> None:
 def test_unusable_data_is_refused() -> None:
     def refused(message: str, corpus: Corpus) -> None:
         with pytest.raises(BenchmarkError, match=message):
-            SpeakerIdentification.split(SIDConfig(), corpus)
+            SpeakerIdentification.split(ClassificationConfig(), corpus)
 
     refused("test has 2 speakers that training does not have: s08, s09", make_corpus(test=speech("test", 10)))
     refused("dev has 1 speakers that training does not have: s08", make_corpus(dev=speech("dev", 9)))
@@ -142,13 +142,13 @@ def test_unusable_data_is_refused() -> None:
     del corpus.splits["dev"]
     refused("'manifests' has no split 'dev' .* give it as --dev FILE", corpus)
     with pytest.raises(BenchmarkError, match="unknown loss 'sotfmax'"):
-        SpeakerIdentification.split(options(SIDConfig, loss={"name": "sotfmax"}), make_corpus())
+        SpeakerIdentification.split(options(ClassificationConfig, loss={"name": "sotfmax"}), make_corpus())
 
 
 def test_evaluation_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
     def elsewhere(name: str, speakers: int = 8) -> SpeakerIdentification:
         target = Target(name, Corpus("manifests", {"more": speech("more", speakers)}))
-        return make_task(SpeakerIdentification, SIDConfig(), make_corpus(), target)
+        return make_task(SpeakerIdentification, ClassificationConfig(), make_corpus(), target)
 
     task = elsewhere("more", 3)
     assert {u.speaker for u in task.splits["test"]} == {"s00", "s01", "s02"}
@@ -160,16 +160,17 @@ def test_evaluation_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
         elsewhere("mroe")
     assert "training has seen" not in caplog.text
     corpus = make_corpus()
-    assert list(SpeakerIdentification.split(SIDConfig(), corpus, Target("train", corpus)).test) == task.splits["train"]
+    again = SpeakerIdentification.split(ClassificationConfig(), corpus, Target("train", corpus))
+    assert list(again.test) == task.splits["train"]
     assert "training has seen 28 of the 28 utterances of train" in caplog.text
 
 
 def test_predictions_are_presented_as_plain_data() -> None:
     logits = torch.tensor([0.1, 0.05, 0.4, 0.2, 0.15, 0.1]).log()
-    shown = SpeakerIdentification.present(SIDConfig(), {"speakers": list("abcdef")}, logits)
+    shown = SpeakerIdentification.present(ClassificationConfig(), {"speakers": list("abcdef")}, logits)
     assert shown == {"speaker": "c", "posteriors": {"c": 0.4, "d": 0.2, "e": 0.15, "a": 0.1, "f": 0.1}}
     assert json.loads(json.dumps(shown)) == shown
-    few = SpeakerIdentification.present(SIDConfig(), {"speakers": ["a", "b"]}, logits[:2].log_softmax(0))
+    few = SpeakerIdentification.present(ClassificationConfig(), {"speakers": ["a", "b"]}, logits[:2].log_softmax(0))
     assert list(few["posteriors"]) == ["a", "b"]
 
 
@@ -177,7 +178,7 @@ def test_the_card_has_superbs_values() -> None:
     """s3prl ec8064b5, downstream/voxceleb1/config.yaml."""
     card: Any = downstreams.get("voxceleb1").load()()  # s3prl's name
     config = card["config"]
-    assert options(SIDConfig, **config["task"]).head == EmbedderConfig("mean", 256)
+    assert options(ClassificationConfig, **config["task"]).head == EmbedderConfig("mean", 256)
     assert config["task"]["loss"] == {"name": "softmax"}
     assert (config["data"]["crop_seconds"], config["optim"]["clip"]) == (128000 / 16000, 1.0)
     assert (config["optim"]["name"], config["optim"]["lr"], config["optim"]["weight_decay"]) == ("adam", 1e-4, 0.0)
@@ -186,7 +187,7 @@ def test_the_card_has_superbs_values() -> None:
 
 
 def test_reads_the_synthetic_tree(data_root: Path) -> None:
-    task = make_task(SpeakerIdentification, SIDConfig(), prepare_identification(data_root))
+    task = make_task(SpeakerIdentification, ClassificationConfig(), prepare_identification(data_root))
     assert len(task.classes) == 10  # 6 of dev, 4 of test
     sessions = {name: {(u.speaker, u.id) for u in those} for name in ("train", "test") for those in [task.splits[name]]}
     assert not sessions["train"] & sessions["test"]

@@ -25,7 +25,7 @@ def test_disjoint_splits_pass() -> None:
                 Utterance("b", "/x/2.wav"),
             ],
             "dev": [Utterance("c", "/x/1.wav", 0.1 + 0.2, 1.0)],  # 0.30000000000000004
-            "test": [Utterance("d", "/x/1.wav", 1.2995, 5.0), Utterance("e", "/y/2.wav")],
+            "test": [Utterance("d", "/x/1.wav", 1.276, 5.0), Utterance("e", "/y/2.wav")],
         }
     )
 
@@ -38,7 +38,7 @@ def test_disjoint_splits_pass() -> None:
         (Utterance("a", "/x/1.wav"), Utterance("b", "/x/1.wav"), ["'a' of train and 'b' of test", "from 0.000 s"]),
         (Utterance("a", "/x/1.wav", 1.0, 2.0), Utterance("b", "/x/1.wav", 2.5), ["/x/1.wav, 2.500–3.000 s"]),
         (Utterance("a", "/x/1.wav", 2.5), Utterance("b", "/x/1.wav", 1.0, 2.0), ["'b' of test and 'a' of train"]),
-        (Utterance("a", "/x/1.wav", 1.0, 2.0), Utterance("b", "/x/1.wav", 2.998, 2.0), ["2.998–3.000 s"]),
+        (Utterance("a", "/x/1.wav", 1.0, 2.0), Utterance("b", "/x/1.wav", 2.974, 2.0), ["2.974–3.000 s"]),
     ],
 )  # fmt: skip
 def test_shared_utterances_are_named(train: Utterance, test: Utterance, parts: list[str]) -> None:

@@ -173,7 +173,7 @@ def test_voxceleb2_layout(tree: Path) -> None:
 def test_no_two_corpora_share_a_speaker() -> None:
     voices: list[set[Speaker]] = []
     for corpus, layout in LAYOUTS.items():
-        if corpus != "librispeech_finetuning":  # a part of LibriSpeech
+        if corpus not in ("librispeech_finetuning", "speech_commands_test_set_v0.01"):  # copies of others' files
             voices.append({clip.speaker for clip in layout.plan(SIZES["demo"], 0)[0]})
     assert sum(map(len, voices)) == len(set().union(*voices))
 

@@ -124,8 +124,41 @@ def test_the_best_checkpoint_on_dev_is_kept(corpus: Corpus, tmp_path: Path, monk
     monkeypatch.setattr(ToyTask, "evaluate", lambda *_: Evaluation({"dev": {"toy_error": next(values)}}))
     made = build(configure(max_steps=8, eval_every=2), corpus, tmp_path)
     made.train(StopRequest())
-    assert made.best == {"step": 4, "metric": "toy_error", "value": 2.0}
+    assert made.best == {"step": 4, "metric": "toy_error", "value": 2.0, "rank": (2.0,)}
     assert made.load_best()["step"] == 4
+
+
+def test_the_task_ranks_checkpoints(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([(4.0, 9.0), (5.0, 1.0), (3.0, 1.0), (1.0, 8.0)])
+    stop = StopRequest()
+
+    def evaluate(*_: Any) -> Evaluation:
+        error, other = next(values)
+        stop.requested = error == 5
+        return Evaluation({"dev": {"toy_error": error, "other": other}})
+
+    monkeypatch.setattr(ToyTask, "evaluate", evaluate)
+    monkeypatch.setattr(ToyTask, "rank", lambda _, dev, error: (dev["other"],))
+    run = configure(max_steps=8, eval_every=2)
+    with pytest.raises(Interrupted):
+        build(run, corpus, tmp_path).train(stop)
+    made = build(run, corpus, tmp_path)
+    assert made.resume()
+    made.train(StopRequest())
+    assert made.best == {"step": 4, "metric": "toy_error", "value": 5.0, "rank": (1.0,)}
+    assert made.load_best()["dev"] == {"toy_error": 5.0, "other": 1.0}
+
+
+def test_a_run_saved_before_there_were_ranks_is_resumed(corpus: Corpus, tmp_path: Path) -> None:
+    build(configure(max_steps=3), corpus, tmp_path).train(StopRequest())
+    path = tmp_path / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    rank = state["best"].pop("rank")
+    torch.save(state, path)
+    made = build(configure(max_steps=6), corpus, tmp_path)
+    assert made.resume()
+    assert made.best is not None
+    assert made.best["rank"] == rank == (made.best["value"],)
 
 
 def test_evaluation_leaves_training_alone(corpus: Corpus, tmp_path: Path) -> None:

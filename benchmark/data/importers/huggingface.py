@@ -84,11 +84,9 @@ def read(source: Path, output: Path, labels: Sequence[str] = (), columns: Mappin
         duplicates = shorten(sorted(id_ for id_, times in Counter(ids).items() if times > 1))
         raise BenchmarkError(f"--column id={columns['id']}: its values are not unique: {duplicates}; leave it out")
     log.info("ids are '<split>-<row>', because the values of column 'id' are not unique")
-    return Corpus("datasets", {name: _numbered(name, utterances) for name, utterances in corpus.items()})
-
-
-def _numbered(split: str, utterances: list[Utterance]) -> list[Utterance]:
-    return [replace(utterance, id=f"{split}-{row:06d}") for row, utterance in enumerate(utterances)]
+    for name, utterances in corpus.items():
+        utterances[:] = [replace(utterance, id=f"{name}-{row:06d}") for row, utterance in enumerate(utterances)]
+    return Corpus("datasets", corpus)
 
 
 def _utterances(
@@ -177,7 +175,8 @@ def _audio_file(value: Any, stem: Path) -> tuple[str | None, str]:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             ending = {"WAVEX": "wav", "RF64": "wav", "MPEG": "mp3"}.get(file.format, file.format.lower())
     except soundfile.SoundFileError as error:
-        return None, f"libsndfile cannot read its {len(data):,} bytes of audio{f' ({path})' if path else ''}: {error}"
+        reason = getattr(error, "error_string", error)  # without the name of the file, which is none
+        return None, f"libsndfile cannot read its {len(data):,} bytes of audio{f' ({path})' if path else ''}: {reason}"
     target = stem.with_name(f"{stem.name}.{ending}")
     target.write_bytes(data)
     return str(target.absolute()), ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark.data import headers
 from benchmark.data.importers.common import Finder, contents, gender, lines
 from benchmark.errors import BenchmarkError, raise_problems, shorten
 from benchmark.interfaces import Corpus, Utterance
@@ -17,6 +19,8 @@ log = logging.getLogger("wavbench")
 
 _SLACK = 0.01
 """Seconds by which a supervision may reach beyond its cut, as rounded times do."""
+_ROUNDED = 1e-3
+"""Seconds by which the duration of a recording may differ from that of its file, with which it is the same."""
 _HARMLESS = {"Resample"}
 """Transforms of a recording that loading does as well."""
 
@@ -133,11 +137,22 @@ def _utterances(source: Path, split: str, cuts: _Cuts, labels: Sequence[str]) ->
     if supervised and bare:
         log.warning(
             "split '%s': %d cuts have no supervision and are left out: %s",
-            split,
-            len(bare),
-            shorten(u.id for u in bare),
-        )
-    return supervised or bare
+            split, len(bare), shorten(u.id for u in bare),
+        )  # fmt: skip
+    return _to_the_end(supervised or bare)
+
+
+def _to_the_end(utterances: list[Utterance]) -> list[Utterance]:
+    """Utterances that last to the end of their file need no duration; those of resampled recordings are rounded."""
+    found = headers.read(utterance.path for utterance in utterances)
+
+    def at_end(utterance: Utterance) -> bool:
+        header = found[utterance.path]
+        if isinstance(header, str) or utterance.duration is None:
+            return False
+        return abs(utterance.start + utterance.duration - header.frames / header.rate) <= _ROUNDED
+
+    return [replace(utterance, duration=None) if at_end(utterance) else utterance for utterance in utterances]
 
 
 class _RefusedError(Exception):
@@ -173,12 +188,11 @@ def _of_cut(cut: Any, finder: Finder, split: str, labels: Sequence[str]) -> Iter
                 raise _RefusedError(f"has the label {name}={value!r}; expected a string")
         start = round(cut.start + max(supervision.start, 0.0), 8)
         stop = round(cut.start + min(supervision.end, cut.duration), 8)
-        whole = stop >= recording.duration - 1e-3  # durations of resampled recordings are rounded
         yield Utterance(
             id=supervision.id,
             path=_file(recording, cut.channel if isinstance(cut.channel, int) else supervision.channel, finder),
             start=start,
-            duration=None if whole else round(stop - start, 8),
+            duration=round(stop - start, 8),
             text=supervision.text,
             speaker=supervision.speaker,
             language=supervision.language,

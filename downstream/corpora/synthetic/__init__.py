@@ -1,6 +1,7 @@
 """Small corpora of synthetic speech in official layouts.
 
-VoxCeleb1, VoxCeleb2, LibriSpeech, Libri-light's sets for limited supervision, VoxLingua107, CommonLanguage and FLEURS.
+VoxCeleb1, VoxCeleb2, LibriSpeech, Libri-light's sets for limited supervision, VoxLingua107, CommonLanguage, FLEURS,
+IEMOCAP, Speech Commands and Fluent Speech Commands.
 
 eSpeak NG speaks; everything else is drawn from a seed. A speaker is a voice definition (vocal-tract length and single
 formants, pitch and its range, glottal tone, roughness, strength of consonants), a rate and an accent. A recording is a

@@ -11,6 +11,8 @@ from benchmark.files import write_atomically
 from downstream.corpora.synthetic.voices import Espeak, Speaker, generator
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from downstream.corpora.synthetic.voices import Audio
 
 SAMPLE_RATE = 16_000  # Hz
@@ -26,6 +28,7 @@ class Clip:
     language: str
     """espeak's voice, see :meth:`Speaker.voice`."""
     text: str
+    """Empty: noise."""
     seconds: float | None
     """Cut to this length (the text is repeated if it is too short); ``None``: as long as the text."""
     session: str
@@ -34,6 +37,8 @@ class Clip:
     """How bad the recording is: 0 a studio, 1 a web video."""
     take: str = ""
     """Seeds the reading and the noise; if empty, the path does. Copies of a file share it."""
+    pad: bool = False
+    """Put a text that is too short into silence, rather than repeat it."""
 
 
 def record(speech: Audio, session: str, take: str, strength: float) -> Audio:
@@ -95,6 +100,15 @@ def record(speech: Audio, session: str, take: str, strength: float) -> Audio:
     return np.asarray(mixed * min(1.0, 0.97 / np.max(np.abs(mixed))))
 
 
+def _bursts(rng: np.random.Generator, samples: int) -> Audio:
+    """Noise (sample,) that swells and fades, by up to 40 dB, several times a second."""
+    import numpy as np
+
+    knots = np.arange(0, samples + SAMPLE_RATE // 5, SAMPLE_RATE // 5)
+    level = 10 ** rng.uniform(-2, 0, knots.size)
+    return np.asarray(rng.normal(size=samples) * np.interp(np.arange(samples), knots, level))
+
+
 _espeak: Espeak | None = None  # one per process
 
 
@@ -108,7 +122,11 @@ def write_clip(root: Path, clip: Clip) -> str:
     take = clip.take or clip.path
     rng = generator("clip", clip.session, take)
     pitch, rate = int(rng.integers(42, 59)), round(clip.speaker.rate * rng.uniform(0.92, 1.08))
-    speech = _espeak.say(clip.text, clip.language, clip.speaker.definition, rate, pitch, int(rng.integers(2**31)))
+    seed = int(rng.integers(2**31))
+    if clip.text:
+        speech = _espeak.say(clip.text, clip.language, clip.speaker.definition, rate, pitch, seed)
+    else:
+        speech = _bursts(rng, round((clip.seconds or 1.0) * SAMPLE_RATE))
     if speech.size < SAMPLE_RATE // 10:
         raise BenchmarkError(f"espeak-ng made no speech from {clip.text!r} in {clip.language!r} for {clip.path}")
     if clip.seconds is None:
@@ -116,6 +134,9 @@ def write_clip(root: Path, clip: Clip) -> str:
         speech = np.concatenate([silence, speech, silence])
     else:
         samples = round(clip.seconds * SAMPLE_RATE)
+        if clip.pad and speech.size < samples:
+            before = int(rng.integers(samples - speech.size))
+            speech = np.pad(speech, (before, samples - speech.size - before))
         start = int(rng.integers(max(1, speech.size - samples + 1)))
         speech = np.resize(speech, max(samples, speech.size))[start : start + samples]
     audio = record(speech, clip.session, take, clip.strength)

@@ -59,6 +59,21 @@ class Size:
     fleurs_readings: int
     """Speakers who read a sentence; each reads only one."""
     fleurs_seconds: tuple[float, float]
+    iemocap_dialogues: int
+    """IEMOCAP: dialogues of each session, at most four."""
+    iemocap_turns: int
+    """Turns of each emotion by each actor of a dialogue."""
+    iemocap_seconds: tuple[float, float]
+    commands_speakers: tuple[int, int, int]
+    """Speech Commands: speakers of training, of the validation and of the testing list."""
+    commands_others: int
+    """Words beside the ten keywords, at most eight."""
+    commands_noise: float
+    """Length of each of the six recordings of noise."""
+    fluent_speakers: tuple[int, int, int]
+    """Fluent Speech Commands: speakers in ``train``, ``valid`` and ``test``."""
+    fluent_phrases: int
+    """Of :data:`.superb.PHRASES`, twelve."""
 
 
 SIZES = {
@@ -73,6 +88,9 @@ SIZES = {
         common_seconds=(1.2, 2.0),
         fleurs_configs=("de_de", "en_us", "es_419"), fleurs_sentences=(2, 1, 1), fleurs_readings=2,
         fleurs_seconds=(1.2, 2.0),
+        iemocap_dialogues=1, iemocap_turns=1, iemocap_seconds=(1.2, 1.6),
+        commands_speakers=(2, 1, 1), commands_others=1, commands_noise=3.0,
+        fluent_speakers=(2, 1, 1), fluent_phrases=4,
     ),
     "demo": Size(  # about six hours of speech
         vox_dev=100, vox_test=30, vox_videos=4, vox_utterances=3, vox_seconds=(3.0, 5.0), vox_trials=3000,
@@ -88,31 +106,27 @@ SIZES = {
         common_speakers=(20, 6, 8), common_utterances=2, common_seconds=(2.0, 4.0),
         fleurs_configs=("cs_cz", "de_de", "en_us", "es_419", "fi_fi", "fr_fr", "hu_hu", "tr_tr"),
         fleurs_sentences=(14, 4, 6), fleurs_readings=2, fleurs_seconds=(2.5, 4.5),
+        iemocap_dialogues=3, iemocap_turns=3, iemocap_seconds=(2.0, 3.5),
+        commands_speakers=(40, 10, 12), commands_others=4, commands_noise=20.0,
+        fluent_speakers=(30, 8, 10), fluent_phrases=12,
     ),
 }  # fmt: skip
 SIZES["quick"] = replace(  # about twenty minutes a corpus, for --quick
     SIZES["demo"],
-    vox_dev=60,
-    vox_test=16,
-    vox_videos=3,
-    vox_utterances=2,
-    vox_seconds=(2.0, 3.0),
-    vox_trials=600,
-    vox2_speakers=60,
-    vox2_videos=3,
-    vox2_utterances=2,
-    vox2_seconds=(2.0, 3.0),
-    libri=(("train-clean-100", 16, 2, 8), ("dev-clean", 6, 1, 6), ("test-clean", 8, 1, 6)),
-    libri_words=(3, 6),
-    libri_more=(("dev-other", 6, 1, 6), ("test-other", 8, 1, 6)),
-    light_words=(3, 6),
-    lang_languages=("de", "en", "es", "fi", "fr", "it"),
-    lang_videos=30,
-    lang_dev=15,
-    lang_seconds=(2.0, 4.0),
+    vox_dev=60, vox_test=16, vox_videos=3, vox_utterances=2, vox_seconds=(2.0, 3.0), vox_trials=600,
+    vox2_speakers=60, vox2_videos=3, vox2_utterances=2, vox2_seconds=(2.0, 3.0),
+    libri=(("train-clean-100", 16, 2, 8), ("dev-clean", 6, 1, 6), ("test-clean", 8, 1, 6)), libri_words=(3, 6),
+    libri_more=(("dev-other", 6, 1, 6), ("test-other", 8, 1, 6)), light_words=(3, 6),
+    lang_languages=("de", "en", "es", "fi", "fr", "it"), lang_videos=30, lang_dev=15, lang_seconds=(2.0, 4.0),
     common_languages=("Dutch", "English", "German", "Indonesian", "Portuguese", "Romanian"),
     fleurs_configs=("cs_cz", "de_de", "en_us", "es_419", "fi_fi", "fr_fr"),
-)
+    iemocap_dialogues=2,
+    iemocap_turns=3,
+    iemocap_seconds=(1.5, 2.5),
+    commands_speakers=(30, 8, 10),
+    commands_noise=10.0,
+    fluent_speakers=(24, 6, 8),
+)  # fmt: skip
 SIZES["study"] = replace(  # shorter utterances and fewer trials: about three hours of the three corpora of `make demo`
     SIZES["demo"],
     vox_utterances=2, vox_seconds=(2.0, 3.0), vox_trials=1400,

@@ -1,0 +1,140 @@
+"""Speech Commands, version 0.01, in its official layout: ten keywords, unknown words and silence.
+
+::
+
+    <root>/speech_commands_v0.01/yes/0a7c2a8d_nohash_0.wav        30 words, 64,721 files of a second; the name starts
+                                                                  with the speaker
+    <root>/speech_commands_v0.01/{validation,testing}_list.txt    "yes/0a7c2a8d_nohash_0.wav": 6,798 and 6,835 files
+    <root>/speech_commands_v0.01/_background_noise_/*.wav         six recordings without speech, a minute or more each
+    <root>/speech_commands_test_set_v0.01/yes/*.wav               the 12 classes, 3,081 files; also _unknown_, _silence_
+
+The two archives contain no folder of their own: make these and unpack there. What neither list names is training data;
+the test set is the second archive. Silence is what the noise recordings have, cut into seconds; every tenth second of
+each is dev's.
+
+Warden: Speech Commands: a dataset for limited-vocabulary speech recognition, arXiv:1804.03209.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from benchmark.data import audio
+from benchmark.errors import BenchmarkError, raise_problems, shorten
+from benchmark.interfaces import Corpus, Utterance
+from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
+
+log = logging.getLogger("wavbench")
+
+FOLDER, TEST_FOLDER = "speech_commands_v0.01", "speech_commands_test_set_v0.01"
+KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+UNKNOWN, SILENCE = "_unknown_", "_silence_"
+NOISE = "_background_noise_"
+LISTS = {"validation": "validation_list.txt", "testing_list": "testing_list.txt"}
+"""Split -> the list of its files."""
+DEV_SECOND = 10
+"""Every how manieth second of noise is dev's, the first included."""
+
+ARCHIVES = "http://download.tensorflow.org/data/"
+_HELP = (
+    f"Expected layout: <data root>/{FOLDER}/<word>/<speaker>_nohash_<number>.wav with {' and '.join(LISTS.values())}, "
+    f"and <data root>/{TEST_FOLDER}/<class>/*.wav. Make the two folders, and unpack {ARCHIVES}{FOLDER}.tar.gz and "
+    f"{ARCHIVES}{TEST_FOLDER}.tar.gz there (tar xzf ARCHIVE -C FOLDER). {DATA_ROOT.format('both')}"
+)
+_NAME = re.compile(r"(?P<speaker>.+)_nohash_\d+\.wav")
+
+
+def prepare(root: Path) -> Corpus:
+    """Read the lists and list the audio; of the noise recordings the headers are read.
+
+    Args:
+        root: the data root, the folder that holds ``speech_commands_v0.01`` and ``speech_commands_test_set_v0.01``.
+
+    Returns:
+        splits ``train``, ``validation`` and ``test``, and ``testing_list``: the words of the first archive that its
+        list keeps for testing, of which ``test`` has some. Sorted by id: ``yes/<file>``, ``test/yes/<file>``,
+        ``_silence_/<recording>/<second>``. The label is ``keyword``: a keyword, ``_unknown_`` or ``_silence_``.
+        ``session`` is the speaker or, of silence, the recording.
+
+    Raises:
+        BenchmarkError: something is missing, misplaced or on two lists.
+    """
+    root = Path(root)
+    folder = find_folder(root, "Speech Commands", (FOLDER,), _HELP, (LISTS["validation"],))
+    test = find_folder(root, "Speech Commands' test set", (TEST_FOLDER,), _HELP)
+    words = [name for name in folders(folder) if name != NOISE]
+    absent = [name for name in (*KEYWORDS, NOISE) if not (folder / name).is_dir()]
+    absent += [name for name in LISTS.values() if not (folder / name).is_file()]
+    if absent:
+        raise BenchmarkError(f"{folder} has no {shorten(absent, 8)}. It contains: {listing(folder)}. {_HELP}")
+    other: list[str] = []
+    files = {f"{word}/{name}": word for word in words for name in _wavs(folder / word, other)}
+    of_list = _lists(folder, files)
+    splits: dict[str, list[Utterance]] = {"train": [], "validation": [], "test": [], "testing_list": []}
+    for name, word in files.items():
+        split = of_list.get(name, "train")
+        splits[split].append(_word(name, str(folder / name), word if word in KEYWORDS else UNKNOWN, split))
+    for noise in _wavs(folder / NOISE, other):
+        for second in range(int(audio.durations([Utterance(noise, str(folder / NOISE / noise))])[0])):
+            split = "validation" if second % DEV_SECOND == 0 else "train"
+            splits[split].append(
+                Utterance(
+                    id=f"{SILENCE}/{noise.removesuffix('.wav')}/{second:03}",
+                    path=str(folder / NOISE / noise),
+                    start=float(second),
+                    duration=1.0,
+                    session=noise,
+                    split=split,
+                    labels={"keyword": SILENCE},
+                )
+            )
+    classes = (*KEYWORDS, UNKNOWN, SILENCE)
+    if set(folders(test)) != set(classes):
+        raise BenchmarkError(f"{test} should have the folders {', '.join(classes)}, and has {listing(test)}. {_HELP}")
+    for keyword in classes:
+        splits["test"] += [
+            _word(f"test/{keyword}/{name}", str(test / keyword / name), keyword, "test")
+            for name in _wavs(test / keyword, other)
+        ]
+    if other:
+        log.warning("%d files are not .wav and are left out: %s", len(other), shorten(other))
+    for split in ("train", "validation", "test"):
+        if empty := [name for name in classes if not any(u.labels["keyword"] == name for u in splits[split])]:
+            raise BenchmarkError(f"'{split}' of Speech Commands has no utterance of {shorten(empty, 8)}. {_HELP}")
+    return Corpus("speech_commands", {name: sorted(those, key=lambda u: u.id) for name, those in splits.items()})
+
+
+def _wavs(folder: Path, other: list[str]) -> list[str]:
+    """Sorted names of the audio files in a folder; adds those of other files to ``other``."""
+    names = sorted(entry.name for entry in scan(folder))
+    other += [str(folder / name) for name in names if not name.endswith(".wav") and folder.name != NOISE]
+    return [name for name in names if name.endswith(".wav")]
+
+
+def _word(name: str, path: str, keyword: str, split: str) -> Utterance:
+    file = name.rpartition("/")[2]
+    match = _NAME.fullmatch(file)
+    speaker = None if match is None else match["speaker"]
+    return Utterance(name, path, speaker=speaker, session=speaker or file, split=split, labels={"keyword": keyword})
+
+
+def _lists(folder: Path, files: Collection[str]) -> dict[str, str]:
+    """File -> the split whose list names it."""
+    split_of: dict[str, str] = {}
+    problems: list[str] = []
+    for split, file in LISTS.items():
+        for number, line in enumerate((folder / file).read_text(encoding="utf-8-sig").split("\n"), start=1):
+            name = line.strip()
+            if not name:
+                continue
+            if name not in files:
+                problems.append(f"{folder / file}:{number}: {name} is not in the tree")
+            elif name in split_of:
+                problems.append(f"{folder / file}:{number}: {name} is duplicated, in {LISTS[split_of[name]]}")
+            split_of.setdefault(name, split)
+    if problems:
+        raise_problems("the lists of Speech Commands do not fit", problems, f"Unpack the archive again. {_HELP}")
+    return split_of
