@@ -149,7 +149,7 @@ def _go_to(file: Any, first: int) -> None:
     if file.subtype.startswith("MPEG"):
         start = first - _BEFORE_MPEG
     elif file.format == "OGG":
-        start = first - 2**12
+        start = min(first, file.frames - _BEFORE_OGG) - _BEFORE_OGG
     else:
         start = first if file.subtype.startswith(_EXACT) else 0
     if start > 0:

@@ -41,6 +41,7 @@ KNOWN = {
     "sv": Known("eer", "embedding", {"det.png"}),
     "sid": Known("accuracy", "speaker", set()),
     "lid": Known("macro_accuracy", "language", {"confusion.csv", "confusion.png", "det.png"}),
+    "slots": Known("accuracy", "action", {"confusion_action.csv", "confusion_object.png"}),
     "asr": Known("wer", "text", {"hyp_test.trn", "ref_test.trn"}),
 }
 

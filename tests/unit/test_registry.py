@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+import types
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -82,3 +85,22 @@ def test_what_is_missing(table: list[Entry]) -> None:
     assert entry.missing(None) == "fetch big"
     assert entry.missing("file.pt") is None
     assert table[0].missing(None) is None
+
+
+def test_a_thread_never_sees_half_a_registry() -> None:
+    names: list[int] = []
+
+    def slow() -> list[Entry]:
+        time.sleep(0.05)
+        return [Entry(name, "json:loads") for name in "abc"]
+
+    sys.modules["slow_entries"] = types.ModuleType("slow_entries")
+    sys.modules["slow_entries"].entries = slow  # type: ignore[attr-defined]
+    registry = Registry("thing", "wavbench.things", "slow_entries:entries")
+    threads = [threading.Thread(target=lambda: names.append(len(registry.names()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    del sys.modules["slow_entries"]
+    assert names == [3, 3, 3, 3]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from benchmark.commands import predict
 from benchmark.config import RunConfig
 from benchmark.data import manifest
 from benchmark.engine import prepare
+from benchmark.engine.folder import RunLog
 from benchmark.engine.predict import TrainedRun
 from benchmark.engine.prepare import Prepared, Preparer, Scored
 from benchmark.engine.run import run as run_settings
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Corpus, Splits, Utterance
+from benchmark.interfaces import Corpus, Regime, Splits, Utterance
 
 CORPUS: dict[str, Corpus] = {}
 
@@ -262,3 +265,78 @@ def test_the_log_begins_with_the_preparation(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(BenchmarkError, match="no training utterance is left"):
         run_settings(configure("data.min_seconds=9"), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_regime_of_a_plugin_may_edit_the_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a later run of the process nor the feature store of other runs sees what it did."""
+
+    class FromFile(ToyUpstream):
+        def __init__(self) -> None:
+            super().__init__()
+            self.info = {"sha256": "0" * 64}
+
+    class Noisy(Regime):
+        trains_upstream = False
+
+        def apply(self, upstream: Any, tune: Any) -> None:
+            with torch.no_grad():
+                upstream.layers[2].weight.mul_(3)
+
+    monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(registry.upstreams._load(), "toy", registry.Entry("toy", FromFile))
+    monkeypatch.setitem(registry.regimes._load(), "noisy", registry.Entry("noisy", Noisy, origin="a plug-in"))
+    preparer = Preparer()
+    norms = {}
+    for name, regime in (("before", "frozen"), ("noisy", "noisy"), ("twice", "noisy"), ("after", "frozen")):
+        options = [f"regime={regime}", "features.keep=true", "data.crop_seconds=null"]
+        outcome = run_settings(configure(*options), tmp_path / name, preparer=preparer)
+        assert outcome.result is not None
+        norms[name] = outcome.result["layer_norms"]
+    assert norms["before"] == norms["after"] != norms["noisy"]
+    assert norms["noisy"] == norms["twice"]
+
+
+def test_runs_in_two_threads_have_logs_of_their_own(tmp_path: Path) -> None:
+    logger = logging.getLogger("wavbench")
+    before, entered = logger.level, threading.Barrier(2)
+
+    def log(name: str) -> None:
+        with RunLog() as run_log:
+            (tmp_path / name).mkdir()
+            run_log.open(tmp_path / name)
+            entered.wait()
+            logger.info("a line of %s", name)
+            entered.wait()
+
+    threads = [threading.Thread(target=log, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert logger.level == before
+    for name in ("one", "two"):
+        (line,) = (tmp_path / name / "log.txt").read_text().splitlines()
+        assert line.endswith(f"a line of {name}")
+
+
+def test_data_of_the_last_release_are_recognised(tmp_path: Path) -> None:
+    """Release 0.1 left the gender out of its digests; its runs are resumed, evaluated and found complete."""
+    for split, utterances in CORPUS["toy"].splits.items():
+        CORPUS["toy"].splits[split] = [replace(u, gender="f") for u in utterances]
+    folder = tmp_path / "run"
+    run_settings(configure(), folder)
+    former = prepare.former_digests(prepared_run())
+    for name in ("last", "best"):
+        state = torch.load(folder / "checkpoints" / f"{name}.pt", weights_only=True)
+        state["fingerprint"] |= former
+        torch.save(state, folder / "checkpoints" / f"{name}.pt")
+    result = json.loads((folder / "result.json").read_text())
+    for name in ("train", "dev", "test"):
+        assert result["data"][name]["digest"] != former[f"{name} data"]
+        result["data"][name]["digest"] = former[f"{name} data"]
+    (folder / "result.json").write_text(json.dumps(result))
+    assert run_settings(configure(), folder, resume=True).complete
+    again = run_settings(configure(), folder, mode="evaluate").result
+    assert again is not None
+    assert again["metrics"] == result["metrics"]
+    assert again["data"]["test"]["digest"] != former["test data"]
