@@ -88,7 +88,8 @@ def run(
     from benchmark.engine.prepare import configure, default_folder, quick_values, read_card, task_class
     from benchmark.engine.run import run as run_settings
 
-    load_plugin(*plugins)
+    files = [plugins] if isinstance(plugins, str | os.PathLike) else plugins
+    load_plugin(*files)
     card = read_card(downstream)
     layers: list[tuple[str, Any]] = [("quick", quick_values(downstream))] if quick else []
     if "regime" not in values:
@@ -98,7 +99,7 @@ def run(
         layers.append(("data_root", {"data": {"root": os.fspath(root)}}))
     layers += [(f"{key}=", value) for key, value in config.expand(values, task_class(card).Config)]
     layers.append(("upstream", {"upstream": {"name": upstream}}))
-    layers.append(("plugins", {"plugins": [str(Path(plugin).resolve()) for plugin in plugins]}))
+    layers.append(("plugins", {"plugins": [str(Path(plugin).resolve()) for plugin in files]}))
     settings = configure(downstream, layers)
     where = Path(folder or default_folder(settings))
     outcome = run_settings(settings, where, resume=resume and not overwrite, overwrite=overwrite)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 from benchmark import registry
+
+
+def program() -> str:
+    """How ``wavbench run`` was called: a wheel has no ``run_downstream.py``."""
+    script = "run_downstream.py"
+    return f"python {script}" if Path(sys.argv[0]).name == script else "wavbench run"
 
 
 class Parser(argparse.ArgumentParser):

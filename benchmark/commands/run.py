@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
-from benchmark.commands import Parser, log_to_terminal
+from benchmark.commands import Parser, log_to_terminal, program
 from benchmark.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``run_downstream.py`` (= ``wavbench run``)."""
     parser = Parser(
-        "run_downstream.py",
+        program().removeprefix("python "),
         "Train a downstream task on an upstream's hidden states, choose on dev, evaluate once on test.",
         EXAMPLES,
     )
@@ -216,7 +217,8 @@ def _run_layers(folder: Path, settings: RunConfig, *, preparer: Preparer, **argu
     while len(folders) < layers:
         settings.featurizer.layer = len(folders)
         folders.append(folder / f"layer{len(folders)}")
-        code = _run_in(folders[-1], settings, preparer=preparer, **arguments)
+        advice = "resume with the same command and -a"
+        code = _run_in(folders[-1], settings, advice=advice, preparer=preparer, **arguments)
         if code:
             return code
         layers = preparer.upstream(settings).num_states
@@ -224,14 +226,15 @@ def _run_layers(folder: Path, settings: RunConfig, *, preparer: Preparer, **argu
     return 0
 
 
-def _run_in(folder: Path, settings: RunConfig, **arguments: Any) -> int:
+def _run_in(folder: Path, settings: RunConfig, *, advice: str = "", **arguments: Any) -> int:
     from benchmark import results
     from benchmark.engine.run import run
     from benchmark.engine.trainer import Interrupted
 
     try:
         outcome = run(settings, folder, **arguments)
-    except Interrupted:  # the log says how to resume
+    except Interrupted:
+        print(advice or f"resume with: {program()} -e {folder}", file=sys.stderr)
         return 130
     assert outcome.result is not None
     if outcome.complete:

@@ -36,7 +36,7 @@ def pieces(data: mmap.mmap, at: int) -> list[Piece]:
     runs, complete = _runs(data, at)
     result = []
     for run in runs:
-        if run.claimed:
+        if run.claimed == run.frames:
             result.append(Piece("", run.start, run.stop))
             continue
         if run.claimed is not None and (run.frames < run.claimed - 1 or not complete):

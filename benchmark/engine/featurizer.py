@@ -38,16 +38,21 @@ class WeightedSum(nn.Module):
         return nn.functional.layer_norm(state, state.shape[-1:]) if self.normalize else state
 
 
+def check_layer(layer: int, num_states: int) -> None:
+    """Raise :class:`BenchmarkError` where an upstream has no such layer; negative ones count from the last."""
+    if not -num_states <= layer < num_states:
+        raise BenchmarkError(
+            f"layer {layer} does not exist: this upstream has {num_states} layers, 0 (input of the first block) to "
+            f"{num_states - 1} (output of the encoder)"
+        )
+
+
 class SingleLayer(nn.Module):
     """One state alone; blocks above it are not run."""
 
     def __init__(self, layer: int, num_states: int, *, normalize: bool = False) -> None:
         super().__init__()
-        if not -num_states <= layer < num_states:
-            raise BenchmarkError(
-                f"layer {layer} does not exist: this upstream has {num_states} layers, 0 (input of the first block) to "
-                f"{num_states - 1} (output of the encoder)"
-            )
+        check_layer(layer, num_states)
         self.keep: Sequence[int] | None = [layer % num_states]
         self.normalize = normalize
 

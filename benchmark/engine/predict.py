@@ -50,7 +50,7 @@ class TrainedRun:
         if not (self.folder / "checkpoints" / "best.pt").exists():
             raise BenchmarkError(
                 f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev; resume it "
-                f"with run_downstream.py -e {folder}"
+                f"with -e {folder}"
             )
         torch.manual_seed(self.config.seed)  # as when it was trained: an upstream with random weights has the same ones
         chosen = self.config.upstream

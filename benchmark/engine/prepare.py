@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from benchmark import config, registry
 from benchmark.config import RunConfig
 from benchmark.data import audio, budget, manifest, splits
+from benchmark.engine.featurizer import check_layer
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir
 from benchmark.interfaces import LABEL_FIELDS, Corpus, Seconds, Splits, Target, Task, Upstream
@@ -205,6 +206,8 @@ class Preparer:
                 )
             raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
         upstream, task = self.upstream(run), task_class(card)
+        if run.featurizer.layer is not None:
+            check_layer(run.featurizer.layer, upstream.num_states)
         _check_crop(run, task, upstream)
         chosen, dropped = _training_utterances(run, task, chosen, seconds, upstream)
         evaluated = "test" if scored is None else scored.name

@@ -118,7 +118,7 @@ def run(
                 run_log.failed(error)
                 raise
             except Interrupted as stopped:
-                log.info("%s; resume with: python run_downstream.py -e %s", stopped, folder)
+                log.info("%s", stopped)
                 raise
 
 

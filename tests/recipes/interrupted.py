@@ -51,4 +51,5 @@ def arm(moment: str, count: int, number: signal.Signals) -> None:
 
 if __name__ == "__main__":
     arm(sys.argv[1], int(sys.argv[2]), signal.Signals[sys.argv[3]])
-    sys.exit(run_downstream(sys.argv[4:]))
+    arguments, sys.argv = sys.argv[4:], ["run_downstream.py"]
+    sys.exit(run_downstream(arguments))

@@ -466,3 +466,18 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
         errors = process.stderr.read()
         assert process.wait(60) == 0
     assert errors == b""
+
+
+def test_a_layer_that_does_not_exist_leaves_no_folder(cli: Cli, data_root: Path) -> None:
+    done = cli(*TINY, "--data-root", data_root, "-p", "run", "-l", 99, "-o", *SMALL)
+    assert done.returncode == 1
+    assert "layer 99 does not exist: this upstream has 7 layers" in done.stderr
+    assert not Path("run").exists()
+
+
+def test_ctrl_c_in_all_layers_says_how_to_resume(data_root: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, "--data-root", data_root, "-p", "run", "-l", "all", "--max-steps", 10]
+    stopped = interrupted(tmp_path, "update", 3, signal.SIGINT, *arguments, "-o", *SMALL)
+    assert stopped.returncode == 130
+    assert "resume with the same command and -a" in stopped.stderr
+    assert "-e run" not in stopped.stderr

@@ -172,6 +172,23 @@ def test_a_truncated_file_is_found_or_harmless(written: list[Path], tmp_path: Pa
     assert found > 240
 
 
+@pytest.mark.parametrize(
+    ("form", "subtype", "mark", "message"),
+    [("OGG", "VORBIS", b"OggS", "its last page is not marked as the last"), ("OGG", "OPUS", b"OggS", "its last page"),
+     ("MP3", "MPEG_LAYER_III", None, r"its header promises \d+ frames, it has \d+"),
+     ("FLAC", "PCM_16", b"\xff\xf8", "its header promises 48,000 samples, its last frame ends at 45,056")],
+)  # fmt: skip
+def test_a_file_that_ends_with_a_whole_page_or_frame(
+    tmp_path: Path, form: str, subtype: str, mark: bytes | None, message: str
+) -> None:
+    path = tmp_path / "a"
+    soundfile.write(path, sweep(16000, 1, 3), 16000, format=form, subtype=subtype)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(mark or data[:3])])
+    with pytest.raises(AudioError, match=f"ends early: {message}"):
+        audio.durations([Utterance("a", str(path))])
+
+
 def test_a_truncated_flac_is_found_by_its_header_or_by_decoding(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     soundfile.write(path, sweep(16000, 1, 3), 16000)
