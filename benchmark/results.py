@@ -39,6 +39,7 @@ FIELDS = {
     "cost": "updates; audio_seconds_seen in training; upstream_audio_seconds, evaluation included; wall_seconds; "
     "peak_memory_bytes (of the process on CPU, of the device on CUDA); trainable_parameters",
     "data": "split -> utterances, seconds, speakers, languages, digest; train also: dropped (why -> utterances)",
+    "warnings": "what was logged as a warning, each once, in all processes of the run",
     "provenance": "commit, dirty, versions, device, started (UTC) and command of the process that started the run",
 }
 """Every field of ``result.json``, top level."""
@@ -52,7 +53,7 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a result; regimes of earlier releases get their current names.
+    """Read a result. Results of 0.1 have no warnings, and their regimes get their current names.
 
     Raises:
         BenchmarkError: the file is not a result of this schema.
@@ -64,6 +65,7 @@ def read(path: Path) -> dict[str, Any]:
     schema = result.get("schema") if isinstance(result, dict) else None
     if schema != SCHEMA:
         raise BenchmarkError(f"{path} has result schema {schema}; this version of wavbench reads schema {SCHEMA}")
+    result.setdefault("warnings", [])
     if result["regime"] in registry.regimes:
         result["regime"] = registry.regimes.get(result["regime"]).name
     return result

@@ -19,6 +19,9 @@ from benchmark.files import remove_partial
 
 log = logging.getLogger("wavbench")
 
+_LOGGERS = (log, logging.getLogger("py.warnings"))
+"""Ours, and that of Python's warnings."""
+
 ARTEFACTS = (
     "result.json", "evaluation.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "budget.txt",
     "config.yaml",
@@ -100,31 +103,45 @@ class RunLog:
 
     def __init__(self) -> None:
         self._buffer = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
-        self._buffer.addFilter(self._is_ours)
+        self._buffer.addFilter(self._count)
         self._thread = threading.get_ident()
         self._file: logging.FileHandler | None = None
+        self.warnings: list[str] = []
+        """What was logged as a warning, each once."""
 
     def _is_ours(self, record: logging.LogRecord) -> bool:
         """Runs in other threads have logs of their own."""
         return record.thread == self._thread
 
+    def _count(self, record: logging.LogRecord) -> bool:
+        """Note a warning of ours; those of other libraries are in the log only."""
+        ours = self._is_ours(record)
+        if ours and record.levelno >= logging.WARNING and record.name == log.name:
+            message = record.getMessage()
+            if message not in self.warnings:
+                self.warnings.append(message)
+        return ours
+
     def __enter__(self) -> RunLog:
         with RunLog._lock:
             if not RunLog._open:
                 RunLog._level = log.level
+                logging.captureWarnings(True)
             RunLog._open += 1
             if log.getEffectiveLevel() > logging.INFO:
                 log.setLevel(logging.INFO)
-        log.addHandler(self._buffer)
+        for logger in _LOGGERS:
+            logger.addHandler(self._buffer)
         return self
 
     def open(self, folder: Path) -> None:
         """Write to ``folder/log.txt`` from here on, beginning with what was collected."""
         self._file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-        self._file.addFilter(self._is_ours)
+        self._file.addFilter(self._count)
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.removeHandler(self._buffer)
-        log.addHandler(self._file)
+        for logger in _LOGGERS:
+            logger.removeHandler(self._buffer)
+            logger.addHandler(self._file)
         self._buffer.setTarget(self._file)
         self._buffer.flush()
 
@@ -134,12 +151,15 @@ class RunLog:
             self._file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "error: %s", (error,), None))
 
     def __exit__(self, *_: object) -> None:
-        log.removeHandler(self._buffer)
+        for logger in _LOGGERS:
+            logger.removeHandler(self._buffer)
+            if self._file is not None:
+                logger.removeHandler(self._file)
         self._buffer.close()
         if self._file is not None:
-            log.removeHandler(self._file)
             self._file.close()
         with RunLog._lock:
             RunLog._open -= 1
             if not RunLog._open:
                 log.setLevel(RunLog._level)
+                logging.captureWarnings(False)

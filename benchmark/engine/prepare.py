@@ -5,11 +5,13 @@ A :class:`Preparer` does each of these once, however many runs ask for it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import logging.handlers
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,7 @@ class Preparer:
     _corpora: dict[Any, Corpus] = field(default_factory=dict)
     _splits: dict[Any, Splits] = field(default_factory=dict)
     _seconds: dict[Any, dict[str, Seconds]] = field(default_factory=dict)
+    _records: dict[Any, list[logging.LogRecord]] = field(default_factory=dict)
     _frozen: tuple[Any, Upstream] | None = None
 
     def prepare(self, run: RunConfig, scored: Scored | None = None) -> Prepared:
@@ -226,24 +229,41 @@ class Preparer:
     ) -> tuple[Splits, Mapping[str, Seconds]]:
         where = (card["corpus"], run.data.root, *(getattr(run.data, name) for name in config.MANIFESTS))
         corpus_key = (where, open_labels(run, card))
-        if corpus_key not in self._corpora:
-            self._corpora[corpus_key] = find_corpus(run, card)
+        with self._log_again(corpus_key):
+            if corpus_key not in self._corpora:
+                self._corpora[corpus_key] = find_corpus(run, card)
         corpus = self._corpora[corpus_key]
         key = (corpus_key, card["task"], OmegaConf.to_yaml(OmegaConf.structured(run.task)), scored)
-        if key not in self._splits:
-            target = None
-            if scored is not None and scored.manifest is not None:
-                other = manifest.corpus(test=scored.manifest, trials=scored.trials, labels=open_labels(run, card))
-                target = Target("test", other)
-            elif scored is not None:
-                target = Target(scored.name, corpus)
-            chosen = task_class(card).split(run.task, corpus, target)
-            if scored is None:
-                splits.check_disjoint({name: chosen[name] for name in NAMES})
-            self._splits[key] = chosen
-            utterances = {u.id: u for name in NAMES for u in chosen[name]}
-            self._seconds[key] = dict(zip(utterances, audio.durations(list(utterances.values())).tolist(), strict=True))
+        with self._log_again(key):
+            if key not in self._splits:
+                target = None
+                if scored is not None and scored.manifest is not None:
+                    other = manifest.corpus(test=scored.manifest, trials=scored.trials, labels=open_labels(run, card))
+                    target = Target("test", other)
+                elif scored is not None:
+                    target = Target(scored.name, corpus)
+                chosen = task_class(card).split(run.task, corpus, target)
+                if scored is None:
+                    splits.check_disjoint({name: chosen[name] for name in NAMES})
+                self._splits[key] = chosen
+                utterances = {u.id: u for name in NAMES for u in chosen[name]}
+                self._seconds[key] = dict(
+                    zip(utterances, audio.durations(list(utterances.values())).tolist(), strict=True)
+                )
         return self._splits[key], self._seconds[key]
+
+    @contextlib.contextmanager
+    def _log_again(self, key: Any) -> Iterator[None]:
+        """Keep what is logged while something is looked up, and log it again for each run that finds it kept."""
+        for record in self._records.get(key, ()):
+            log.log(record.levelno, record.getMessage())
+        recorder = logging.handlers.BufferingHandler(capacity=10**6)
+        log.addHandler(recorder)
+        try:
+            yield
+            self._records.setdefault(key, recorder.buffer)
+        finally:
+            log.removeHandler(recorder)
 
     def upstream(self, run: RunConfig) -> Upstream:
         """Load the upstream. One that stays as it was loaded is kept for the next run, if its weights are a file's."""

@@ -105,6 +105,7 @@ def run(
                     fingerprint(prepared),
                     provenance,
                     former_digests(prepared),
+                    run_log.warnings,
                 )
                 with StopRequest() as stop:
                     if mode == "evaluate":
@@ -191,6 +192,7 @@ def _evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequ
             name: prepared.summary(name) | ({"dropped": dict(prepared.dropped)} if name == "train" else {})
             for name in NAMES
         },
+        "warnings": list(trainer.warnings),
         "provenance": trainer.provenance,
     }
     write_files(folder, scores.files)

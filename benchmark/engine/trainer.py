@@ -125,6 +125,7 @@ class Trainer:
         fingerprint: digests of the data and of the upstream's weights; a run is resumed with the same ones only.
         provenance: of the process that starts the run.
         former: digests of the same by earlier releases, which a checkpoint may hold.
+        warnings: of the process so far; what it has later, too, is kept in checkpoints.
     """
 
     def __init__(
@@ -136,10 +137,12 @@ class Trainer:
         fingerprint: Mapping[str, str] | None = None,
         provenance: Mapping[str, Any] | None = None,
         former: Mapping[str, str] | None = None,
+        warnings: list[str] | None = None,
     ) -> None:
         self.run, self.task, self.folder = run, task, folder
         self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
         self.former = dict(former or {})
+        self.warnings = [] if warnings is None else warnings
         self.metric = find_metric(task.selection)
         self.device = choose_device(run.device)
         self.precision = Precision(run.trainer.precision, self.device)
@@ -309,6 +312,7 @@ class Trainer:
             "evaluated": self.evaluated,
             "best": self.best,
             "spent": self._spent_now(),
+            "warnings": list(self.warnings),
             "pairing": self.model.trained_state(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -344,6 +348,8 @@ class Trainer:
         if self.best is not None and "rank" not in self.best:  # saved before there were ranks
             self.best["rank"] = (self.metric.error(self.best["value"]),)
         self.spent, self.provenance = state["spent"], state["provenance"]
+        earlier = state.get("warnings", [])
+        self.warnings[:] = [*earlier, *(warning for warning in self.warnings if warning not in earlier)]
 
     def load_best(self) -> dict[str, Any]:
         """Put the parameters that were best on dev in place; returns what was kept with them."""

@@ -12,6 +12,7 @@ configuration is read from the folder named first, with a notice.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,11 @@ def gather(folders: Sequence[Path]) -> Gathered:
         )
     for cell in gathered.absent.keys() & gathered.runs.keys():
         del gathered.absent[cell]
+    warned = [run for run in gathered.runs.values() if run.result["warnings"]]
+    if warned:
+        most = Counter(warning for run in warned for warning in run.result["warnings"]).most_common(3)
+        shown = "; ".join(f"{text} ({plural(count, 'run')})" for text, count in most)
+        gathered.notices.append(f"{plural(len(warned), 'run')} logged warnings, most often: {shown}.")
     if gathered.repeated:
         gathered.notices.append(
             f"{plural(gathered.repeated, 'cell')} found more than once with the same result; shown once."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -340,3 +341,34 @@ def test_data_of_the_last_release_are_recognised(tmp_path: Path) -> None:
     assert again is not None
     assert again["metrics"] == result["metrics"]
     assert again["data"]["test"]["digest"] != former["test data"]
+
+
+def test_warnings_reach_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of what was prepared for an earlier run, and those of a process that was stopped."""
+    logger = logging.getLogger("wavbench")
+
+    def warn(root: Path) -> Corpus:
+        logger.warning("this corpus is odd")
+        logger.info("no warning")
+        return CORPUS["toy"]
+
+    monkeypatch.setattr("test_run_lifecycle.corpus", warn)
+    preparer = Preparer()
+    for name in ("first", "second"):
+        outcome = run_settings(configure("seed=1"), tmp_path / name, preparer=preparer)
+        assert outcome.result is not None
+        assert outcome.result["warnings"] == ["this corpus is odd"]
+        assert "this corpus is odd" in (tmp_path / name / "log.txt").read_text()
+    run_settings(configure(), tmp_path / "third", mode="fit", preparer=preparer)
+    original = LabelledToyTask.evaluate
+
+    def evaluate(self: Any, split: str, predictions: Any) -> Any:
+        logger.warning("a warning of %s", split)
+        warnings.warn("of another library", UserWarning, stacklevel=1)
+        return original(self, split, predictions)
+
+    monkeypatch.setattr(LabelledToyTask, "evaluate", evaluate)
+    evaluated = run_settings(configure(), tmp_path / "third", mode="evaluate", preparer=preparer).result
+    assert evaluated is not None
+    assert evaluated["warnings"] == ["this corpus is odd", "a warning of test"]
+    assert "UserWarning: of another library" in (tmp_path / "third" / "log.txt").read_text()
