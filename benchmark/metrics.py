@@ -3,6 +3,8 @@
 Verification metrics take ``labels`` (trial,) of 1 = same speaker (target) and 0 = different (nontarget), and ``scores``
 (trial,), higher = more alike. A trial is accepted when its score is at or above the threshold, so that trials with
 equal scores are always accepted or rejected together.
+
+Over 500 lines: the metrics of all kinds of tasks and their declarations, so that a new one is written in one place.
 """
 
 from __future__ import annotations

@@ -60,12 +60,15 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """What a test registers, by plug-ins too, is forgotten after it."""
-    from benchmark import registry
+    from benchmark import metrics, registry
 
+    declared = dict(metrics.METRICS)
     tables = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
     before = [(table, None if table._entries is None else dict(table._entries)) for table in tables]
     modules = set(sys.modules)
     yield
+    metrics.METRICS.clear()
+    metrics.METRICS.update(declared)
     for table, entries in before:
         table._entries = entries
     for name in set(sys.modules) - modules:

@@ -151,6 +151,7 @@ def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, la
                     "digest": f"{split}{budget if split == 'train' else ''}"}
             for split in ("train", "dev", "test")
         },
+        "warnings": [],
         "provenance": {
             "commit": "0123456789abcdef", "dirty": False, "versions": {"python": "3.11"}, "device": "cpu, 1 threads",
             "started": "2026-11-22T10:00:00+00:00", "command": "wavbench recipe toy.yaml",
