@@ -20,6 +20,7 @@ from benchmark.interfaces import Regime
 from benchmark.registry import suggest
 
 SCHEDULES = ("constant", "linear", "tri_stage", "one_cycle")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclass
@@ -142,17 +143,25 @@ class TrainerConfig:
     max_steps: int = 1000
     """Updates (after accumulation)."""
     batch_size: int = 8
-    """Utterances a forward pass and process."""
+    """Utterances a batch. ``auto``: what the card says, with ``auto_batch``."""
+    auto_batch: bool = False
+    """Where a batch does not fit into memory, split it into the largest power of two of utterances that does; the loss
+    is still the mean over the batch (heads with batch normalisation see the parts)."""
     accumulate: int = 1
     """Forward passes an update."""
     eval_every: int = 1000
     """Updates between evaluations on dev; the last update is always evaluated."""
     save_every: int = 500
     """Updates between checkpoints; a run resumes from the last one."""
+    keep: str = "best"
+    """What stays of the checkpoints once the run, or the study's cell, is done: ``all``; ``best``: the weights that
+    were best on dev, of a cell those of the candidate that was chosen; ``none``: no weights."""
     eval_batch_size: int = 1
     """Utterances a forward pass in evaluation; results do not depend on it."""
     log_every: int = 10
-    """Updates between TensorBoard points."""
+    """Updates between points of the trackers' curves."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where the run can be followed: ``tensorboard``, ``wandb``, ``mlflow``; see ``docs/running.md``."""
     precision: str = "no"
     """``no`` (float32), ``fp16`` or ``bf16``."""
 
@@ -189,7 +198,16 @@ class RunConfig:
 MANIFESTS = ("train", "dev", "test", "trials")
 """Fields of :class:`DataConfig` that name the files of own data."""
 
-_LOCATION = ("data.root", "data.workers", "trainer.save_every", "trainer.log_every", "features.limit_gb", "plugins")
+_LOCATION = (
+    "data.root",
+    "data.workers",
+    "trainer.save_every",
+    "trainer.keep",
+    "trainer.log_every",
+    "trainer.trackers",
+    "features.limit_gb",
+    "plugins",
+)
 """Keys that do not change what a run computes; they are not part of its digest."""
 FREE = (*_LOCATION, "upstream.checkpoint", *(f"data.{name}" for name in MANIFESTS))
 """Keys that may differ between parts of one run. That the data and the upstream's weights are the same is compared by
@@ -275,6 +293,9 @@ def current_names(values: Any) -> Any:
         values["featurizer"] = {"layer" if key == "state" else key: value for key, value in featurizer.items()}
     if values.get("regime") in registry.regimes:
         values["regime"] = registry.regimes.get(values["regime"]).name
+    trainer = values.get("trainer")
+    if isinstance(trainer, Mapping) and trainer.get("batch_size") == "auto":
+        values["trainer"] = {key: value for key, value in trainer.items() if key != "batch_size"} | {"auto_batch": True}
     return values
 
 
@@ -384,9 +405,10 @@ def _validate(run: RunConfig) -> None:
             raise BenchmarkError(f"{key} is {value}; expected {expected}")
 
     def among(key: str, allowed: Sequence[str]) -> None:
-        value = attrgetter(key)(run)
-        if value not in allowed:
-            raise BenchmarkError(f"{key} is '{value}'. {suggest(value, list(allowed), noun='expected one of')}")
+        given = attrgetter(key)(run)
+        for value in given if isinstance(given, list) else [given]:
+            if value not in allowed:
+                raise BenchmarkError(f"{key} is '{value}'. {suggest(value, list(allowed), noun='expected one of')}")
 
     regime = find_regime(run.regime)
     regime.check(run.tune)
@@ -394,6 +416,8 @@ def _validate(run: RunConfig) -> None:
     among("optim.name", ("adamw", "adam"))
     among("optim.schedule", SCHEDULES)
     among("trainer.precision", ("no", "fp16", "bf16"))
+    among("trainer.keep", ("all", "best", "none"))
+    among("trainer.trackers", TRACKERS)
     for key in _FROM_1:
         check(key, lambda number: number >= 1, "at least 1")
     for key in _FROM_0:

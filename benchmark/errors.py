@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
@@ -16,6 +17,18 @@ def shorten(items: Iterable[object], most: int = 3) -> str:
     """``a, b, c and 4 more``."""
     names = [str(item) for item in items]
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def show(value: object, most: int = 60) -> str:
+    """Any value for a message, as JSON or else as Python writes it, cut to ``most`` characters."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        try:
+            text = repr(value)
+        except Exception:  # whatever a foreign class raises; the message is about something else
+            text = f"a {type(value).__name__}"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def raise_problems(subject: str, problems: Sequence[str], advice: str = "") -> NoReturn:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import metrics, registry
+from benchmark import metrics, registry, text
 from benchmark.errors import BenchmarkError
 from benchmark.metrics import Edits as EditCount
 from benchmark.metrics import Metric
@@ -183,7 +183,7 @@ def read_about(folder: Path) -> About | None:
     if not path.exists():
         return None
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(text.read(path))
         if about["schema"] != SCHEMA:
             raise ValueError(f"it has schema {about['schema']}, this version reads {SCHEMA}")
         declared = {name: Metric(name=name, **values) for name, values in about["metrics"].items()}
@@ -243,12 +243,17 @@ def _clustered(ids: list[str], about: About) -> tuple[list[str], list[str], str]
 
 
 def _read_trials(folder: Path, about: About) -> Trials:
-    lines = [line for line in (folder / Trials.file).read_text(encoding="utf-8").split("\n") if line]
-    rows = [_split_trial(line, about.clusters) for line in lines]
+    names = text.Names(about.clusters)
+    rows = []
+    for number, line in text.lines(folder / Trials.file):
+        row = text.trial(line, names, columns=4)
+        if row is None:
+            raise ValueError(f"line {number}, {line!r}, is not 'label enrolment test score'")
+        rows.append(row)
     labels, first, second, scores = zip(*rows, strict=True)
-    names, index = np.unique([*first, *second], return_inverse=True)
+    ids, index = np.unique([*first, *second], return_inverse=True)
     return Trials(
-        *_clustered(names.tolist(), about),
+        *_clustered(ids.tolist(), about),
         labels=np.array(labels, dtype=int),
         enrolment=index[: len(rows)],
         test=index[len(rows) :],
@@ -256,20 +261,8 @@ def _read_trials(folder: Path, about: About) -> Trials:
     )
 
 
-def _split_trial(line: str, ids: Mapping[str, str]) -> tuple[str, str, str, str]:
-    """Label, enrolment, test and score of a line of ``scores.txt``; ids may contain spaces."""
-    label, _, rest = line.partition(" ")
-    pair, _, score = rest.rpartition(" ")
-    words = pair.split(" ")
-    for cut in range(1, len(words)):
-        first, second = " ".join(words[:cut]), " ".join(words[cut:])
-        if len(words) == 2 or (first in ids and second in ids):
-            return label, first, second, score
-    raise ValueError(f"{line!r} is not 'label enrolment test score'")
-
-
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / Classes.file).read_text(encoding="utf-8").split("\n") if line]
+    lines = [json.loads(line) for _, line in text.lines(folder / Classes.file)]
     return sorted(lines, key=lambda line: str(line["id"]))
 
 

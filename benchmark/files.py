@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,8 +48,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """:func:`write_atomically`, for text."""
-    write_bytes(path, text.encode())
+    """:func:`write_atomically`, for text in UTF-8. Bytes of file names that are not UTF-8, which Python has as
+    surrogates, are written as ``\\udce9``, as JSON has them."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -58,7 +61,36 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Write each content under its name."""
     for name, content in files.items():
-        write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):
+            write_text(folder / name, content)
+        else:
+            write_bytes(folder / name, content)
+
+
+def on_disk(path: str) -> str:
+    """The path as the file system spells it, where that differs in the normalisation of Unicode: a list says ``é`` in
+    one character, a folder that was copied from macOS in two. The path itself where nothing fits, or several do."""
+    if path.isascii() or os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path)
+    if not name or not folder:
+        return path
+    folder = on_disk(folder)
+    try:
+        changed = os.stat(folder).st_mtime_ns
+    except OSError:
+        return path
+    fitting = _spellings(folder, changed).get(unicodedata.normalize("NFC", name), [])
+    return os.path.join(folder, fitting[0]) if len(fitting) == 1 else path
+
+
+@functools.lru_cache(maxsize=64)
+def _spellings(folder: str, changed: int) -> dict[str, list[str]]:
+    """Name in form C -> the names in a folder that are the same."""
+    spellings: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        spellings.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    return spellings
 
 
 def remove_partial(folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""Manifests, lists of utterances on disk; trial lists.
+"""Manifests, lists of utterances on disk.
 
-A manifest is a UTF-8 file with one utterance per line: JSONL (``.jsonl``, an object per line) or a table (``.csv``,
-``.tsv``, a header with the same names). Columns are the fields of :class:`benchmark.interfaces.Utterance`, of which
-only ``path`` is required, and whichever other labels the reader asks for::
+A manifest is a UTF-8 file with one utterance per line: JSONL (``.jsonl``, an object per line; ``.json``, the same or
+one array of objects) or a table (``.csv``, ``.tsv``, a header with the same names). Columns are the fields of
+:class:`benchmark.interfaces.Utterance`, of which only ``path`` is required, and whichever other labels the reader asks
+for::
 
     {"id": "a1", "path": "wav/a1.wav", "speaker": "anna", "text": "good morning", "emotion": "joy"}
     {"id": "a2", "path": "/corpora/long.flac", "start": 12.5, "duration": 3.25, "speaker": "ben", "emotion": "calm"}
@@ -10,20 +11,22 @@ only ``path`` is required, and whichever other labels the reader asks for::
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
 import dataclasses
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from benchmark.errors import BenchmarkError, raise_problems, shorten
-from benchmark.files import write_bytes
+from benchmark import text
+from benchmark.errors import BenchmarkError, raise_problems, shorten, show
+from benchmark.data.trials import read_trials
+from benchmark.files import on_disk, write_bytes
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.registry import suggest
 
@@ -37,8 +40,10 @@ _RESERVED = _FIELDS | {"labels"}
 """What a label cannot be called."""
 _NUMBERS = ("start", "duration")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-ENDINGS = (".jsonl", *_DELIMITERS)
+ENDINGS = (".jsonl", ".json", *_DELIMITERS)
 """Of the names of manifests."""
+_ENDS = ("end", "end_time", "stop", "stop_time", "offset_end", "to", "xmax")
+"""What other tools call the end of a stretch, which a manifest has not."""
 
 _KNOWN_AS = {
     "id": ("utt", "utt_id", "uttid", "utterance", "utterance_id", "key"),
@@ -112,14 +117,8 @@ def scan(path: Path | str, labels: Sequence[str] = ()) -> Scan:
     _refuse_other_kinds(path)
     result = Scan(path, tuple(name for name in labels if name not in _RESERVED))
     known = _FIELDS.union(result.labels)
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        result.problems.append((0, "the file is UTF-16; save it as UTF-8"))
-        return result
-    if path.suffix == ".jsonl" and data.lstrip().startswith(b"["):
-        result.problems.append((1, "the file is one JSON array; write one object per line (jq -c '.[]' does)"))
-        return result
-    rows = _jsonl_rows(data, result) if path.suffix == ".jsonl" else _table_rows(data, _DELIMITERS[path.suffix], result)
+    delimiter = _DELIMITERS.get(path.suffix.lower())
+    rows = _json_rows(path, result) if delimiter is None else _table_rows(path, delimiter, result)
     folder = os.path.abspath(path.parent)
     lines: dict[str, int] = {}
     unknown: dict[str, list[int]] = {}
@@ -146,23 +145,26 @@ def _refuse_other_kinds(path: Path) -> None:
             f"{path} is a folder; expected a manifest (.jsonl, .csv or .tsv). 'wavbench prepare' makes manifests from "
             "Kaldi data directories, lhotse cuts and Hugging Face datasets"
         )
-    if path.suffix not in ENDINGS:
+    if path.suffix.lower() not in ENDINGS:
         raise BenchmarkError(
-            f"{path}: the name of a manifest ends in .jsonl (one object per line), .csv or .tsv (a table with a "
-            f"header), not in '{path.suffix}'"
+            f"{path}: the name of a manifest ends in .jsonl or .json (one object per line), .csv or .tsv (a table with "
+            f"a header), not in '{path.suffix}'"
         )
     if not path.is_file():
         raise BenchmarkError(f"manifest {path} not found")
 
 
-def _jsonl_rows(data: bytes, result: Scan) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(data.split(b"\n"), start=1):  # splitlines() would also split at U+2028 in a text
-        if not line.strip():
-            continue
+def _json_rows(path: Path, result: Scan) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in text.lines(path, result.problems):
+        if line.lstrip().startswith("[") and not result.rows and not result.problems:
+            if path.suffix.lower() == ".json":
+                yield from _array(path, result)
+            else:
+                advice = "write one object per line (jq -c '.[]' does), or name the file .json"
+                result.problems.append((number, f"the file is one JSON array; {advice}"))
+            return
         try:
-            row = _DECODER.decode(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            result.problems.append((number, _not_utf8(error)))
+            row = _DECODER.decode(line)
         except json.JSONDecodeError as error:
             result.problems.append((number, f"invalid JSON: {error.msg} at character {error.colno}"))
         except (ValueError, RecursionError) as error:
@@ -171,8 +173,32 @@ def _jsonl_rows(data: bytes, result: Scan) -> Iterator[tuple[int, dict[str, Any]
             if isinstance(row, dict):
                 yield number, row
             else:
-                found = "an array" if isinstance(row, list) else json.dumps(row)[:40]
-                result.problems.append((number, f'expected one object per line, {{"path": …}}, found {found}'))
+                result.problems.append((number, _no_object(row)))
+
+
+def _no_object(row: Any) -> str:
+    found = "an array" if isinstance(row, list) else show(row)
+    return f'expected one object per line, {{"path": …}}, found {found}'
+
+
+def _array(path: Path, result: Scan) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of one JSON array, each with the line where it begins."""
+    whole = text.read(path)
+    place, number, counted = whole.index("[") + 1, 1, 0
+    separator = re.compile(r"[\s,]*")
+    while not whole.startswith("]", place := cast(re.Match[str], separator.match(whole, place)).end()):
+        number += len(re.findall(r"\r\n|\r|\n", whole[counted:place]))
+        counted = place
+        try:
+            row, place = _DECODER.raw_decode(whole, place)
+        except (ValueError, RecursionError) as error:
+            reason = f"{error.msg} at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else error
+            result.problems.append((number, f"invalid JSON: {reason}"))
+            return
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            result.problems.append((number, _no_object(row)))
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -190,35 +216,10 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
 
 
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    return f"byte {error.object[error.start]:#04x} at {error.start + 1} is not UTF-8; save the file as UTF-8"
-
-
-def _table_rows(data: bytes, delimiter: str, result: Scan) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("utf-8", errors="replace")
-        for number, encoded in enumerate(data.split(b"\n"), start=1):
-            try:
-                encoded.decode("utf-8")
-            except UnicodeDecodeError as error:
-                result.problems.append((number, _not_utf8(error)))
+def _table_rows(path: Path, delimiter: str, result: Scan) -> Iterator[tuple[int, dict[str, Any]]]:
     known = _FIELDS.union(result.labels)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
-    while True:
-        line = reader.line_num + 1  # of the record's first line: a quoted text may have several
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            advice = "; a cell that begins with a quote must end with one, and quotes within it are doubled"
-            result.problems.append((line, f"{error}{'' if 'limit' in str(error) else advice}"))
-            continue
-        if not cells:
-            continue
+    for line, cells in text.records(path, delimiter, result.problems):
         if not header:
             header = _header([name.strip() for name in cells], delimiter, line, result)
             if "path" not in header:
@@ -263,6 +264,8 @@ def _unknown(name: str, times: int) -> str:
         advice = "This looks like a lhotse manifest: 'wavbench prepare lhotse' converts it"
     elif not name:
         advice = "Remove the column without a name (in pandas, write with index=False)"
+    elif name.lower().strip() in _ENDS:
+        advice = "A stretch is written as start and duration, in seconds: write a column duration = end - start"
     elif _meant(name) in _FIELDS:
         advice = f"Did you mean '{_meant(name)}'? known: {', '.join(FIELDS)}"
     else:
@@ -283,7 +286,9 @@ def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tu
             _check_seconds(name, value, wrong)
         elif not isinstance(value, str):
             advice = "; put it in quotes" if isinstance(value, int | float) else ""
-            wrong.append(f"{name} must be text, found {json.dumps(value)[:40]}{advice}")
+            wrong.append(f"{name} must be text, found {show(value)}{advice}")
+        elif broken := _broken(name, value):
+            wrong.append(f"{name} {show(value)} {broken}")
         elif name != "text" and value.strip() != value:
             wrong.append(f"{name} {value!r} begins or ends with white space; remove it")
         elif name != "text" and not value:
@@ -296,7 +301,7 @@ def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tu
     if wrong:
         return wrong, None
     written = values["path"]
-    values["path"] = os.path.join(folder, written)
+    values["path"] = on_disk(os.path.join(folder, written))
     for name in _NUMBERS:
         if name in values:
             values[name] = float(values[name])
@@ -304,9 +309,22 @@ def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tu
     return wrong, Utterance(**{"id": written, **values}, labels=own)
 
 
+def _broken(name: str, value: str) -> str:
+    """What is wrong with characters of a value; they would break lists of names, or a file's lines."""
+    if "\0" in value:
+        return "has a NUL character; remove it"
+    if name != "text" and any(c in value for c in "\r\n"):
+        return "has a line break; remove it" + (", or give the utterance an id" if name == "path" else "")
+    try:
+        value.encode(errors="strict" if name == "text" else "surrogateescape")
+    except UnicodeEncodeError:
+        return "is not Unicode: it has half of a surrogate pair; write the character itself"
+    return ""
+
+
 def _check_seconds(name: str, value: Any, wrong: list[str]) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        wrong.append(f"{name} must be a number of seconds, found {json.dumps(value)[:40]}")
+        wrong.append(f"{name} must be a number of seconds, found {show(value)}")
     elif not -1e12 < value < 1e12:  # NaN, infinities, and integers beyond all floats
         wrong.append(f"{name} must be a finite number of seconds, found {str(value)[:40]}")
     elif name == "start" and value < 0:
@@ -330,7 +348,7 @@ def write(path: Path | str, utterances: Iterable[Utterance]) -> None:
             nothing is written.
     """
     path = Path(path)
-    if path.suffix not in ENDINGS:
+    if path.suffix not in (".jsonl", *_DELIMITERS):
         raise BenchmarkError(f"cannot write {path}: the name of a manifest ends in .jsonl, .csv or .tsv")
     folder = os.path.abspath(path.parent)
     rows, problems = [], []
@@ -377,71 +395,24 @@ def _as_jsonl(rows: list[dict[str, Any]]) -> bytes:
 
 def _as_table(rows: list[dict[str, Any]], delimiter: str, path: Path) -> bytes:
     used = dict.fromkeys(name for row in rows for name in row)
-    bare_return = any("\r" in value for row in rows for value in row.values() if isinstance(value, str))
-    text = io.StringIO(newline="")
+    broken = any(c in value for row in rows for value in row.values() if isinstance(value, str) for c in "\r\n")
+    table = io.StringIO(newline="")
     writer = csv.DictWriter(
-        text,
+        table,
         [*(name for name in FIELDS if name in used), *(name for name in used if name not in _FIELDS)],
         delimiter=delimiter,
         lineterminator="\n",
-        quoting=csv.QUOTE_ALL if bare_return else csv.QUOTE_MINIMAL,  # which overlooks a carriage return
+        quoting=csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL,  # see text.records
     )
     writer.writeheader()
     writer.writerows(rows)
     try:
-        return text.getvalue().encode()
+        return table.getvalue().encode()
     except UnicodeEncodeError as error:
         raise BenchmarkError(
             f"cannot write {path}: {error.object[max(error.start - 30, 0) : error.end]!r} is not Unicode; write "
             ".jsonl, or rename the file"
         ) from error
-
-
-# ---------------------------------------------------------------------------------------------------- trial lists
-
-
-def read_trials(path: Path | str, ids: Collection[str], *, source: str = "", where: str = "") -> list[Trial]:
-    """Read a list of ``label enrolment test`` lines (1 same speaker, 0 different), in its order.
-
-    Args:
-        path: the list, in VoxCeleb's format.
-        ids: the utterances that exist; a set or a dictionary for long lists.
-        source: where to get a proper list; shown when this one is missing, empty or malformed.
-        where: where the utterances should be; shown when some are not among ``ids``.
-
-    Raises:
-        BenchmarkError: the list is missing or empty, lines are malformed, or utterances are not among ``ids``.
-    """
-    path = Path(path)
-    source = source or "Expected one trial per line: 1 (same speaker) or 0, and the ids of two utterances"
-    if not path.is_file():
-        raise BenchmarkError(f"trial list {path} not found. {source}")
-    trials: list[Trial] = []
-    problems: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) == 3 and fields[0] in ("0", "1"):
-            trials.append(Trial(int(fields[0]), fields[1], fields[2]))
-            continue
-        kaldi = len(fields) == 3 and fields[2] in ("target", "nontarget")
-        advice = " (Kaldi's order: write 1 or 0 for target or nontarget, and write it first)" if kaldi else ""
-        problems.append(f"{path}:{number}: expected '<1 or 0> <enrolment> <test>', got {line.strip()[:120]!r}{advice}")
-    if problems:
-        raise_problems(f"trial list {path}", problems, source)
-    if not trials:
-        raise BenchmarkError(f"trial list {path} is empty. {source}")
-    ids = ids if isinstance(ids, set | dict | frozenset) else set(ids)
-    named = dict.fromkeys(name for trial in trials for name in (trial.enrolment, trial.test))
-    absent = [name for name in named if name not in ids]
-    if absent:
-        raise BenchmarkError(
-            f"trial list {path} names {len(absent):,} utterances (of {len(named):,}) that do not exist: "
-            f"{shorten(absent)}. "
-            + (where or "Trials name utterances by their ids in the test manifest, such as " + shorten(ids))
-        )
-    return trials
 
 
 # ------------------------------------------------------------------------------------------------- several manifests

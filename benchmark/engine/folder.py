@@ -24,9 +24,9 @@ _LOGGERS = (log, logging.getLogger("py.warnings"))
 
 ARTEFACTS = (
     "result.json", "evaluation.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "budget.txt",
-    "config.yaml",
+    "config.yaml", "trackers.json",
 )  # fmt: skip
-"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``tensorboard/`` and ``evaluations/``."""
+"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``evaluations/`` and what trackers write."""
 
 
 def check_available(folder: Path, run: RunConfig, *, resume: bool, may_differ: Sequence[str] = ()) -> None:
@@ -60,7 +60,7 @@ def check_available(folder: Path, run: RunConfig, *, resume: bool, may_differ: S
 
 def clear(folder: Path) -> None:
     """Remove the run that a folder holds, its configuration last, and nothing else."""
-    for name in ("checkpoints", "tensorboard", "evaluations"):
+    for name in ("checkpoints", "tensorboard", "wandb", "evaluations"):
         shutil.rmtree(folder / name, ignore_errors=True)
     clear_artefacts(folder)
 

@@ -96,9 +96,10 @@ class Model(nn.Module):
         """One prediction an utterance; counts the states' contributions into ``statistics``."""
         hidden = self._hidden(batch)
         features = self.featurizer(hidden)
+        predictions = self.head.predict(features, hidden.lengths)
         if statistics is not None and isinstance(self.featurizer, WeightedSum):
             statistics.add(self.featurizer, hidden, features)
-        return self.head.predict(features, hidden.lengths)
+        return predictions
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state dict without what stays as the upstream's checkpoint file has it."""

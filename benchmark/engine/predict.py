@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmark import registry, results
 from benchmark.data import audio, manifest
-from benchmark.engine import batching
+from benchmark.engine import batching, checkpoint
 from benchmark.engine.model import Model
 from benchmark.engine.prepare import (
     frame_counts,
@@ -24,7 +24,7 @@ from benchmark.engine.prepare import (
     task_class,
     weights_digest,
 )
-from benchmark.engine.trainer import choose_device, read_checkpoint
+from benchmark.engine.trainer import choose_device
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream, Utterance
 
@@ -49,8 +49,8 @@ class TrainedRun:
         """Columns beside the known fields that manifests may have."""
         if not (self.folder / "checkpoints" / "best.pt").exists():
             raise BenchmarkError(
-                f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev; resume it "
-                f"with -e {folder}"
+                f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev (resume it "
+                f"with -e {folder}), or its weights were not kept (trainer.keep)"
             )
         torch.manual_seed(self.config.seed)  # as when it was trained: an upstream with random weights has the same ones
         chosen = self.config.upstream
@@ -71,7 +71,7 @@ class TrainedRun:
             self.model = Model(upstream, head, self.config.regime, self.config.featurizer, self.config.tune)
             self.model.load_trained_state(state["pairing"])
 
-        read_checkpoint(self.folder / "checkpoints" / "best.pt", take_over)
+        checkpoint.read(self.folder / "checkpoints" / "best.pt", take_over)
         self.device = choose_device(device)
         self.model.to(self.device).eval()
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from benchmark import config, evaluation, plots, results
 from benchmark.config import RunConfig
+from benchmark.engine.checkpoint import prune
 from benchmark.engine.folder import RunLog, check_available, clear, clear_artefacts, exclusive
 from benchmark.engine.prepare import (
     NAMES,
@@ -58,6 +59,7 @@ def run(
     overwrite: bool = False,
     scored: Scored | None = None,
     preparer: Preparer | None = None,
+    group: str | None = None,
 ) -> Outcome:
     """Run from a configuration to a result.
 
@@ -70,6 +72,7 @@ def run(
         overwrite: start again in a folder that holds a run.
         scored: with ``evaluate``, score this in place of the protocol's test set.
         preparer: what it has found for earlier runs is not looked up again.
+        group: what trackers show the run under, of a study its name and cell.
 
     Raises:
         BenchmarkError: whatever the user can fix; also written to ``log.txt`` once the folder is the run's.
@@ -106,14 +109,17 @@ def run(
                     provenance,
                     former_digests(prepared),
                     run_log.warnings,
+                    group,
                 )
-                with StopRequest() as stop:
+                with StopRequest() as stop, trainer.trackers.closing(lambda: stop.requested):
                     if mode == "evaluate":
                         _take_over(trainer, output)
                     else:
                         _fit(trainer, stop, resume=resume, overwrite=overwrite)
                     assert trainer.best is not None
                     result = None if mode == "fit" else _evaluate(prepared, trainer, output, stop)
+                    if mode == "train":
+                        prune(folder, settings.trainer.keep)
                 return Outcome(output, trainer.best, result)
             except BenchmarkError as error:
                 run_log.failed(error)
@@ -201,6 +207,7 @@ def _evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequ
     if best["layers"] and len(best["layers"]["layer_weights"]) > 1:
         write_bytes(folder / "layer_weights.png", plots.png(plots.layer_weights(result)))
     results.write(folder / "result.json", result)
+    trainer.trackers.attach(result, folder)
     return result
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -26,18 +26,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.config import RunConfig, changes_upstream
-from benchmark.engine import batching, optim
+from benchmark.engine import batching, checkpoint, oom, optim
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
 from benchmark.engine.model import Model
+from benchmark.engine.trackers import Trackers
 from benchmark.errors import BenchmarkError
-from benchmark.files import write_atomically, write_files
+from benchmark.files import write_files
 from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream, Utterance
 from benchmark.metrics import find as find_metric
 
 log = logging.getLogger("wavbench")
-
-CHECKPOINT_FORMAT = 2
 
 
 class Interrupted(Exception):
@@ -69,28 +68,6 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         tqdm.write("stopping after this update (Ctrl-C again: at once)")
-
-
-def read_checkpoint(path: Path, use: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Read a checkpoint of a run and hand it to ``use``.
-
-    Raises:
-        BenchmarkError: it cannot be read, is of another format, or ``use`` cannot use it.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != CHECKPOINT_FORMAT:
-            raise BenchmarkError(f"{path} has checkpoint format {state['format']}, expected {CHECKPOINT_FORMAT}")
-        use(state)
-    except BenchmarkError:
-        raise
-    except Exception as error:  # torch.load raises whatever the broken bytes lead to
-        reason = " ".join(str(error).split())[:300]
-        raise BenchmarkError(
-            f"{path} cannot be read as a checkpoint of this run ({type(error).__name__}: {reason}); put back the "
-            "file that was there, or start a new run with -p"
-        ) from error
-    return state
 
 
 class Precision:
@@ -126,6 +103,7 @@ class Trainer:
         provenance: of the process that starts the run.
         former: digests of the same by earlier releases, which a checkpoint may hold.
         warnings: of the process so far; what it has later, too, is kept in checkpoints.
+        group: what trackers show the run under.
     """
 
     def __init__(
@@ -138,6 +116,7 @@ class Trainer:
         provenance: Mapping[str, Any] | None = None,
         former: Mapping[str, str] | None = None,
         warnings: list[str] | None = None,
+        group: str | None = None,
     ) -> None:
         self.run, self.task, self.folder = run, task, folder
         self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
@@ -159,7 +138,10 @@ class Trainer:
         self.step = 0
         self.evaluated = -1
         self.best: dict[str, Any] | None = None
+        self._part: int | None = None
+        """Utterances of a forward pass, where whole batches do not fit into memory."""
         self._stop = StopRequest()
+        self.trackers = Trackers(run, folder, group)
         self.spent = {"samples_seen": 0, "samples_upstream": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
         self._clock = time.monotonic()
 
@@ -171,13 +153,13 @@ class Trainer:
         self._stop = stop
         batches = self._training_batches()
         progress = self._progress("training", "update", config.max_steps, initial=self.step)
-        writer = self._tensorboard()
+        self.trackers.start(self.step)
         losses: list[float] = []
         with progress:
             while True:
                 due = self.step > 0 and (self.step % config.eval_every == 0 or self.step == config.max_steps)
                 if due and self.evaluated != self.step:
-                    self._evaluate_dev(stop, writer)
+                    self._evaluate_dev(stop)
                 if self.step >= config.max_steps:
                     break
                 try:
@@ -188,10 +170,9 @@ class Trainer:
                 losses.append(loss)
                 progress.update()
                 if self.step % config.log_every == 0:
-                    writer.add_scalar("train/loss", float(np.mean(losses)), self.step)
-                    writer.add_scalar("train/gradient_norm", norm, self.step)
-                    for group in self.optimizer.param_groups:
-                        writer.add_scalar(f"lr/{group['name']}", group["lr"], self.step)
+                    rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+                    curves = {"train/loss": float(np.mean(losses)), "train/gradient_norm": norm, **rates}
+                    self.trackers.log(curves, self.step)
                     progress.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
                     losses = []
                 if self.step % config.save_every == 0 or self.step == config.max_steps or stop.requested:
@@ -199,27 +180,13 @@ class Trainer:
                 if stop.requested:
                     raise Interrupted(f"stopped after update {self.step}, which is saved")
         self.save()
-        writer.close()
 
     def _update(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """One update; returns (mean loss, gradient norm)."""
-        self._seed(self.step + 1)
-        self.model.train()
-        self.model.updates = self.step
-        scaler, accumulate = self.precision.scaler, self.run.trainer.accumulate
-        total = torch.zeros((), device=self.device)
-        ids: list[str] = []
-        for _ in range(accumulate):
-            batch = next(batches)
-            ids += batch.ids
-            samples = int(batch.wav_lens.sum())
-            self.spent["samples_seen"] += samples
-            self.spent["samples_upstream"] += samples if self.store is None else 0
-            with self.precision.autocast():
-                loss: Tensor = self.model(self._to_device(batch)).float() / accumulate
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        value = float(total)
+        drawn = [next(batches) for _ in range(self.run.trainer.accumulate)]
+        ids = [name for batch in drawn for name in batch.ids]
+        value = self._gradient(drawn)
+        scaler = self.precision.scaler
         if not np.isfinite(value):
             self._stop_on_nan(f"the loss is {value}", ids)
         scaler.unscale_(self.optimizer)
@@ -231,8 +198,57 @@ class Trainer:
         scaler.update()
         self.scheduler.step()
         self.optimizer.zero_grad()
+        samples = sum(int(batch.wav_lens.sum()) for batch in drawn)
+        self.spent["samples_seen"] += samples
+        self.spent["samples_upstream"] += samples if self.store is None else 0
         self.step += 1
         return value, norm
+
+    def _gradient(self, drawn: Sequence[Batch]) -> float:
+        """Compute the gradient of the mean loss over batches, in smaller parts where they do not fit into memory and
+        ``trainer.auto_batch`` allows it; returns the loss."""
+        while True:
+            self._seed(self.step + 1)
+            self.model.train()
+            self.model.updates = self.step
+            self.optimizer.zero_grad()
+            try:
+                return self._backward(drawn)
+            except oom.DoesNotFit as error:
+                size = len(error.batch.ids)
+                if size == 1 or not self.run.trainer.auto_batch:
+                    raise self._too_large(error.batch) from error
+            self._part = oom.smaller(size)
+            log.info("a batch does not fit into memory; forward passes are of %d utterances from here on", self._part)
+            self._free()
+
+    def _backward(self, drawn: Sequence[Batch]) -> float:
+        total = torch.zeros((), device=self.device)
+        for batch in drawn:
+            for part in oom.parts(batch, self._part or len(batch.ids)):
+                with oom.noticed(part):
+                    with self.precision.autocast():
+                        loss: Tensor = self.model(self._to_device(part)).float() / len(drawn)
+                    if part is not batch:
+                        loss = loss * (len(part.ids) / len(batch.ids))
+                    self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+        return float(total)
+
+    def _free(self) -> None:
+        self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _too_large(self, batch: Batch) -> BenchmarkError:
+        options = self.run.trainer
+        advice = [
+            f"Use trainer.batch_size=auto, or lower trainer.batch_size (now {options.batch_size}) and raise "
+            f"trainer.accumulate (now {options.accumulate})",
+            "shorten utterances by data.crop_seconds, where the task allows it",
+            "use trainer.precision=bf16, or for fine-tuning tune.options.checkpoint_activations=true",
+        ]
+        return oom.explain(f"update {self.step + 1}", batch, self.sample_rate, advice)
 
     def _stop_on_nan(self, what: str, ids: list[str]) -> None:
         shown = ", ".join(ids[:8]) + (f", … ({len(ids)} in all)" if len(ids) > 8 else "")
@@ -264,13 +280,25 @@ class Trainer:
                     if split == "dev":  # at test the chosen parameters are in place, and the last ones are saved
                         self.save()
                     raise Interrupted(f"stopped while evaluating {split} at update {self.step}; training is saved")
-                batch_predictions = self.model.predict(self._to_device(batch), statistics)
-                predictions.update(zip(batch.ids, batch_predictions, strict=True))
+                predictions.update(zip(batch.ids, self._predict(batch, statistics), strict=True))
                 progress.update()
         self.spent["samples_upstream"] += round(sum(seconds) * self.sample_rate) if self.store is None else 0
         return self.task.evaluate(split, predictions), statistics
 
-    def _evaluate_dev(self, stop: StopRequest, writer: Any) -> None:
+    def _predict(self, batch: Batch, statistics: StateStatistics) -> list[Any]:
+        """Predict a batch, in smaller parts where it does not fit into memory."""
+        try:
+            with oom.noticed(batch):
+                return self.model.predict(self._to_device(batch), statistics)
+        except oom.DoesNotFit as error:
+            if len(batch.ids) == 1:
+                advice = ["Cut the utterance into shorter ones", "use a device with more memory"]
+                raise oom.explain("evaluation", batch, self.sample_rate, advice) from error
+        self._free()
+        parts = oom.parts(batch, oom.smaller(len(batch.ids)))
+        return [prediction for part in parts for prediction in self._predict(part, statistics)]
+
+    def _evaluate_dev(self, stop: StopRequest) -> None:
         evaluation, statistics = self.evaluate("dev", stop)
         metrics = evaluation.metrics["dev"]
         if self.task.selection not in metrics:
@@ -281,14 +309,13 @@ class Trainer:
         if not np.isfinite(value):
             raise BenchmarkError(f"dev {self.task.selection} is {value} at update {self.step}")
         log.info("update %d: dev %s", self.step, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
-        for name, number in metrics.items():
-            writer.add_scalar(f"dev/{name}", number, self.step)
+        self.trackers.log({f"dev/{name}": number for name, number in metrics.items()}, self.step)
         rank = self.task.rank(metrics, self.metric.error(value))
         if self.best is None or rank < self.best["rank"]:
             self.best = {"step": self.step, "metric": self.task.selection, "value": value, "rank": rank}
             featurizer = self.model.featurizer
             kept = {
-                "format": CHECKPOINT_FORMAT,
+                "format": checkpoint.FORMAT,
                 "fingerprint": self.fingerprint,
                 "inventory": self.vocabulary,
                 **self.best,
@@ -297,7 +324,7 @@ class Trainer:
                 "pairing": self.model.trained_state(),
             }
             write_files(self.folder, evaluation.files)
-            write_atomically(self._path("best"), lambda file: torch.save(kept, file))
+            checkpoint.write(self._path("best"), kept)
         self.evaluated = self.step
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
@@ -305,7 +332,7 @@ class Trainer:
     def save(self) -> None:
         """Write ``checkpoints/last.pt``, atomically."""
         state = {
-            "format": CHECKPOINT_FORMAT,
+            "format": checkpoint.FORMAT,
             "fingerprint": self.fingerprint,
             "provenance": self.provenance,
             "step": self.step,
@@ -318,13 +345,13 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler.is_enabled() else None,
         }
-        write_atomically(self._path("last"), lambda file: torch.save(state, file))
+        checkpoint.write(self._path("last"), state)
 
     def resume(self) -> bool:
         """Continue from ``checkpoints/last.pt``; false where there is none yet."""
         if not self._path("last").exists():
             return False
-        read_checkpoint(self._path("last"), self._take_over)
+        checkpoint.read(self._path("last"), self._take_over)
         return True
 
     def _take_over(self, state: dict[str, Any]) -> None:
@@ -339,9 +366,10 @@ class Trainer:
                 f"{self.folder} was run with different {' and different '.join(changed)}; a run can only be "
                 "resumed with the same. Restore it, or start a new run with -p"
             )
-        self.model.load_trained_state(state["pairing"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        if state["pairing"] is not None:  # else training has ended, and the weights were not to be kept
+            self.model.load_trained_state(state["pairing"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
         if state["scaler"] is not None:
             self.precision.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated, self.best = state["step"], state["evaluated"], state["best"]
@@ -356,12 +384,13 @@ class Trainer:
         if not self._path("best").exists():
             raise BenchmarkError(
                 f"{self.folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev "
-                f"(update {self.run.trainer.eval_every}); resume it with -a"
+                f"(update {self.run.trainer.eval_every}; resume it with -a), or its weights were not kept "
+                "(trainer.keep)"
             )
-        return read_checkpoint(self._path("best"), lambda state: self.model.load_trained_state(state["pairing"]))
+        return checkpoint.read(self._path("best"), lambda state: self.model.load_trained_state(state["pairing"]))
 
     def _path(self, name: str) -> Path:
-        return self.folder / "checkpoints" / f"{name}.pt"
+        return checkpoint.path(self.folder, name)
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
@@ -458,8 +487,3 @@ class Trainer:
 
     def _progress(self, what: str, unit: str, total: int, **options: Any) -> tqdm[Any]:
         return tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, disable=self._quiet, **options)
-
-    def _tensorboard(self) -> Any:
-        from torch.utils.tensorboard import SummaryWriter  # a second to import: not before it is needed
-
-        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)

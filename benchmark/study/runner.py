@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -26,6 +28,7 @@ from tqdm import tqdm
 from benchmark import config, registry
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_text
+from benchmark.study import devices
 from benchmark.study.recipe import Cell, Study, candidates, cells, finished, run_config
 
 if TYPE_CHECKING:
@@ -43,21 +46,23 @@ def run_cell(
         BenchmarkError: whatever a run raises.
         Interrupted: the run was asked to stop and has saved its state.
     """
-    from benchmark.engine.prepare import Preparer  # imports torch
+    from benchmark.engine.checkpoint import prune  # imports torch
+    from benchmark.engine.prepare import Preparer
     from benchmark.engine.run import run
 
     folder, preparer = output / cell.folder, preparer or Preparer()
+    group = f"{study.name}/{cell.folder.as_posix()}"
     tried = []
     for candidate in candidates(study.regimes[cell.regime]):
         name = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in candidate.items()) or "run"
         settings = run_config(study, cell, candidate, data_root)
-        best = run(settings, folder / name, mode="fit", resume=True, preparer=preparer).best
+        best = run(settings, folder / name, mode="fit", resume=True, preparer=preparer, group=group).best
         tried.append(
             {"name": name, "candidate": candidate, "dev": best["value"], "rank": best["rank"], "step": best["step"]}
         )
     chosen = min(tried, key=lambda run: run["rank"])
     settings = run_config(study, cell, chosen["candidate"], data_root)
-    run(settings, folder / chosen["name"], mode="evaluate", preparer=preparer)
+    run(settings, folder / chosen["name"], mode="evaluate", preparer=preparer, group=group)
     outcome = {
         "study": study.name,
         "regime": cell.regime,
@@ -67,14 +72,20 @@ def run_cell(
     }
     write_text(folder / "cell.json", json.dumps(outcome, indent=2) + "\n")
     (folder / "error.txt").unlink(missing_ok=True)
+    for candidate in tried:
+        prune(folder / candidate["name"], settings.trainer.keep, chosen=candidate is chosen)
     return outcome
 
 
 # --- Worker processes -------------------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, study: Study, output: Path, data_root: str | None, threads: int) -> None:
+def _work(
+    pipe: Connection, study: Study, output: Path, data_root: str | None, threads: int, device: str | None
+) -> None:
     """Run the cells that come through ``pipe``; send back ``None``, or why a cell failed."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA is first used
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers to stop by SIGTERM
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     import torch
@@ -98,9 +109,11 @@ def _work(pipe: Connection, study: Study, output: Path, data_root: str | None, t
         except Interrupted:
             return
         except Exception as error:  # one broken cell must not take the others down
-            reason = str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
+            expected = isinstance(error, BenchmarkError)
+            reason = str(error) if expected else f"{type(error).__name__}: {error}"
+            details = "" if expected else "\n" + traceback.format_exc()
             with contextlib.suppress(BenchmarkError, OSError):
-                write_text(output / cell.folder / "error.txt", reason + "\n")
+                write_text(output / cell.folder / "error.txt", f"{reason}\n{details}")
             pipe.send(reason)
 
 
@@ -114,17 +127,21 @@ def _die_with_parent(parent: int) -> None:
 class _Worker:
     process: Any
     pipe: Connection
+    device: str | None
     cell: Cell | None = None
 
 
-def run_study(study: Study, output: Path, *, data_root: str | None = None, jobs: int | None = None) -> dict[Cell, str]:
+def run_study(
+    study: Study, output: Path, *, data_root: str | None = None, jobs: int | None = None, per_gpu: int = 1
+) -> dict[Cell, str]:
     """Run the cells of a study that are not done yet, and write ``study.yaml``.
 
     Args:
         study: the recipe.
         output: the study's folder.
         data_root: holds the corpora; ``None``: as the recipe says.
-        jobs: cells at a time; ``None``: as cores and memory allow.
+        jobs: cells at a time; ``None``: ``per_gpu`` on each GPU, without GPUs as cores and memory allow.
+        per_gpu: cells at a time on a GPU.
 
     Returns:
         the cells that failed, and why.
@@ -137,10 +154,14 @@ def run_study(study: Study, output: Path, *, data_root: str | None = None, jobs:
     from benchmark.engine.folder import exclusive  # not before --help is answered
 
     with exclusive(output):
-        return _run(study, cells(study), output, data_root, jobs or default_jobs())
+        cpu = isinstance(study.config, dict) and study.config.get("device") == "cpu"
+        return _run(study, cells(study), output, data_root, devices.slots(jobs, per_gpu, cpu=cpu))
 
 
-def _run(study: Study, every: Sequence[Cell], output: Path, data_root: str | None, jobs: int) -> dict[Cell, str]:
+def _run(
+    study: Study, every: Sequence[Cell], output: Path, data_root: str | None, slots: Sequence[str | None]
+) -> dict[Cell, str]:
+    """Run the cells that are not done yet, one at a time in each slot."""
     waiting = []
     for cell in every:
         done = finished(output / cell.folder)
@@ -151,27 +172,31 @@ def _run(study: Study, every: Sequence[Cell], output: Path, data_root: str | Non
     write_text(output / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(study)))
     failed: dict[Cell, str] = {}
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, (os.cpu_count() or 1) // len(slots))
     progress = tqdm(total=len(every), initial=len(every) - len(waiting), unit="cell", dynamic_ncols=True)
     workers: list[_Worker] = []
 
     def start() -> _Worker:
         mine, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, study, output, data_root, threads))
+        used = Counter(worker.device for worker in workers)
+        device = next(slot for slot in slots if used[slot] < slots.count(slot))
+        process = context.Process(target=_work, args=(theirs, study, output, data_root, threads, device))
         process.start()
         theirs.close()
-        return _Worker(process, mine)
+        return _Worker(process, mine, device)
 
     with _stopped_by_sigterm(), progress:
         try:
             while waiting or any(worker.cell is not None for worker in workers):
-                workers += [start() for _ in range(min(jobs, len(waiting)) - len(workers))]
+                while len(workers) < min(len(slots), len(waiting)):
+                    workers.append(start())
                 for worker in workers:
                     if worker.cell is None and waiting:
                         worker.cell = waiting.pop(0)
                         worker.pipe.send(worker.cell)
                 running = [worker for worker in workers if worker.cell is not None]
-                progress.set_postfix(running=len(running), failed=len(failed))
+                gpus = len({worker.device for worker in running} - {None})
+                progress.set_postfix(running=len(running), **({"gpus": gpus} if gpus else {}), failed=len(failed))
                 for pipe in wait([worker.pipe for worker in running], timeout=5.0):
                     worker = next(worker for worker in running if worker.pipe is pipe)
                     assert worker.cell is not None
@@ -225,12 +250,3 @@ def _stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
-
-
-def default_jobs() -> int:
-    """Processes for which there are cores and memory: 3 GB each."""
-    try:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        available = 0
-    return max(1, min(os.cpu_count() or 1, int(available / 3e9)))

@@ -131,8 +131,8 @@ HELP = ("help", "description", "epilog")
 
 
 def registered() -> set[str]:
-    """What the names of the project's own upstreams, tasks and corpora begin with: ``voxceleb``, ``sv``, ``xlsr``; but for
-    those that are everyday words of any program about speech."""
+    """What the names of the project's own upstreams, tasks and corpora begin with (``voxceleb``, ``sv``, ``xlsr``), but
+    for everyday words of any program about speech."""
     tables = (registry.upstreams, registry.tasks, registry.corpora)
     entries = [entry for table in tables for entry in table if entry.origin == "built in"]
     names = {name for entry in entries for name in (entry.name, *entry.aliases)}
