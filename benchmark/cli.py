@@ -5,10 +5,13 @@ Nothing heavy is imported before it is needed: ``--help`` and ``--list`` import 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, cast
 
 from benchmark import registry
 from benchmark.errors import BenchmarkError
@@ -23,13 +26,17 @@ COMMANDS = {
     "recipe": "run a study: upstreams x tasks x regimes x budgets x seeds",
     "report": "one HTML page on studies, with tables and figures beside it",
     "table": "results as a Markdown table",
+    "doctor": "versions, devices, codecs, folders: what a bug report needs, and what is wrong",
 }
 """``wavbench COMMAND``, a module of ``benchmark.commands`` each: summary."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``wavbench COMMAND …``. Returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return _call(_dispatch, list(sys.argv[1:] if argv is None else argv))
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: wavbench COMMAND …   (wavbench COMMAND --help)\n")
         print("\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items()))
@@ -38,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: unknown command '{command}'. {registry.suggest(command, list(COMMANDS))}", file=sys.stderr)
         return 2
-    return _call(importlib.import_module(f"benchmark.commands.{command}").main, rest)
+    run: Callable[[Sequence[str]], int] = importlib.import_module(f"benchmark.commands.{command}").main
+    return run(rest)
 
 
 def run_downstream(argv: Sequence[str] | None = None) -> int:
@@ -50,23 +58,97 @@ def run_downstream(argv: Sequence[str] | None = None) -> int:
 
 def _call(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Run a command; errors that a user can fix become a message on the terminal and an exit status."""
-    status = 0
+    with _usable_streams():
+        try:
+            try:
+                _check_current_folder(argv)
+                return command(argv)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # `| head`: the reader has gone
+            _silence(sys.stdout)
+            return 0
+        except BenchmarkError as error:
+            message, status = f"error: {error}", 1
+        except OSError as error:  # a disk that is full or gone, wherever a library writes to it
+            where = f" ({error.filename})" if error.filename else ""
+            message, status = f"error: {error.strerror or error}{where}", 1
+        except UnicodeEncodeError as error:
+            if error.encoding.lower() == "utf-8" or error.encoding != sys.getfilesystemencoding():
+                raise
+            what = f"{error.object!r} cannot name a file where names are in {error.encoding}, as the locale says"
+            message, status = f"error: {what}; set PYTHONUTF8=1 or LC_ALL=C.UTF-8", 1
+        except KeyboardInterrupt:
+            message, status = "\ninterrupted", 130
+        print(message, file=sys.stderr)
+        return status
+
+
+def _check_current_folder(argv: Sequence[str]) -> None:
     try:
-        status = command(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head`: the reader has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a disk that is full or gone, wherever a library writes to it
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return status
+        os.getcwd()
+    except FileNotFoundError as error:  # libraries die of it in their own ways
+        if list(argv) != ["doctor"]:
+            raise BenchmarkError("the current folder has been deleted; change to another one") from error
+
+
+# -- terminals ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _usable_streams() -> Iterator[None]:
+    """Let standard streams take whatever is printed, or nothing: they may be closed, gone or of a small alphabet.
+
+    A terminal shows what it has no character for as ``?``; files and pipes get UTF-8, whatever the locale.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file that is opened would take its place
+            os.open(os.devnull, os.O_RDWR)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    output = sys.stdout or nowhere
+    if isinstance(output, io.TextIOWrapper):
+        if output.isatty():
+            output.reconfigure(errors="replace")
+        else:
+            output.reconfigure(encoding="utf-8", errors="surrogateescape")
+    errors = cast("IO[str]", _Forgiving(sys.stderr or nowhere))
+    with nowhere, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            yield
+        finally:
+            try:
+                output.flush()
+            except OSError:
+                _silence(output)
+
+
+class _Forgiving:
+    """A stream for messages and progress: a run that loses its terminal goes on."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _silence(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _silence(stream: IO[str]) -> None:
+    """Let a stream end nowhere, also what it holds back."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

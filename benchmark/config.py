@@ -14,7 +14,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark import registry
+from benchmark import registry, text
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Regime
 from benchmark.registry import suggest
@@ -263,12 +263,28 @@ def _defaults(task_config: type) -> DictConfig:
     return cast(DictConfig, config)
 
 
+_INITIAL = ("optim.warmup_steps", "tune.freeze_updates")
+"""Updates at the start of training. Where ``trainer.max_steps`` is given later and is not above them, they keep their
+share of the updates."""
+
+
 def _lay(card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str, Any]]) -> DictConfig:
     config = _defaults(task_config)
     config.downstream = card["name"]
     config.protocol_version = card.get("version", 1)
+    scaled: dict[str, int] = {}
     for source, values in layers:
+        before = {key: OmegaConf.select(config, key) for key in ("trainer.max_steps", *_INITIAL)}
         _merge(config, source, values)
+        ratio = config.trainer.max_steps / before["trainer.max_steps"]
+        for key in _INITIAL:
+            if OmegaConf.select(config, key) != before[key]:
+                scaled.pop(key, None)
+            elif ratio != 1:
+                scaled[key] = int(scaled.get(key, before[key]) * ratio)
+    for key, value in scaled.items():
+        if OmegaConf.select(config, key) >= config.trainer.max_steps:  # set for a longer run
+            OmegaConf.update(config, key, value)
     return config
 
 
@@ -317,9 +333,22 @@ def _merge(config: DictConfig, source: str, values: Any) -> None:
         key = str(error.full_key or error.key or "")
         reason = str(error).splitlines()[0]
         if "not in" in reason:
-            known = dotted_keys(config)
-            raise BenchmarkError(f"{source}: unknown option '{key}'. {suggest(key, known, noun='options')}") from error
+            raise BenchmarkError(f"{source}: unknown option '{key}'. {_suggest_option(key, config)}") from error
         raise BenchmarkError(f"{source}: option '{key}': {reason}") from error
+
+
+_KNOWN_AS = {"learning_rate": "lr", "steps": "max_steps", "max_updates": "max_steps", "bs": "batch_size"}
+"""What other tools call an option -> what it is called here."""
+
+
+def _suggest_option(key: str, config: DictConfig) -> str:
+    """Options of the same name elsewhere, else those that are spelt alike."""
+    options = dotted_keys(config)
+    leaf = key.rpartition(".")[2]
+    same = [option for option in options if option.rpartition(".")[2] == _KNOWN_AS.get(leaf, leaf)]
+    if same:
+        return "Did you mean " + " or ".join(f"'{option}'" for option in same[:3]) + "?"
+    return suggest(key, options, noun="options")
 
 
 def dotted_keys(config: Any, prefix: str = "") -> list[str]:
@@ -351,6 +380,8 @@ def expand(values: Mapping[str, Any], task_config: type) -> list[tuple[str, dict
         if path not in config and path not in options and "." not in path:
             matches = [option for option in options if option.rpartition(".")[2] == path]
             if not matches:
+                if key in _KNOWN_AS:
+                    raise BenchmarkError(f"unknown option '{key}'. Did you mean '{_KNOWN_AS[key]}'?")
                 names = [option.rpartition(".")[2] for option in options]
                 raise BenchmarkError(f"unknown option '{key}'. " + suggest(key, names))
             if len(matches) > 1:
@@ -458,7 +489,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise BenchmarkError(f"configuration file not found: {path}")
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
+        loaded = OmegaConf.to_container(OmegaConf.create(text.read(path)))
     except Exception as error:  # YAML's and OmegaConf's errors share no base class
         raise BenchmarkError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(loaded, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,10 +18,15 @@ MARKER = "synthetic.json"
 
 
 def cache_dir() -> Path:
-    """``$BENCHMARK_CACHE``, else ``wavbench`` in the user's cache folder."""
+    """``$BENCHMARK_CACHE``, else ``wavbench`` in the user's cache folder; for a user without a home, in ``/tmp``."""
     if own := os.environ.get("BENCHMARK_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "wavbench"
+    if general := os.environ.get("XDG_CACHE_HOME"):
+        return Path(general).expanduser() / "wavbench"
+    try:
+        return Path.home() / ".cache" / "wavbench"
+    except RuntimeError:  # a container's user without a name, and no $HOME
+        return Path(tempfile.gettempdir()) / f"wavbench-{os.getuid()}"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:

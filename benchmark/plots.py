@@ -381,7 +381,7 @@ def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> Figu
             axes.text(state, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, color=colour)
     axes.set_xlabel("layer (0: input of the first block)")
     axes.set_title(title, fontsize=11)
-    figure.colorbar(image, ax=axes, pad=0.02).set_label(unit)
+    figure.colorbar(image, ax=axes, pad=0.02, format=lambda share, _: f"{100 * share:.0f} %").set_label(unit)
     return figure
 
 

@@ -168,10 +168,24 @@ class Registry:
 
 
 def suggest(name: str, known: list[str], *, noun: str = "available") -> str:
-    """``Did you mean 'a' or 'b'? available: …``."""
+    """``Did you mean 'a' or 'b'? available: …``; a long list is given only where no name is close."""
+    known = list(dict.fromkeys(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    question = "Did you mean " + " or ".join(f"'{c}'" for c in close) + "? " if close else ""
-    return f"{question}{noun}: {', '.join(known) or 'none'}"
+    question = "Did you mean " + " or ".join(f"'{c}'" for c in close) + "?" if close else ""
+    if close and len(known) > _LONG:
+        return f"{question} ({len(known)} {noun})"
+    return f"{question} {noun}: {', '.join(known) or 'none'}".strip()
+
+
+_LONG = 20
+"""Names that a message with a suggestion lists at most."""
+
+
+def overlay(under: Any, over: Any) -> Any:
+    """Mappings merged key by key; anything else is replaced."""
+    if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
+        return over
+    return {**under, **{key: overlay(under.get(key), value) for key, value in over.items()}}
 
 
 def _origin_of(target: Any) -> str:

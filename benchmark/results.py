@@ -122,7 +122,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{upstream_name(result)} x {result['downstream']['name']}, {_how(result)}, seed {result['seed']}",
         *Table(["", *metrics], rows).text().splitlines(),
-        f"{cost['updates']} updates, {cost['audio_seconds_seen'] / 3600:.2f} h of training audio, "
+        f"{cost['updates']} updates, {cost['audio_seconds_seen'] / 3600:.2f} h of audio seen in training, "
         f"{cost['trainable_parameters'] / 1e6:.2f} M trained parameters, {cost['wall_seconds']:.0f} s, "
         f"peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB; checkpoint of update {result['selected']['step']}",
     ]
@@ -183,9 +183,11 @@ def _row(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Results as a Markdown table: one line each, with the metrics of its evaluation sets."""
-    columns = ("downstream", "upstream", "regime", "budget", "seed", "dev", "test", "updates", "seconds")
+def markdown(results: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """Results as a Markdown table: one line each, with the metrics of its evaluation sets, and a name where given."""
+    columns: tuple[str, ...] = (
+        "downstream", "upstream", "regime", "budget", "seed", "dev", "test", "updates", "seconds",
+    )  # fmt: skip
     lines: list[list[Value]] = []
     for result in results:
         others = [
@@ -204,6 +206,9 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
                 f"{result['cost']['wall_seconds']:.0f}",
             ]
         )
+    if names:
+        columns = ("folder", *columns)
+        lines = [[name, *line] for name, line in zip(names, lines, strict=True)]
     return Table(columns, lines).markdown()
 
 

@@ -177,28 +177,29 @@ def records(path: Path | str, delimiter: str, problems: Problems) -> Iterator[tu
             except csv.Error as error:
                 advice = "; a cell that begins with a quote must end with one, and quotes within it are doubled"
                 problem = f"{error}{'' if 'limit' in str(error) else advice}"
-            span = [text for _, text in rows[first : begin + reader.line_num]]
-            several = len(span) > 1
-            if not problem and several and width and not all_quoted and _look_alike(span, delimiter, width):
-                problem = (
-                    f"a cell begins with a quote that is closed on line {rows[first + len(span) - 1][0]}, behind what "
-                    "looks like records of their own. In a cell that begins with a quote, quotes are doubled and one "
-                    'more ends it: """is it far" he said"; line breaks within cells need quotes around all cells, '
-                    "those of the header included, or .jsonl"
-                )
+            last = begin + reader.line_num - 1
+            if not problem and last > first and width and not all_quoted:
+                problem = _swallowed(rows[first : last + 1], delimiter, width)
             if problem:
                 problems.append((rows[first][0], problem))
-                if several:
+                if last > first:
                     begin = first + 1
                     break
             elif cells:
                 if not width:
-                    all_quoted, width = span[0].startswith('"'), len(cells)
+                    all_quoted, width = rows[first][1].startswith('"'), len(cells)
                 yield rows[first][0], cells
 
 
-def _look_alike(span: Sequence[str], delimiter: str, width: int) -> bool:
-    return all(line.count(delimiter) == width - 1 for line in span)
+def _swallowed(rows: Sequence[tuple[int, str]], delimiter: str, width: int) -> str:
+    """What is wrong with a record of several lines that look like records of so many cells themselves."""
+    if any(line.count(delimiter) != width - 1 for _, line in rows):
+        return ""
+    return (
+        f"a cell begins with a quote that is closed on line {rows[-1][0]}, after what looks like whole records. "
+        'A cell that begins with a quote must end with one, and quotes within it are doubled: """is it far" he said". '
+        "Where line breaks within cells are meant, put all cells in quotes, the header's included, or write .jsonl"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ names

@@ -7,7 +7,6 @@ All functions take a run's folder, return ``None`` where it does not hold the ta
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark import text
 from benchmark.evaluation import About, Classes, Edits, Trials
 from benchmark.interfaces import Trial
 from benchmark.metrics import METRICS
@@ -40,7 +40,7 @@ def trials(folder: Path) -> About | None:
     path = folder / Trials.file
     if not path.exists():
         return None
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [text.words(line) for _, line in text.lines(path)]
     listed = TrialList(Trial(int(label), one, other) for label, one, other, _ in rows)
     speakers = np.array([speaker_of(name) for name in listed.ids], dtype=object)
     same = speakers[listed.enrolment] == speakers[listed.test]
@@ -58,8 +58,7 @@ def classes(folder: Path) -> About | None:
     lines = _lines(path)
     table, names = folder / "confusion.csv", None
     if "log_posteriors" in lines[0] and table.exists():
-        with open(table, newline="", encoding="utf-8") as file:
-            names = next(csv.reader(file))[1:]
+        names = next(text.records(table, ",", []))[1][1:]
     return _of_utterances(Classes.kind, lines, names)
 
 
@@ -70,7 +69,7 @@ def edits(folder: Path) -> About | None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for _, line in text.lines(path)]
 
 
 def _of_utterances(kind: str, lines: Sequence[dict[str, Any]], names: Sequence[str] | None = None) -> About:

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
     from benchmark.engine.predict import TrainedRun
     from benchmark.evaluation import Items
+    from benchmark.interfaces import Upstream
 
     StrPath = str | os.PathLike[str]
 
 __all__ = [
-    "Result", "list_downstreams", "list_upstreams", "load_plugin", "load_results", "load_run", "load_upstream",
-    "plot_confusion", "plot_det", "plot_layer_weights", "report", "run", "study",
+    "Result", "check_upstream", "list_downstreams", "list_upstreams", "load_plugin", "load_results", "load_run",
+    "load_upstream", "plot_confusion", "plot_det", "plot_layer_weights", "report", "run", "study",
 ]  # fmt: skip
 
 
@@ -85,13 +86,13 @@ def run(
         Interrupted: Ctrl-C; the run is saved.
     """
     from benchmark import config
-    from benchmark.engine.prepare import configure, default_folder, quick_values, read_card, task_class
+    from benchmark.engine.prepare import configure, default_folder, read_card, task_class
     from benchmark.engine.run import run as run_settings
 
     files = [plugins] if isinstance(plugins, str | os.PathLike) else plugins
     load_plugin(*files)
     card = read_card(downstream)
-    layers: list[tuple[str, Any]] = [("quick", quick_values(downstream))] if quick else []
+    layers: list[tuple[str, Any]] = []
     if "regime" not in values:
         implied = {"layer": "single_layer", "top_blocks": "partial"}
         layers += [(f"{name}=", {"regime": regime}) for name, regime in implied.items() if values.get(name) is not None]
@@ -100,11 +101,26 @@ def run(
     layers += [(f"{key}=", value) for key, value in config.expand(values, task_class(card).Config)]
     layers.append(("upstream", {"upstream": {"name": upstream}}))
     layers.append(("plugins", {"plugins": [str(Path(plugin).resolve()) for plugin in files]}))
-    settings = configure(downstream, layers)
+    settings = configure(downstream, layers, quick=quick)
     where = Path(folder or default_folder(settings))
     outcome = run_settings(settings, where, resume=resume and not overwrite, overwrite=overwrite)
     assert outcome.result is not None
     return Result(outcome.result, outcome.folder)
+
+
+def check_upstream(upstream: str | Upstream, **options: Any) -> None:
+    """Check what an upstream of your own promises: frames, sizes, and hidden states that do not depend on padding.
+
+    Args:
+        upstream: a name, or a loaded upstream.
+        options: as :func:`load_upstream` takes them.
+
+    Raises:
+        BenchmarkError: lists what is not as :class:`benchmark.interfaces.Upstream` says.
+    """
+    from benchmark.engine.conformance import check
+
+    check(load_upstream(upstream, **options) if isinstance(upstream, str) else upstream)
 
 
 def load_run(folder: StrPath, *, device: str = "auto") -> TrainedRun:
@@ -176,15 +192,19 @@ def report(*folders: StrPath, output: StrPath = "report.html", title: str | None
     return Path(output)
 
 
-def plot_layer_weights(result: Mapping[str, Any]) -> Figure:
+def plot_layer_weights(result: Mapping[str, Any] | StrPath) -> Figure:
     """The softmax weights of a result of the weighted sum over layers.
+
+    Args:
+        result: what :func:`run` returned, or an experiment folder.
 
     Raises:
         BenchmarkError: the run used a single layer.
     """
-    from benchmark import plots
+    from benchmark import plots, results
 
-    return plots.layer_weights(result)
+    content = result if isinstance(result, Mapping) else results.read(Path(result) / "result.json")
+    return plots.layer_weights(content)
 
 
 def plot_det(result: Result | StrPath) -> Figure:

@@ -16,7 +16,7 @@ from benchmark.commands import Parser, log_to_terminal, positive
 from benchmark.errors import BenchmarkError, raise_problems, shorten
 
 if TYPE_CHECKING:
-    from benchmark.interfaces import Corpus
+    from benchmark.interfaces import Corpus, Trial
 
 log = logging.getLogger("wavbench")
 
@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     log_to_terminal()
     registry.load_plugin(*options.plugin)
     root = Path(options.root)
+    options.corpus = _corpus_of(options.corpus)
     own = options.corpus in registry.corpora
     name = registry.corpora.get(options.corpus).name if own else f"{options.corpus}-{root.resolve().name}"
     output = Path(options.output or Path("manifests") / name)
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     from benchmark.data import manifest
     from benchmark.data.examine import examine, summary, usable
     from benchmark.data.splits import overlaps
+    from benchmark.data.trials import write_trials
     from benchmark.files import write_text
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not options.overwrite:
@@ -62,17 +64,14 @@ def main(argv: Sequence[str]) -> int:
     if broken and not (options.leave_out_broken and splits):
         advice = "--leave-out-broken writes the others" if splits else ""
         raise_problems(f"{options.corpus} at {root}, no manifest was written", broken, advice)
+    lists = _trials(corpus, {utterance.id for utterances in splits.values() for utterance in utterances})
     written = []
     for split, utterances in splits.items():
         written.append(output / f"{split}.jsonl")
         manifest.write(written[-1], utterances)
-    ids = {utterance.id for utterances in splits.values() for utterance in utterances}
-    for split, trials in corpus.trials.items():
-        kept = [trial for trial in trials if trial.enrolment in ids and trial.test in ids]
-        if len(kept) < len(trials):
-            log.warning("%s: %d of %d trials are left out", split, len(trials) - len(kept), len(trials))
-        written.append(output / f"{split}.txt")
-        write_text(written[-1], "".join(f"{t.label} {t.enrolment} {t.test}\n" for t in kept))
+    for name, trials in lists.items():
+        written.append(output / f"{name}.txt")
+        write_trials(written[-1], trials)
     if broken:
         written.append(output / "left_out.txt")
         write_text(written[-1], "".join(f"{problem}\n" for problem in broken))
@@ -94,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "Find the utterances of a corpus, check the headers of their audio, write a manifest per split.",
         EXAMPLES,
     )
-    parser.add_argument("corpus", metavar="CORPUS", help="a corpus known by name, or kaldi | lhotse | datasets")
+    parser.add_argument(
+        "corpus", metavar="CORPUS", help="a corpus or benchmark (-d) known by name, or kaldi | lhotse | datasets"
+    )
     parser.add_argument("root", metavar="ROOT", help="the data root that holds the corpus, or what to import")
     parser.add_argument(
         "-o", "--output", metavar="DIR", help="default: manifests/CORPUS; imports: CORPUS-<name of ROOT>"
@@ -128,6 +129,39 @@ def _reader(name: str, columns: dict[str, str], labels: Sequence[str]) -> Callab
         return lambda root, output: read(root)
     others = [label for label in labels if label not in FIELDS]
     return partial(importer, labels=others, columns=columns) if columns else partial(importer, labels=others)
+
+
+def _corpus_of(name: str) -> str:
+    """The corpus of a downstream benchmark (``-d``), whose names are accepted too; any other name as it is."""
+    from benchmark.data.importers import IMPORTERS
+
+    if name in registry.corpora or name in IMPORTERS or name not in registry.downstreams:
+        return name
+    card = registry.downstreams.get(name).load()()
+    corpus = str(card.get("corpus", "")) if isinstance(card, dict) else ""
+    if corpus not in registry.corpora:
+        raise BenchmarkError(
+            f"'{name}' is a benchmark of own data, which is in manifests already; 'wavbench validate' checks them"
+        )
+    log.info("'%s' is a benchmark of the corpus '%s'", name, corpus)
+    return corpus
+
+
+def _trials(corpus: Corpus, ids: set[str]) -> dict[str, list[Trial]]:
+    """The trial lists, with trials of the utterances ``ids``. The first must be readable, the others are optional."""
+    lists: dict[str, list[Trial]] = {}
+    for name in corpus.trials:
+        try:
+            trials = corpus.trials[name]
+        except BenchmarkError as error:
+            if not lists:
+                raise
+            log.warning("the trial list '%s' is left out. %s", name, error)
+            continue
+        lists[name] = [trial for trial in trials if trial.enrolment in ids and trial.test in ids]
+        if len(lists[name]) < len(trials):
+            log.warning("%s: %d of %d trials are left out", name, len(trials) - len(lists[name]), len(trials))
+    return lists
 
 
 def _columns(items: list[str]) -> dict[str, str]:

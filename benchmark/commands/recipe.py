@@ -19,9 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("recipe", metavar="FILE", help="a recipe, as in recipes/")
     parser.add_argument("-o", "--output", metavar="DIR", help="default: results/<name of the recipe>")
     parser.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
-    parser.add_argument(
-        "--jobs", type=positive, metavar="N", help="cells at a time; default: by GPUs or cores"
-    )
+    parser.add_argument("--jobs", type=positive, metavar="N", help="cells at a time; default: by GPUs or cores")
     parser.add_argument("--per-gpu", type=positive, default=1, metavar="N", help="cells at a time on a GPU; default 1")
     parser.add_argument("--dry-run", action="store_true", help="print the cells and their cost, and stop")
     options = parser.parse_args(argv)

@@ -30,5 +30,6 @@ def main(argv: Sequence[str]) -> int:
     folders = [Path(folder) for folder in options.folders]
     report = page.make(folders, title=options.title, replicates=options.replicates or REPLICATES)
     page.write(report, output)
-    print(f"{output}: {len(report.pictures)} figures, {len(report.tables)} tables ({output.stem}_tables/, _figures/)")
+    beside = f"{output.stem}_tables/, {output.stem}_figures/"
+    print(f"{output}: {len(report.pictures)} figures, {len(report.tables)} tables ({beside})")
     return 0

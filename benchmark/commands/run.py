@@ -192,12 +192,9 @@ def _run(options: argparse.Namespace) -> int:
         values.pop("downstream", None)
     layers.append(("--plugin", {"plugins": plugins}))
 
-    from benchmark.engine.prepare import Preparer, Scored, configure, default_folder, quick_values  # imports torch
+    from benchmark.engine.prepare import Preparer, Scored, configure, default_folder  # imports torch
 
-    if options.quick:
-        layers.insert(0, ("--quick", quick_values(downstream)))
-
-    settings = configure(downstream, layers, options.override)
+    settings = configure(downstream, layers, options.override, quick=options.quick)
     default = default_folder(settings)
     resume = options.auto_resume or options.resume_from is not None
     arguments = {"mode": options.mode, "resume": resume, "overwrite": options.overwrite, "preparer": Preparer()}

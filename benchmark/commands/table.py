@@ -14,5 +14,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("wavbench table", "The results at and below some folders as a Markdown table.")
     parser.add_argument("folders", nargs="+", metavar="DIR", help="experiment folders, or folders of them")
     options = parser.parse_args(argv)
-    print(results.markdown(results.collect([Path(folder) for folder in options.folders])))
+    folders = [Path(folder) for folder in options.folders]
+    names = [row["folder"] for row in results.rows(folders)]
+    print(results.markdown(results.collect(folders), names))
     return 0

@@ -63,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"… and {len(problems) - options.most:,} more (--most {options.most})")
     if problems:
         print()
+    if silent := sum(_may_be_empty(name, u) for name in requires for u in everything):
+        print(f"note: {plural(silent, 'utterance')} with an empty text: silence, which dev and test sets may have\n")
     readable = usable(splits, reports)
     if readable:
         print(summary(readable, reports, tuple(requires)))
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     parser.add_argument(
-        "manifests", metavar="MANIFEST", nargs="+", help=".jsonl, .csv or .tsv; must not share utterances"
+        "manifests", metavar="MANIFEST", nargs="+", help=".jsonl, .json, .csv or .tsv; must not share utterances"
     )
     parser.add_argument("--task", metavar="NAME", help="check also what this task needs: sv, lid, asr, sid, classify")
     parser.add_argument(
@@ -112,13 +114,18 @@ def _requirements(task_name: str | None, labels: Sequence[str]) -> dict[str, str
 def _lacking(rows: list[tuple[int, Utterance]], requires: dict[str, str]) -> Iterator[tuple[int, str]]:
     """(line, problem) of utterances without a label; one for all if none of them has it."""
     for name, why in requires.items():
-        lacking = [(line, utterance) for line, utterance in rows if not utterance.label(name)]
+        lacking = [(line, u) for line, u in rows if not u.label(name) and not _may_be_empty(name, u)]
         if lacking and len(lacking) == len(rows):
             yield 0, f"no utterance has the label '{name}' ({why})"
             continue
         for line, utterance in lacking:
             state = "empty" if utterance.label(name) == "" else "missing"
             yield line, f"utterance {utterance.id}: label '{name}' is {state} ({why})"
+
+
+def _may_be_empty(name: str, utterance: Utterance) -> bool:
+    """Whether a label is an empty text."""
+    return name == "text" and utterance.text == ""
 
 
 def _repeated(rows: list[tuple[int, Utterance]]) -> Iterator[tuple[int, str]]:

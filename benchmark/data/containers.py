@@ -99,6 +99,9 @@ class _Claim(NamedTuple):
 def _samples(file: FileIO, magic: bytes, size: int) -> list[Piece]:
     claim = _claim(file, magic, size)
     if claim is None:
+        promised = int.from_bytes(magic[4:8], "little" if magic[:4] == b"RIFF" else "big") + 8
+        if magic[:4] in (b"RIFF", b"RIFX", b"FORM") and size < promised < 0xFFFF0000:  # cut before its audio begins
+            raise ends_early(f"its header promises {promised:,} bytes, it has {size:,}")
         return []
     end = claim.start + claim.size
     if _unknown(claim):

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from benchmark import text
-from benchmark.errors import BenchmarkError, raise_problems, shorten, show
 from benchmark.data.trials import read_trials
+from benchmark.errors import BenchmarkError, raise_problems, shorten, show
 from benchmark.files import on_disk, write_bytes
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.registry import suggest
@@ -39,6 +39,8 @@ _FIELDS = frozenset(FIELDS)
 _RESERVED = _FIELDS | {"labels"}
 """What a label cannot be called."""
 _NUMBERS = ("start", "duration")
+_LINE_BREAK = re.compile("[\r\n]")
+_BREAKS = re.compile("[\0\r\n\ud800-\udfff]")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".jsonl", ".json", *_DELIMITERS)
 """Of the names of manifests."""
@@ -287,7 +289,7 @@ def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tu
         elif not isinstance(value, str):
             advice = "; put it in quotes" if isinstance(value, int | float) else ""
             wrong.append(f"{name} must be text, found {show(value)}{advice}")
-        elif broken := _broken(name, value):
+        elif _BREAKS.search(value) and (broken := _broken(name, value)):
             wrong.append(f"{name} {show(value)} {broken}")
         elif name != "text" and value.strip() != value:
             wrong.append(f"{name} {value!r} begins or ends with white space; remove it")
@@ -310,14 +312,12 @@ def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tu
 
 
 def _broken(name: str, value: str) -> str:
-    """What is wrong with characters of a value; they would break lists of names, or a file's lines."""
+    """What is wrong with a value in which :data:`_BREAKS` finds something."""
     if "\0" in value:
         return "has a NUL character; remove it"
-    if name != "text" and any(c in value for c in "\r\n"):
-        return "has a line break; remove it" + (", or give the utterance an id" if name == "path" else "")
-    try:
-        value.encode(errors="strict" if name == "text" else "surrogateescape")
-    except UnicodeEncodeError:
+    if name != "text" and ("\r" in value or "\n" in value):
+        return "has a line break, which lists of names cannot hold; remove it"
+    if (name == "text" and re.search("[\ud800-\udfff]", value)) or re.search("[\ud800-\udc7f\udd00-\udfff]", value):
         return "is not Unicode: it has half of a surrogate pair; write the character itself"
     return ""
 
@@ -395,14 +395,14 @@ def _as_jsonl(rows: list[dict[str, Any]]) -> bytes:
 
 def _as_table(rows: list[dict[str, Any]], delimiter: str, path: Path) -> bytes:
     used = dict.fromkeys(name for row in rows for name in row)
-    broken = any(c in value for row in rows for value in row.values() if isinstance(value, str) for c in "\r\n")
+    broken = any(_LINE_BREAK.search(row.get("text", "")) for row in rows)
     table = io.StringIO(newline="")
     writer = csv.DictWriter(
         table,
         [*(name for name in FIELDS if name in used), *(name for name in used if name not in _FIELDS)],
         delimiter=delimiter,
         lineterminator="\n",
-        quoting=csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL,  # see text.records
+        quoting=csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL,  # see benchmark.text.records
     )
     writer.writeheader()
     writer.writerows(rows)

@@ -137,7 +137,7 @@ class FeatureStore:
         """(frame, dim) states of one utterance as they are kept."""
         if not self.means:
             halved = all(float(state.abs().amax()) <= LARGEST_HALF for state in states)
-            return {str(k): (state.half() if halved else state).cpu() for k, state in enumerate(states)}
+            return {str(k): (state.half() if halved else state).cpu().contiguous() for k, state in enumerate(states)}
         prepared = [torch.nn.functional.layer_norm(s, s.shape[-1:]) for s in states] if self.normalize else states
         stacked = torch.stack(prepared)  # (state, frame, dim)
         return {

@@ -71,8 +71,13 @@ class Prepared:
 def read_card(name: str) -> dict[str, Any]:
     """The protocol card of a downstream, under its canonical name."""
     card = registry.downstreams.get(name).load()()
+    if isinstance(card, Mapping) and isinstance(card.get("extends"), str) and "corpus" not in card:  # a plug-in's
+        base = {key: value for key, value in read_card(card["extends"]).items() if key not in ("aliases", "summary")}
+        card = registry.overlay(base, card)
     if not isinstance(card, Mapping) or not {"name", "task", "corpus"} <= card.keys():
-        raise BenchmarkError(f"downstream '{name}': its card must be a mapping with name, task and corpus")
+        raise BenchmarkError(
+            f"downstream '{name}': its card must be a mapping with name, task and corpus, or extend another card"
+        )
     return dict(card)
 
 
@@ -91,18 +96,35 @@ def _resolve(names: registry.Registry, name: str) -> Any:
         raise BenchmarkError(f"{names.kind} '{name}' cannot be imported: {error}") from error
 
 
-def configure(downstream: str, layers: Sequence[tuple[str, Any]], overrides: Sequence[str] = ()) -> RunConfig:
+_QUICK_TUNING: dict[str, Any] = {
+    "features": {"keep": False},
+    "tune": {"freeze_updates": 0},
+    "optim": {"upstream_lr": 1e-4, "schedule": "constant", "warmup_steps": 5},
+    "trainer": {"max_steps": 40, "batch_size": 8, "eval_every": 20},
+}
+"""Over the card's values for ``--quick``, where the upstream is trained."""
+
+
+def configure(
+    downstream: str, layers: Sequence[tuple[str, Any]], overrides: Sequence[str] = (), *, quick: bool = False
+) -> RunConfig:
     """The configuration of a run: the card of a downstream, then ``layers``, then ``overrides``.
 
     Args:
         downstream: a name or alias.
         layers: (where the values come from, nested mapping) pairs.
         overrides: ``dotted.key=value``.
+        quick: first of all, the values of a run of a minute or two on a small synthetic corpus.
 
     Raises:
         BenchmarkError: an unknown name or option, a value of the wrong type or out of range.
     """
     card = read_card(downstream)
+    if quick:
+        regimes = [values["regime"] for _, values in layers if isinstance(values.get("regime"), str)]
+        regimes += [text.partition("=")[2] for text in overrides if text.startswith("regime=")]
+        trains = config.find_regime(regimes[-1] if regimes else "frozen").trains_upstream
+        layers = [("--quick", quick_values(card)), *([("--quick", _QUICK_TUNING)] if trains else []), *layers]
     run = config.compose(card, task_class(card).Config, layers, overrides)
     budget.parse(run.budget)
     run.upstream.name = registry.upstreams.get(run.upstream.name).name
@@ -114,13 +136,12 @@ def default_folder(run: RunConfig) -> str:
     return f"results/{run.upstream.name}-{run.downstream}-{run.regime}-{config.digest(run)}"
 
 
-def quick_values(downstream: str) -> dict[str, Any]:
-    """Configuration values for a run of a minute or two; writes a small synthetic corpus for it, if there is none yet.
+def quick_values(card: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's values for a run of a minute or two; writes a small synthetic corpus for it, if there is none yet.
 
     Raises:
         BenchmarkError: the downstream has no such values, or its corpus cannot be synthesised.
     """
-    card = read_card(downstream)
     entry = registry.corpora.get(card["corpus"]) if card["corpus"] in registry.corpora else None
     if not card.get("quick") or entry is None or entry.synthetic is None:
         raise BenchmarkError(f"'{card['name']}' has no quick run on synthetic data; see --list for other downstreams")

@@ -13,11 +13,14 @@ import os
 import re
 import secrets
 import shutil
+import ssl
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from filelock import FileLock
@@ -32,6 +35,8 @@ log = logging.getLogger("wavbench")
 FILE = "trackers.json"
 PROJECT = "wavbench"
 """Project (W&B) or experiment (MLflow), unless $WANDB_PROJECT or $MLFLOW_EXPERIMENT_NAME says otherwise."""
+_PATIENCE = 20.0
+"""Seconds to wait for a server."""
 _LONGEST = 128
 """Characters of a name or group at W&B."""
 
@@ -79,11 +84,11 @@ class TensorBoard(Tracker):
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:  # noqa: D102
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self, state: str) -> None:
+    def close(self, state: str) -> None:  # noqa: D102
         self._writer.close()
 
 
@@ -96,7 +101,7 @@ class WeightsAndBiases(Tracker):
         super().__init__(run, folder, group, step, saved or {"id": secrets.token_hex(8)})
         import wandb
 
-        def begin(mode: str | None) -> Any:
+        def begin(mode: Literal["offline"] | None) -> Any:
             return wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 id=self.saved["id"],
@@ -112,15 +117,17 @@ class WeightsAndBiases(Tracker):
                     console="off",  # the log is in log.txt
                     silent=True,
                     login_timeout=60,
-                    init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)),
                 ),
             )
 
         try:
+            settings = wandb.setup().settings
+            if settings.mode == "online":
+                _check_answers(settings.base_url)  # W&B itself would try for a long time
             self._run = begin(None)
             if self._run.settings.mode == "disabled" and os.environ.get("WANDB_MODE") != "disabled":
                 raise RuntimeError("nobody has logged in; use wandb login")
-        except Exception as error:  # no network, no login, a run that was deleted there
+        except Exception as error:  # no network, no login
             log.warning(
                 "wandb: %s. The run is recorded offline; upload it with wandb sync %s/wandb/offline-run-*",
                 _reason(error),
@@ -128,15 +135,15 @@ class WeightsAndBiases(Tracker):
             )
             self._run = begin("offline")
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:  # noqa: D102
         self._run.log(dict(values), step=step)
 
-    def attach(self, result: Mapping[str, Any]) -> None:
+    def attach(self, result: Mapping[str, Any]) -> None:  # noqa: D102
         self._run.summary.update(dict(_figures(result)))
         for name in ("result.json", "config.yaml"):
             shutil.copyfile(self.folder / name, Path(self._run.dir) / _attached(name))
 
-    def close(self, state: str) -> None:
+    def close(self, state: str) -> None:  # noqa: D102
         self._run.finish(exit_code={"finished": 0, "stopped": 130}.get(state, 1))
 
 
@@ -149,7 +156,7 @@ class MLflow(Tracker):
         super().__init__(run, folder, group, step, saved)
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # the only one that mlflow-skinny has
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run does not wait long for a server
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{_PATIENCE:.0f}")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -183,23 +190,21 @@ class MLflow(Tracker):
             known = self._client.get_experiment_by_name(name)
             return str(known.experiment_id if known else self._client.create_experiment(name))
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:  # noqa: D102
         now = int(time.time() * 1000)
         points = [(re.sub(r"[^\w. /-]", "_", name), value) for name, value in values.items()]
-        metrics = [
-            self._metric(name, value, now, step) for name, value in points if step > self._last.get(name, -1)
-        ]
+        metrics = [self._metric(name, value, now, step) for name, value in points if step > self._last.get(name, -1)]
         if metrics:
             self._client.log_batch(self.saved["id"], metrics=metrics)
 
-    def attach(self, result: Mapping[str, Any]) -> None:
+    def attach(self, result: Mapping[str, Any]) -> None:  # noqa: D102
         self._last = {}
         self.log({name: value for name, value in _figures(result) if isinstance(value, int | float)}, 0)
         for name in ("result.json", "config.yaml"):
             content = (self.folder / name).read_text(encoding="utf-8")
             self._client.log_text(self.saved["id"], content, _attached(name))
 
-    def close(self, state: str) -> None:
+    def close(self, state: str) -> None:  # noqa: D102
         states = {"finished": "FINISHED", "stopped": "KILLED"}
         self._client.set_terminated(self.saved["id"], states.get(state, "FAILED"))
 
@@ -282,6 +287,17 @@ class Trackers:
         except Exception as error:  # whatever their libraries raise
             self._open.pop(name, None)
             log.warning("%s: %s. The run continues without this tracker", name, _reason(error))
+
+
+def _check_answers(url: str) -> None:
+    """Raise ``OSError`` where nothing answers; any answer will do."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        pass
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # certificates that W&B may know
+            raise OSError(f"{url} cannot be reached ({error.reason})") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

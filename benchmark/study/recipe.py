@@ -148,10 +148,13 @@ def read(path: Path) -> Study:
         registry.upstreams.get(upstream.name)
     for name in study.tasks:
         registry.downstreams.get(name)
+    for regime in study.regimes.values():
+        registry.regimes.get(regime.regime)
     parts: list[Study | StudyTask | StudyRegime] = [study, *study.tasks.values(), *study.regimes.values()]
     for part in parts:
         if isinstance(part.config, str):
             part.config = config.read_yaml(path.parent / part.config)
+        part.config = _beside(path.parent, part.config)
     sizes = {name: len(candidates(regime)) for name, regime in study.regimes.items()}
     if len(set(sizes.values())) > 1:
         raise BenchmarkError(
@@ -160,6 +163,15 @@ def read(path: Path) -> Study:
         )
     _check_restrictions(study, path)
     return study
+
+
+def _beside(folder: Path, values: Any) -> Any:
+    """Values of a recipe; manifests that lie beside it are found from anywhere."""
+    data = values.get("data") if isinstance(values, Mapping) else None
+    if not isinstance(data, Mapping):
+        return values
+    found = {name: folder / data[name] for name in config.MANIFESTS if isinstance(data.get(name), str)}
+    return {**values, "data": {**data, **{name: str(path.resolve()) for name, path in found.items() if path.exists()}}}
 
 
 def _check_restrictions(study: Study, path: Path) -> None:
@@ -216,6 +228,8 @@ def cells(study: Study) -> list[Cell]:
 
 def _layers(name: str, regime: StudyRegime, upstream: StudyUpstream) -> Sequence[int | None]:
     """The layers that a regime trains on, each in a cell of its own; ``None``: not on single layers."""
+    if regime.layers is None and regime.regime not in registry.regimes:  # a plug-in's, which a report does not need
+        return [None]
     if not config.find_regime(regime.regime).single_layer:
         return [None]
     if regime.layers == "all":

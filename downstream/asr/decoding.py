@@ -7,17 +7,16 @@ and KenLM.
 from __future__ import annotations
 
 import functools
-import gzip
 import importlib
 import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import IO
 
 from torch import Tensor
 
+from benchmark import text
 from benchmark.config import absolute
 from benchmark.errors import BenchmarkError
 from downstream.asr.text import BLANK, SPACE, Alphabet, collapse
@@ -171,40 +170,31 @@ def read_lexicon(config: LMConfig, alphabet: Alphabet) -> Lexicon:
     return lexicon
 
 
-def _open(path: Path) -> IO[str]:
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt", encoding="utf-8") if compressed else open(path, encoding="utf-8")
-
-
 def _lexicon_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            fields = line.split()
-            if len(fields) == 1:
-                raise BenchmarkError(
-                    f"{path}:{number}: expected a word and its symbols, such as 'CAT C A T |', got {line!r}"
-                )
-            if fields:
-                yield fields[0], fields[1:]
+    for number, line in text.lines(path):
+        fields = text.words(line)
+        if len(fields) == 1:
+            raise BenchmarkError(
+                f"{path}:{number}: expected a word and its symbols, such as 'CAT C A T |', got {line!r}"
+            )
+        yield fields[0], fields[1:]
 
 
 def _unigrams(path: Path) -> Iterator[str]:
     r"""The words in the section ``\1-grams:`` of an ARPA file: lines of log probability, word and back-off weight."""
-    inside = False
-    with _open(path) as file:
-        try:
-            for line in file:
-                fields = line.split()
-                if inside and (not fields or fields[0].startswith("\\")):
-                    return
-                if inside and fields[1] not in ("<s>", "</s>", "<unk>", "<UNK>"):
-                    yield fields[1]
-                inside = inside or fields == ["\\1-grams:"]
-        except (UnicodeDecodeError, IndexError, EOFError, gzip.BadGzipFile):
-            inside = False
+    inside, problem = False, ""
+    try:
+        for _, line in text.lines(path):
+            fields = text.words(line)
+            if inside and fields[0].startswith("\\"):
+                return
+            if inside and fields[1] not in ("<s>", "</s>", "<unk>", "<UNK>"):
+                yield fields[1]
+            inside = inside or fields == ["\\1-grams:"]
+    except (IndexError, BenchmarkError) as error:
+        inside, problem = False, f" ({error})" if isinstance(error, BenchmarkError) else ""
     if not inside:
         raise BenchmarkError(
-            f"task.lm.path: {path} has no readable \\1-grams: section, so it is not ARPA text. KenLM's binary format "
+            f"task.lm.path: {path} has no readable \\1-grams: section, so it is not ARPA text{problem}. KenLM's binary format "
             "does not list its words: name a lexicon (task.lm.lexicon), or the ARPA file that the model was built from"
         )

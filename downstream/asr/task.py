@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import About, Edits, clusters_of
 from benchmark.interfaces import Corpus, Evaluation, Head, Seconds, Splits, Target, Task, Utterance
 from benchmark.registry import suggest
+from benchmark.text import escape
 from downstream import recover
 from downstream.asr.decoding import LMConfig, beam_decoder, greedy, unavailable
 from downstream.asr.heads import CTCHeadConfig, make_head
@@ -92,9 +93,9 @@ class SpeechRecognition(Task):
         """Join the configured splits and check their transcripts.
 
         Raises:
-            BenchmarkError: an option is out of range; a split is missing; transcripts are missing, empty or have
-                characters that are not in the alphabet (all such problems are reported together); own data has training
-                speakers in dev or test.
+            BenchmarkError: an option is out of range; a split is missing; transcripts are missing, empty in training
+                or in a whole set, or have characters that are not in the alphabet (all such problems are reported
+                together); own data has training speakers in dev or test.
         """
         metrics.check_selection(config.selection, Edits.kind, SELECTION)
         config.text.check()
@@ -244,9 +245,12 @@ class SpeechRecognition(Task):
             json.dumps(line, ensure_ascii=False) + "\n" for line in lines
         )
         if name != "dev":
+            ids = [_trn_id(utterance) for utterance in utterances]
+            if len(set(ids)) < len(ids):  # "a b" and "a_b"
+                ids = [_trn_id(replace(u, id=escape(u.id).replace("_", "%5F"))) for u in utterances]
             for kind, texts in (("ref", references), ("hyp", hypotheses)):
                 result.files[f"{kind}_{name}.trn"] = "".join(
-                    f"{text} ({_trn_id(utterance)})\n" for text, utterance in zip(texts, utterances, strict=True)
+                    f"{text} ({id_})\n" for text, id_ in zip(texts, ids, strict=True)
                 )
         return items
 
@@ -310,7 +314,10 @@ def _test_sets(config: ASRConfig, corpus: Corpus) -> dict[str, list[Utterance]]:
 
 
 def _check_transcripts(config: ASRConfig, alphabet: Alphabet, sets: Mapping[str, Sequence[Utterance]]) -> None:
-    """Raise on missing and empty transcripts and on characters that the head cannot write."""
+    """Raise on missing transcripts, on empty ones of training, and on characters that the head cannot write.
+
+    In dev and test an empty transcript is silence, or noise: words that are recognised there are insertions.
+    """
     problems = []
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
@@ -318,9 +325,15 @@ def _check_transcripts(config: ASRConfig, alphabet: Alphabet, sets: Mapping[str,
         texts = {u.id: _text(u, config) for u in utterances if u.text is not None}
         missing = [u.id for u in utterances if u.text is None]
         empty = [utterance for utterance, text in texts.items() if not text]
-        for ids, what in ((missing, "have no transcript"), (empty, "have an empty transcript")):
-            if ids:
-                problems.append(f"{len(ids)} utterances of {name} {what}: {shorten(ids)}")
+        if missing:
+            problems.append(f"{len(missing)} utterances of {name} have no transcript: {shorten(missing)}")
+        if empty and (name == "train" or len(empty) == len(utterances)):
+            problems.append(f"{len(empty)} utterances of {name} have an empty transcript: {shorten(empty)}")
+        elif empty:
+            log.info(
+                "%s: %d of %d utterances have an empty transcript; what is recognised there counts as insertions: %s",
+                name, len(empty), len(utterances), shorten(empty),
+            )  # fmt: skip
         for utterance, text in texts.items():
             unknown = alphabet.unknown(text)
             counts.update(unknown)

@@ -19,7 +19,18 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan, subfolders
+from downstream.corpora.tree import (
+    DATA_ROOT,
+    LeftOut,
+    audio_files,
+    find_folder,
+    folders,
+    is_audio,
+    listing,
+    raise_misplaced,
+    scan,
+    subfolders,
+)  # fmt: skip
 
 log = logging.getLogger("wavbench")
 
@@ -59,43 +70,47 @@ def prepare(root: Path) -> Corpus:
             f"{_HELP}"
         )
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
+    left_out = LeftOut("CommonLanguage")
+    others = [str(folder / name) for name in folders(folder) if name not in languages]
+    left_out.add(f"folders have no {', '.join(SPLITS)}", *others)
     misplaced: list[str] = []
     empty: list[str] = []
     for language in languages:
+        for entry in scan(folder / language):
+            if is_audio(entry.name):
+                misplaced.append(entry.path)
+            elif entry.is_dir() and entry.name not in SPLITS:
+                left_out.add("folders are none of " + ", ".join(SPLITS), entry.path)
         for split in SPLITS:
             top = folder / language / split
-            utterances = _read(top, language, split, misplaced) if top.is_dir() else []
+            utterances = _read(top, language, split, misplaced, left_out) if top.is_dir() else []
             if not utterances:
                 empty.append(str(top))
             splits[split] += utterances
-    if misplaced:
-        raise BenchmarkError(
-            f"{len(misplaced)} .wav files are not where CommonLanguage has them: {shorten(sorted(misplaced))}. "
-            f"Expected {folder}/<Language>/<split>/<speaker>/<clip>.wav; move them there"
-        )
+    raise_misplaced("CommonLanguage", misplaced, f"{folder}/<Language>/<split>/<speaker>/<clip>.wav")
     if empty:
         raise BenchmarkError(
             f"{len(empty)} folders are missing or hold no <speaker>/<clip>.wav: {shorten(empty)}. Unpack the archive "
             f"again, or move the languages that are not needed out of {folder}. {_HELP}"
         )
+    left_out.say()
     if len(languages) != LANGUAGES:
         log.info("%s has %d languages; CommonLanguage was published with %d", folder, len(languages), LANGUAGES)
     return Corpus("commonlanguage", {split: sorted(those, key=lambda u: u.id) for split, those in splits.items()})
 
 
-def _read(top: Path, language: str, split: str, misplaced: list[str]) -> list[Utterance]:
+def _read(top: Path, language: str, split: str, misplaced: list[str], left_out: LeftOut) -> list[Utterance]:
     """The utterances of ``<top>/<speaker>/``; adds files outside the speakers' folders to ``misplaced``."""
     utterances: list[Utterance] = []
-    for speaker in subfolders(top, misplaced):
+    for speaker in subfolders(top, misplaced, left_out):
         utterances += [
             Utterance(
-                id=f"{language}/{split}/{speaker.name}/{file.name}",
-                path=file.path,
+                id=f"{language}/{split}/{speaker.name}/{file}",
+                path=path,
                 speaker=f"{language}/{speaker.name}",
                 language=language,
                 split=split,
             )
-            for file in scan(speaker.path)
-            if file.name.endswith(".wav")
+            for file, path in audio_files(speaker.path, misplaced, left_out).items()
         ]
     return utterances

@@ -20,7 +20,16 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
+from benchmark.text import Names, lines
+from downstream.corpora.tree import (
+    DATA_ROOT,
+    LeftOut,
+    audio_files,
+    find_folder,
+    folders,
+    listing,
+    raise_misplaced,
+)  # fmt: skip
 
 log = logging.getLogger("wavbench")
 
@@ -74,23 +83,26 @@ def prepare(root: Path) -> Corpus:
         packed = [f"{path}.tar.gz" for path in missing if Path(f"{path}.tar.gz").is_file()]
         hint = f"Unpack {shorten(packed)} first (tar xzf, in the same folder). " if packed else ""
         raise BenchmarkError(f"FLEURS is incomplete, {len(missing)} are missing: {shorten(missing)}. {hint}{_HELP}")
-    splits = {split: [u for config in configs for u in _read(folder / config, split)] for split in SPLITS}
+    left_out = LeftOut("FLEURS")
+    others = [str(folder / name) for name in folders(folder) if name not in configs]
+    left_out.add("folders hold neither a table nor audio", *others)
+    splits = {split: [u for config in configs for u in _read(folder / config, split, left_out)] for split in SPLITS}
+    left_out.say()
     if len(configs) != CONFIGS:
         log.info("%s has %d configs; FLEURS was published with %d", folder, len(configs), CONFIGS)
     return Corpus("fleurs", {split: sorted(those, key=lambda u: u.id) for split, those in splits.items()})
 
 
-def _read(folder: Path, split: str) -> list[Utterance]:
+def _read(folder: Path, split: str, left_out: LeftOut) -> list[Utterance]:
     """The utterances of one config's table that have audio."""
     table = folder / f"{split}.tsv"
-    audio = {entry.name for entry in scan(folder / "audio" / split) if entry.name.endswith(".wav")}
+    misplaced: list[str] = []
+    audio = audio_files(folder / "audio" / split, misplaced, left_out)
+    raise_misplaced("FLEURS", misplaced, f"{folder / 'audio' / split}/<file>.wav")
+    names = Names(audio)
     rows: dict[str, Utterance] = {}
     absent: list[str] = []
-    # neither csv nor splitlines(): quotes are plain characters here, and U+2028 and the like do not end a line
-    for number, line in enumerate(_text(table).split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if not line.strip():
-            continue
+    for number, line in lines(table):  # not csv: quotes are plain characters here
         fields = line.split("\t")
         place = f"{table}:{number}"
         if len(fields) != len(COLUMNS):
@@ -104,14 +116,15 @@ def _read(folder: Path, split: str) -> list[Utterance]:
                 f"{place}: expected a number, a .wav file, three texts, a number and one of {', '.join(GENDERS)}, got "
                 f"id {sentence!r}, file name {file!r}, number of samples {samples!r}, gender {gender!r}"
             )
-        if file in rows:
+        if names.find(file) in rows:
             raise BenchmarkError(f"{place}: {file} is duplicated; every file has one line")
-        if file not in audio:
+        name = names.find(file)
+        if name is None:
             absent.append(f"{file} ({place})")
             continue
-        rows[file] = Utterance(
-            id=f"{folder.name}/{split}/{file}",
-            path=str(folder / "audio" / split / file),
+        rows[name] = Utterance(
+            id=f"{folder.name}/{split}/{name}",
+            path=audio[name],
             text=text,
             language=folder.name,
             split=split,
@@ -123,14 +136,5 @@ def _read(folder: Path, split: str) -> list[Utterance]:
         )
     if not rows:
         raise BenchmarkError(f"{table} is empty. Get it again from {PAGE} (data/{folder.name}/{split}.tsv)")
-    if unlisted := sorted(audio - rows.keys()):
-        log.warning("%d files in %s are not in %s and are left out: %s", len(unlisted), folder / "audio" / split, table,
-                    shorten(unlisted))  # fmt: skip
+    left_out.add("files are in none of the tables", *(audio[name] for name in audio.keys() - rows.keys()))
     return list(rows.values())
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BenchmarkError(f"{path} is not UTF-8 ({error}). Get it again from {PAGE}") from error

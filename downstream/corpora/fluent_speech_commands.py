@@ -14,14 +14,15 @@ Lugosch et al.: Speech model pre-training for end-to-end spoken language underst
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
+from benchmark import text
 from benchmark.errors import BenchmarkError, raise_problems, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, folders, scan
+from downstream.corpora.tree import DATA_ROOT, LeftOut, audio_files, find_folder, raise_misplaced, subfolders
 
 log = logging.getLogger("wavbench")
 
@@ -55,38 +56,44 @@ def prepare(root: Path) -> Corpus:
     needed = [folder / AUDIO, *(folder / "data" / f"{split}_data.csv" for split in SPLITS)]
     if missing := [str(path) for path in needed if not path.exists()]:
         raise BenchmarkError(f"Fluent Speech Commands is incomplete: {shorten(missing)} not found. {_HELP}")
-    speakers = folders(folder / AUDIO)
+    left_out = LeftOut("Fluent Speech Commands")
+    misplaced: list[str] = []
     audio = {
-        f"{AUDIO}/{speaker}/{file.name}"
-        for speaker in speakers
-        for file in scan(folder / AUDIO / speaker)
-        if file.name.endswith(".wav")
+        f"{AUDIO}/{speaker.name}/{name}": path
+        for speaker in subfolders(folder / AUDIO, misplaced, left_out)
+        for name, path in audio_files(speaker.path, misplaced, left_out).items()
     }
+    raise_misplaced("Fluent Speech Commands", misplaced, f"{folder / AUDIO}/<speaker>/<file>.wav")
     problems: list[str] = []
     listed: dict[str, str] = {}
     splits = {split: _read(folder, split, audio, listed, problems) for split in SPLITS}
     if problems:
         raise_problems(f"{folder} is not as published", problems, "Unpack the archive again, or delete these lines")
-    if unlisted := sorted(audio - listed.keys()):
-        log.warning("%d files are in none of the tables and are left out: %s", len(unlisted), shorten(unlisted))
+    left_out.add("files are in none of the tables", *(audio.keys() - listed.keys()))
+    left_out.say()
     return Corpus("fluent_speech_commands", splits)
 
 
-def _read(folder: Path, split: str, audio: set[str], listed: dict[str, str], problems: list[str]) -> list[Utterance]:
+def _read(
+    folder: Path, split: str, audio: Mapping[str, str], listed: dict[str, str], problems: list[str]
+) -> list[Utterance]:
     """The utterances of one table; adds their paths to ``listed``, and what is wrong to ``problems``."""
     table = folder / "data" / f"{split}_data.csv"
-    try:
-        text = table.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BenchmarkError(f"{table} is not UTF-8 ({error}). Get it again from {PAGE}") from error
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    if absent := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
-        raise BenchmarkError(f"{table}:1: no column {shorten(absent, 6)}; it has {shorten(rows.fieldnames or (), 8)}")
+    unreadable: text.Problems = []
+    rows = text.records(table, ",", unreadable)
+    _, header = next(rows, (1, []))
+    if absent := [name for name in COLUMNS if name not in header]:
+        problem = f":1: no column {shorten(absent, 6)}; it has {shorten(header, 8)}"
+        raise BenchmarkError(f"{table}" + (f":{unreadable[0][0]}: {unreadable[0][1]}" if unreadable else problem))
     utterances: list[Utterance] = []
-    for row in rows:
-        place = f"{table}:{rows.line_num}"
-        path = row["path"] or ""
-        if empty := [name for name in COLUMNS if not row[name]]:
+    names = text.Names(audio)
+    for number, cells in rows:
+        place = f"{table}:{number}"
+        row = dict(itertools.zip_longest(header, cells[: len(header)], fillvalue=""))
+        path = names.find(row["path"]) or row["path"]
+        if len(cells) != len(header):
+            problems.append(f"{place}: {len(cells)} cells, but the header has {len(header)}")
+        elif empty := [name for name in COLUMNS if not row[name]]:
             problems.append(f"{place}: no {shorten(empty, 6)}")
         elif path not in audio:
             problems.append(f"{place}: {path} is not in the tree")
@@ -96,7 +103,7 @@ def _read(folder: Path, split: str, audio: set[str], listed: dict[str, str], pro
             utterances.append(
                 Utterance(
                     id=path.removeprefix(f"{AUDIO}/"),
-                    path=str(folder / path),
+                    path=audio[path],
                     text=row["transcription"],
                     speaker=row["speakerId"],
                     split=split,
@@ -104,6 +111,7 @@ def _read(folder: Path, split: str, audio: set[str], listed: dict[str, str], pro
                 )
             )
         listed.setdefault(path, place)
+    problems += [f"{table}:{number}: {problem}" for number, problem in unreadable]
     if not utterances and not problems:
         raise BenchmarkError(f"{table} is empty. Get it again from {PAGE}")
     return sorted(utterances, key=lambda utterance: utterance.id)

@@ -25,7 +25,16 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, raise_problems, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, scan
+from benchmark.text import lines
+from downstream.corpora.tree import (
+    DATA_ROOT,
+    LeftOut,
+    audio_files,
+    find_folder,
+    raise_misplaced,
+    scan,
+    subfolders,
+)  # fmt: skip
 
 log = logging.getLogger("wavbench")
 
@@ -81,15 +90,16 @@ def prepare(root: Path) -> Corpus:
     problems: list[str] = []
     others: Counter[str] = Counter()
     unlabelled: list[str] = []
-    sessions = [_read(folder / f"Session{k}", k, problems, others, unlabelled) for k in SESSIONS]
+    left_out = LeftOut("IEMOCAP")
+    sessions = [_read(folder / f"Session{k}", k, problems, others, unlabelled, left_out) for k in SESSIONS]
     if problems:
         raise_problems(f"{folder} is not as published", problems, "Unpack the archive again, or delete these lines")
     log.info(
         "%d turns of other emotions are left out: %s",
         others.total(), ", ".join(f"{count:,} {name}" for name, count in others.most_common()),
     )  # fmt: skip
-    if unlabelled:
-        log.warning("%d files have no line in EmoEvaluation and are left out: %s", len(unlabelled), shorten(unlabelled))
+    left_out.add("files have no line in EmoEvaluation", *unlabelled)
+    left_out.say()
     found = tuple(len(turns) for turns in sessions)
     if found != PUBLISHED:
         log.warning(
@@ -114,24 +124,24 @@ def held_out(count: int) -> set[int]:
 
 
 def _read(
-    folder: Path, number: int, problems: list[str], others: Counter[str], unlabelled: list[str]
+    folder: Path, number: int, problems: list[str], others: Counter[str], unlabelled: list[str], left_out: LeftOut
 ) -> list[Utterance]:
     """The turns of a session in s3prl's order; counts other emotions, and adds what is wrong to ``problems``."""
     order = {name: place for place, name in enumerate(ORDER[number - 1].split())}
     names = [entry.name[:-4] for entry in scan(folder / "dialog" / "EmoEvaluation") if entry.name.endswith(".txt")]
     short = {name: name[5:].replace("_impro", "i").replace("_script", "s") for name in names}
+    misplaced: list[str] = []
     audio = {
-        file.name[:-4]: file.path
-        for dialogue in scan(folder / "sentences" / "wav")
-        if dialogue.is_dir()
-        for file in scan(dialogue.path)
-        if file.name.endswith(".wav")
+        name[:-4]: path
+        for dialogue in subfolders(folder / "sentences" / "wav", misplaced, left_out)
+        for name, path in audio_files(dialogue.path, misplaced, left_out).items()
     }
+    raise_misplaced("IEMOCAP", misplaced, f"{folder / 'sentences' / 'wav'}/<dialogue>/<turn>.wav")
     turns: list[Utterance] = []
     labelled: set[str] = set()
     for dialogue in sorted(names, key=lambda name: (order.get(short[name], len(order)), name)):
         path = folder / "dialog" / "EmoEvaluation" / f"{dialogue}.txt"
-        for line_number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        for line_number, line in lines(path, western=True):
             if not line.startswith("["):
                 continue
             fields = line.split("\t")

@@ -21,13 +21,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan, subfolders
+from benchmark.text import Names, lines, words
+from downstream.corpora.tree import DATA_ROOT, LeftOut, audio_files, find_folder, listing, subfolders
 
 log = logging.getLogger("wavbench")
 
@@ -104,19 +105,13 @@ def prepare(root: Path) -> Corpus:
     existing = [split for split in SPLITS if (folder / split).is_dir()]
     if not existing:
         raise BenchmarkError(f"no split of LibriSpeech in {folder}. It contains: {listing(folder)}. {_HELP}")
-    listed = _speakers(folder / "SPEAKERS.TXT")
+    left_out = LeftOut("LibriSpeech")
+    listed = _speakers(folder / "SPEAKERS.TXT", left_out)
     genders = {speaker: gender for speakers in listed.values() for speaker, gender in speakers.items()}
-    splits = {split: _read(folder / split, split, genders, problems) for split in existing}
-    for split, utterances in splits.items():
-        absent = sorted(listed.get(split, {}).keys() - {utterance.speaker for utterance in utterances})
-        if absent:
-            log.warning(
-                "%s lists %d speakers of %s that are not in the tree: %s",
-                folder / "SPEAKERS.TXT", len(absent), split, shorten(absent),
-            )  # fmt: skip
+    splits = {split: _read(folder / split, split, genders, problems, left_out) for split in existing}
     limited = root / LIMITED_FOLDER
     if limited.is_dir():
-        parts = {part: _read(limited / part, "", genders, problems) for part in LIMITED["librilight-10h"]}
+        parts = {part: _read(limited / part, "", genders, problems, left_out) for part in LIMITED["librilight-10h"]}
         absent = [part for part, utterances in parts.items() if not utterances]
         if absent:
             raise BenchmarkError(
@@ -130,6 +125,13 @@ def prepare(root: Path) -> Corpus:
     for split in existing:
         if not splits[split]:
             raise BenchmarkError(f"no .flac file in {folder / split}/<speaker>/<chapter>/. {_HELP}")
+        absent = sorted(listed.get(split, {}).keys() - {utterance.speaker for utterance in splits[split]})
+        if absent:
+            log.warning(
+                "%s lists %d speakers of %s that are not in the tree: %s",
+                folder / "SPEAKERS.TXT", len(absent), split, shorten(absent),
+            )  # fmt: skip
+    left_out.say()
     return Corpus("librispeech", splits)
 
 
@@ -145,33 +147,33 @@ def prepare_limited(root: Path) -> Corpus:
     return prepare(root)
 
 
-def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems) -> list[Utterance]:
+def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems, left_out: LeftOut) -> list[Utterance]:
     """All utterances below ``<split>/<speaker>/<chapter>`` or, of Libri-light (no ``split``), below
     ``<part>/{clean,other}/<speaker>/<chapter>``, sorted by id."""
     utterances: list[Utterance] = []
     folders = [str(top)] if top.is_dir() else []
     for _ in range(2 if split else 3):
-        below = [subfolders(folder, problems.misplaced, ".flac") for folder in folders]
+        below = [subfolders(folder, problems.misplaced, left_out) for folder in folders]
         folders = [entry.path for entries in below for entry in entries]
     for folder in folders:
         speaker, chapter = folder.split(os.sep)[-2:]
-        names = {entry.name for entry in scan(folder)}
-        audio = {name.removesuffix(".flac") for name in names if name.endswith(".flac")}
         transcripts = f"{speaker}-{chapter}.trans.txt"
-        texts = _transcripts(f"{folder}/{transcripts}", problems) if transcripts in names else {}
+        files = audio_files(folder, problems.misplaced, left_out, ".flac", expected=(transcripts,))
+        audio = {name.removesuffix(".flac"): path for name, path in files.items()}
+        texts = _transcripts(Path(folder, transcripts), audio, problems)
         if split:  # Libri-light removed utterances from chapters, but not always their transcripts
-            problems.silent += [f"{name} in {folder}/{transcripts}" for name in texts.keys() - audio]
-        for name in audio:
+            problems.silent += [f"{name} in {folder}/{transcripts}" for name in texts.keys() - audio.keys()]
+        for name, path in audio.items():
             match = _NAME.fullmatch(name)
             if match is None or (match["speaker"], match["chapter"]) != (speaker, chapter):
-                problems.misplaced.append(f"{folder}/{name}.flac")
+                problems.misplaced.append(path)
             elif name not in texts:
-                problems.untranscribed.append(f"{folder}/{name}.flac")
+                problems.untranscribed.append(path)
             else:
                 utterances.append(
                     Utterance(
                         id=name,
-                        path=f"{folder}/{name}.flac",
+                        path=path,
                         text=texts[name],
                         speaker=speaker,
                         session=chapter,
@@ -182,24 +184,29 @@ def _read(top: Path, split: str, genders: Mapping[str, str], problems: _Problems
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
-def _transcripts(path: str, problems: _Problems) -> dict[str, str]:
-    """Lines of ``<utterance> <words>``; a line without words is an empty transcript, which the task checks."""
+def _transcripts(path: Path, audio: Collection[str], problems: _Problems) -> dict[str, str]:
+    """Lines of ``<utterance> <words>``, none where there is no file; a line without words is an empty transcript, which
+    the task checks."""
     texts: dict[str, str] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        name, _, text = line.strip().partition(" ")
+    names = Names(audio)
+    for _, line in lines(path) if path.is_file() else ():
+        written, *text = words(line, 2)
+        name = names.find(written) or written
         if name in texts:
             problems.repeated.append(f"{name} in {path}")
-        if name:
-            texts[name] = text.strip()
+        texts[name] = text[0].strip() if text else ""
     return texts
 
 
-def _speakers(path: Path) -> dict[str, dict[str, str]]:
+def _speakers(path: Path, left_out: LeftOut) -> dict[str, dict[str, str]]:
     """Subset -> id -> f or m, of ``SPEAKERS.TXT``: comments start with ``;``, rows are ``id | sex | subset | …``."""
     speakers: dict[str, dict[str, str]] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            fields = [field.strip() for field in line.split("|")]
-            if len(fields) > 2 and fields[1] in ("F", "M") and not line.startswith(";"):
-                speakers.setdefault(fields[2], {})[fields[0]] = fields[1].lower()
+    for number, line in lines(path, western=True) if path.is_file() else ():
+        fields = [field.strip() for field in line.split("|")]
+        if line.startswith(";"):
+            continue
+        if len(fields) > 2 and fields[1] in ("F", "M"):
+            speakers.setdefault(fields[2], {})[fields[0]] = fields[1].lower()
+        else:
+            left_out.add("lines are not 'id | F or M | subset | …'", f"{path}:{number}")
     return speakers

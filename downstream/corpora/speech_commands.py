@@ -25,7 +25,16 @@ from pathlib import Path
 from benchmark.data import audio
 from benchmark.errors import BenchmarkError, raise_problems, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
+from benchmark.text import Names, lines
+from downstream.corpora.tree import (
+    DATA_ROOT,
+    LeftOut,
+    audio_files,
+    find_folder,
+    folders,
+    listing,
+    raise_misplaced,
+)  # fmt: skip
 
 log = logging.getLogger("wavbench")
 
@@ -70,20 +79,23 @@ def prepare(root: Path) -> Corpus:
     absent += [name for name in LISTS.values() if not (folder / name).is_file()]
     if absent:
         raise BenchmarkError(f"{folder} has no {shorten(absent, 8)}. It contains: {listing(folder)}. {_HELP}")
-    other: list[str] = []
-    files = {f"{word}/{name}": word for word in words for name in _wavs(folder / word, other)}
+    left_out = LeftOut("Speech Commands")
+    misplaced: list[str] = []
+    paths: dict[str, str] = {}
+    files = {f"{word}/{name}": word for word in words for name in _wavs(folder / word, misplaced, left_out, paths)}
     of_list = _lists(folder, files)
     splits: dict[str, list[Utterance]] = {"train": [], "validation": [], "test": [], "testing_list": []}
     for name, word in files.items():
         split = of_list.get(name, "train")
-        splits[split].append(_word(name, str(folder / name), word if word in KEYWORDS else UNKNOWN, split))
-    for noise in _wavs(folder / NOISE, other):
-        for second in range(int(audio.durations([Utterance(noise, str(folder / NOISE / noise))])[0])):
+        splits[split].append(_word(name, paths[name], word if word in KEYWORDS else UNKNOWN, split))
+    for noise in _wavs(folder / NOISE, misplaced, left_out, paths):
+        path = paths[f"{NOISE}/{noise}"]
+        for second in range(int(audio.durations([Utterance(noise, path)])[0])):
             split = "validation" if second % DEV_SECOND == 0 else "train"
             splits[split].append(
                 Utterance(
                     id=f"{SILENCE}/{noise.removesuffix('.wav')}/{second:03}",
-                    path=str(folder / NOISE / noise),
+                    path=path,
                     start=float(second),
                     duration=1.0,
                     session=noise,
@@ -96,22 +108,22 @@ def prepare(root: Path) -> Corpus:
         raise BenchmarkError(f"{test} should have the folders {', '.join(classes)}, and has {listing(test)}. {_HELP}")
     for keyword in classes:
         splits["test"] += [
-            _word(f"test/{keyword}/{name}", str(test / keyword / name), keyword, "test")
-            for name in _wavs(test / keyword, other)
+            _word(f"test/{keyword}/{name}", path, keyword, "test")
+            for name, path in audio_files(test / keyword, misplaced, left_out).items()
         ]
-    if other:
-        log.warning("%d files are not .wav and are left out: %s", len(other), shorten(other))
+    raise_misplaced("Speech Commands", misplaced, f"{folder}/<word>/<file>.wav, {test}/<class>/<file>.wav")
+    left_out.say()
     for split in ("train", "validation", "test"):
         if empty := [name for name in classes if not any(u.labels["keyword"] == name for u in splits[split])]:
             raise BenchmarkError(f"'{split}' of Speech Commands has no utterance of {shorten(empty, 8)}. {_HELP}")
     return Corpus("speech_commands", {name: sorted(those, key=lambda u: u.id) for name, those in splits.items()})
 
 
-def _wavs(folder: Path, other: list[str]) -> list[str]:
-    """Sorted names of the audio files in a folder; adds those of other files to ``other``."""
-    names = sorted(entry.name for entry in scan(folder))
-    other += [str(folder / name) for name in names if not name.endswith(".wav") and folder.name != NOISE]
-    return [name for name in names if name.endswith(".wav")]
+def _wavs(folder: Path, misplaced: list[str], left_out: LeftOut, paths: dict[str, str]) -> list[str]:
+    """Sorted names of the audio files in a folder; adds ``<folder>/<name>`` -> path to ``paths``."""
+    files = audio_files(folder, misplaced, left_out, expected=("README.md",))
+    paths.update((f"{folder.name}/{name}", path) for name, path in files.items())
+    return sorted(files)
 
 
 def _word(name: str, path: str, keyword: str, split: str) -> Utterance:
@@ -125,11 +137,10 @@ def _lists(folder: Path, files: Collection[str]) -> dict[str, str]:
     """File -> the split whose list names it."""
     split_of: dict[str, str] = {}
     problems: list[str] = []
+    names = Names(files)
     for split, file in LISTS.items():
-        for number, line in enumerate((folder / file).read_text(encoding="utf-8-sig").split("\n"), start=1):
-            name = line.strip()
-            if not name:
-                continue
+        for number, line in lines(folder / file):
+            name = names.find(line.strip()) or line.strip()
             if name not in files:
                 problems.append(f"{folder / file}:{number}: {name} is not in the tree")
             elif name in split_of:

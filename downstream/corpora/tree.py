@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
+
+log = logging.getLogger("wavbench")
 
 DATA_ROOT = "Point to the folder that holds {} with --data-root DIR or $BENCHMARK_DATA."
 """Ends every hint at where a corpus is looked for."""
@@ -46,19 +49,125 @@ def find_folder(root: Path, corpus: str, names: Sequence[str], how: str, inside:
     raise BenchmarkError(f"{corpus} not found: looked for the folder {expected}. {finding} {how}")
 
 
+AUDIO = frozenset((
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".sph", ".nist", ".w64",
+    ".rf64", ".wavex", ".caf", ".voc", ".htk",
+))  # fmt: skip
+"""Endings of files that libsndfile reads, in lower case."""
+UNREADABLE = frozenset([".m4a", ".mp4", ".aac", ".wma", ".amr", ".3gp", ".webm", ".mkv", ".shn", ".ape", ".wv"])
+"""Endings of audio that it does not read."""
+
+
+_UNREADABLE = "files are audio that libsndfile does not read"
+
+
+class LeftOut:
+    """What a reader passes over, by reason, to be said once and with examples.
+
+    Args:
+        corpus: its name in messages.
+    """
+
+    def __init__(self, corpus: str) -> None:
+        self.corpus = corpus
+        self._paths: dict[tuple[int, str], list[str]] = {}
+
+    def add(self, reason: str, *paths: str, level: int = logging.WARNING) -> None:
+        """Note paths or lines, ``file:line: what``. ``reason`` follows their number: ``files are not audio``."""
+        self._paths.setdefault((level, reason), []).extend(paths)
+
+    def say(self) -> None:
+        """Log a line a reason."""
+        for (level, reason), paths in self._paths.items():
+            if paths:
+                shown = shorten(sorted(paths))
+                log.log(level, "%s: %s %s and are left out: %s", self.corpus, f"{len(paths):,}", reason, shown)
+
+    def unreadable(self) -> list[str]:
+        """Audio that libsndfile does not read and that has no readable file of the same name beside it."""
+        return sorted(self._paths.get((logging.WARNING, _UNREADABLE), ()))
+
+    def entry(self, entry: os.DirEntry[str]) -> None:
+        """Note a file that is not expected where it is."""
+        ending = os.path.splitext(entry.name)[1].lower()
+        if ending in UNREADABLE:
+            self.add(_UNREADABLE, entry.path)
+        else:
+            self.add("files are not audio", entry.path, level=logging.INFO)
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file's name ends as that of audio does, in any case."""
+    return os.path.splitext(name)[1].lower() in AUDIO
+
+
 def scan(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     """The entries of a folder except hidden ones, such as ``._00001.wav`` of macOS archives."""
     with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
+        for entry in entries:
+            if any(letter in entry.name for letter in "\r\n"):
+                raise BenchmarkError(f"the name {entry.name!r} in {folder} has a line break; rename it")
+            if not entry.name.startswith("."):
+                yield entry
 
 
-def subfolders(folder: str | Path, stray: list[str], ending: str = ".wav") -> Iterator[os.DirEntry[str]]:
-    """The folders in a folder, except hidden ones; paths of audio files beside them are added to ``stray``."""
+def subfolders(folder: str | Path, misplaced: list[str], left_out: LeftOut) -> Iterator[os.DirEntry[str]]:
+    """The folders in a folder, except hidden ones; paths of audio files beside them are added to ``misplaced``."""
     for entry in scan(folder):
         if entry.is_dir():
             yield entry
-        elif entry.name.endswith(ending):
-            stray.append(entry.path)
+        elif is_audio(entry.name):
+            misplaced.append(entry.path)
+        else:
+            left_out.entry(entry)
+
+
+def audio_files(
+    folder: str | Path, misplaced: list[str], left_out: LeftOut, ending: str = ".wav", expected: Collection[str] = ()
+) -> dict[str, str]:
+    """The audio files of a folder at the bottom of a tree, whatever format they are in.
+
+    Args:
+        folder: to list.
+        misplaced: gets paths of audio files in folders below.
+        left_out: is told of everything else, and of a folder without audio; not of audio that libsndfile does not read
+            next to a converted file.
+        ending: of published files. ``a.WAV`` and ``a.flac`` are ``a.wav`` to lists and labels.
+        expected: names of other files that are known and not worth mentioning.
+
+    Returns:
+        Name with the published ending -> path. Of several files of one name, that with the published ending.
+    """
+    files: dict[str, str] = {}
+    others: list[os.DirEntry[str]] = []
+    for entry in sorted(scan(folder), key=lambda entry: (not entry.name.endswith(ending), entry.name)):
+        if entry.is_dir():
+            below = [os.path.join(top, name) for top, _, names in os.walk(entry.path) for name in names]
+            misplaced += (deep := [path for path in below if is_audio(path)])
+            if not deep:
+                left_out.add("folders hold no audio", entry.path)
+        elif is_audio(entry.name):
+            name = os.path.splitext(entry.name)[0] + ending
+            if files.setdefault(name, entry.path) != entry.path:
+                left_out.add("audio files have one of the same name beside them, which is read,", entry.path)
+        elif entry.name not in expected:
+            others.append(entry)
+    for entry in others:
+        stem, own = os.path.splitext(entry.name)
+        if own.lower() not in UNREADABLE or stem + ending not in files:
+            left_out.entry(entry)
+    if not files:
+        left_out.add("folders hold no audio", str(folder))
+    return files
+
+
+def raise_misplaced(corpus: str, misplaced: Sequence[str], expected: str) -> None:
+    """Raise :class:`BenchmarkError` if there are misplaced audio files."""
+    if misplaced:
+        raise BenchmarkError(
+            f"{len(misplaced)} audio files are not where {corpus} has them: {shorten(sorted(misplaced))}. Expected "
+            f"{expected}; move them there"
+        )
 
 
 def folders(folder: str | Path) -> list[str]:

@@ -22,10 +22,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.data.manifest import read_trials
+from benchmark import text
+from benchmark.data.trials import read_trials
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Trial, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, listing, scan, subfolders
+from downstream.corpora.tree import (
+    DATA_ROOT,
+    LeftOut,
+    audio_files,
+    find_folder,
+    listing,
+    raise_misplaced,
+    subfolders,
+)  # fmt: skip
 
 log = logging.getLogger("wavbench")
 
@@ -175,18 +184,18 @@ def _read_tree(root: Path, how: str) -> tuple[Path, dict[str, list[Utterance]]]:
 def _read_identification(path: Path, ids: Collection[str]) -> dict[str, str]:
     """Utterance id -> ``train``, ``dev`` or ``test``, of lines of ``<1, 2 or 3> <utterance>``."""
     part: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
+    names = text.Names(ids)
+    for number, line in text.lines(path):
+        fields = text.words(line, 2)
         if len(fields) != 2 or fields[0] not in _PARTS:
             raise BenchmarkError(
                 f"{path}:{number}: expected '<1, 2 or 3> <utterance.wav>', got {line[:120]!r}. "
                 f"The original list is {LISTS}{IDENTIFICATION[0]}"
             )
-        if fields[1] in part:
-            raise BenchmarkError(f"{path}:{number}: {fields[1]} is duplicated; delete one of the two lines")
-        part[fields[1]] = _PARTS[fields[0]]
+        name = names.find(fields[1], escaped=True) or fields[1]
+        if name in part:
+            raise BenchmarkError(f"{path}:{number}: {name} is duplicated; delete one of the two lines")
+        part[name] = _PARTS[fields[0]]
     absent = [name for name in part if name not in ids]
     if absent:
         raise BenchmarkError(
@@ -218,38 +227,30 @@ def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str
             f"{listing(existing)}. {how}"
         )
     utterances: list[Utterance] = []
-    m4a: list[str] = []
     misplaced: list[str] = []
-    for speaker in subfolders(top, misplaced):
-        for video in subfolders(speaker.path, misplaced):
-            names = [file.name for file in scan(video.path)]
+    left_out = LeftOut(f"{corpus}, {folder.name}")
+    for speaker in subfolders(top, misplaced, left_out):
+        for video in subfolders(speaker.path, misplaced, left_out):
             utterances += [
                 Utterance(
                     id=f"{speaker.name}/{video.name}/{name}",
-                    path=f"{video.path}/{name}",
+                    path=path,
                     speaker=speaker.name,
                     session=video.name,
                     split=split,
                 )
-                for name in names
-                if name.endswith(".wav")
+                for name, path in audio_files(video.path, misplaced, left_out).items()
             ]
-            unconverted = {name[:-4] for name in names if name.endswith(".m4a")}
-            unconverted -= {name[:-4] for name in names if name.endswith(".wav")}
-            m4a += [f"{video.path}/{stem}.m4a" for stem in sorted(unconverted)]
-    if m4a:
+    if m4a := [path for path in left_out.unreadable() if path.lower().endswith(".m4a")]:
         raise BenchmarkError(
-            f"{len(m4a)} utterances under {top} are .m4a without a .wav next to them: {shorten(sorted(m4a))}. "
+            f"{len(m4a)} utterances under {top} are .m4a without a .wav next to them: {shorten(m4a)}. "
             f".m4a files cannot be read; convert them: find {top} -name '*.m4a' -print0 | xargs -0 -P 8 -I{{}} sh -c "
             """'ffmpeg -nostdin -loglevel error -i "$1" -ac 1 -ar 16000 "${1%.m4a}.wav"' _ {}"""
         )
-    if misplaced:
-        raise BenchmarkError(
-            f"{len(misplaced)} .wav files are not where {corpus} has them: {shorten(sorted(misplaced))}. "
-            f"Expected {top}/<speaker>/<video>/<utterance>.wav; move them there"
-        )
+    raise_misplaced(corpus, misplaced, f"{top}/<speaker>/<video>/<utterance>.wav")
     if not utterances:
         raise BenchmarkError(f"no .wav file in {top}/<speaker>/<video>/. {top} contains: {listing(top)}. {how}")
+    left_out.say()
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
@@ -263,8 +264,8 @@ def warn_about_missing_speakers(
     """
     if not meta.is_file():
         return
-    lines = meta.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]
-    rows = [[cell.strip() for cell in line.split(separator)] for line in lines if line.strip()]
+    lines = [line for _, line in text.lines(meta, western=True)][1:]
+    rows = [[cell.strip() for cell in line.split(separator)] for line in lines]
     absent = sorted({row[0] for row in rows if part is None or row[-1] == part} - set(speakers))
     if absent:
         log.warning("%s lists %d speakers that are not in the tree: %s", meta, len(absent), shorten(absent))

@@ -21,7 +21,16 @@ from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.interfaces import Corpus, Utterance
-from downstream.corpora.tree import DATA_ROOT, find_folder, folders, listing, scan
+from downstream.corpora.tree import (
+    DATA_ROOT,
+    LeftOut,
+    audio_files,
+    find_folder,
+    folders,
+    listing,
+    raise_misplaced,
+    subfolders,
+)  # fmt: skip
 
 log = logging.getLogger("wavbench")
 
@@ -59,13 +68,18 @@ def prepare(root: Path) -> Corpus:
         BenchmarkError: something is missing, misnamed or duplicated.
     """
     folder = find_folder(Path(root), "VoxLingua107", (FOLDER,), _HELP, ("*/*---*.wav", "dev/*/*---*.wav"))
+    left_out = LeftOut("VoxLingua107")
     top = folder / "train" if (folder / "train").is_dir() else folder
+    if top != folder:
+        beside = [str(folder / name) for name in folders(folder) if name in LANGUAGES or name in OBSOLETE]
+        left_out.add("folders lie beside 'train', not in it,", *beside)
     if not (folder / "dev").is_dir():
         raise BenchmarkError(
             f"VoxLingua107's dev set, which is the test set, not found: looked for the folder {folder / 'dev'}. "
             f"{folder} contains: {listing(folder)}. {_HELP}"
         )
-    splits = {"train": _read(top, "train"), "dev": _read(folder / "dev", "dev")}
+    splits = {"train": _read(top, "train", left_out), "dev": _read(folder / "dev", "dev", left_out)}
+    left_out.say()
     languages = {str(utterance.language) for utterance in splits["train"]}
     if unknown := sorted(languages - LANGUAGES):
         log.warning("%s has languages that VoxLingua107 was not published with: %s", top, shorten(unknown, 8))
@@ -74,9 +88,11 @@ def prepare(root: Path) -> Corpus:
     return Corpus("voxlingua107", splits)
 
 
-def _read(top: Path, split: str) -> list[Utterance]:
+def _read(top: Path, split: str, left_out: LeftOut) -> list[Utterance]:
     """The utterances of ``<top>/<language>/``, sorted by id."""
-    names = [name for name in folders(top) if name not in ("dev", "train")]
+    misplaced: list[str] = []
+    below = subfolders(top, misplaced, left_out)
+    names = sorted(entry.name for entry in below if entry.name not in ("dev", "train"))
     for old, new in OBSOLETE.items():
         if old in names and new in names:
             raise BenchmarkError(
@@ -88,22 +104,21 @@ def _read(top: Path, split: str) -> list[Utterance]:
     misnamed: list[str] = []
     for name in names:
         language = OBSOLETE.get(name, name)
-        for file in scan(top / name):
-            if not file.name.endswith(".wav"):
-                continue
-            match = _NAME.fullmatch(file.name)
+        for file, path in audio_files(top / name, misplaced, left_out).items():
+            match = _NAME.fullmatch(file)
             if match is None:
-                misnamed.append(file.path)
+                misnamed.append(path)
                 continue
             utterances.append(
                 Utterance(
-                    id=f"{prefix}{language}/{file.name}",
-                    path=file.path,
+                    id=f"{prefix}{language}/{file}",
+                    path=path,
                     language=language,
                     session=match["video"],
                     split=split,
                 )
             )
+    raise_misplaced("VoxLingua107", misplaced, f"{top}/<language>/<video>---<start>-<end>.wav")
     if misnamed:
         raise BenchmarkError(
             f"{len(misnamed)} .wav files in {top} are not named as in VoxLingua107: {shorten(sorted(misnamed))}. "

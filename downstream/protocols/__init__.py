@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmark import text
 from benchmark.errors import BenchmarkError
-from benchmark.registry import suggest
+from benchmark.registry import overlay, suggest
 
 _KEYS: dict[str, tuple[type, str]] = {
     "name": (str, "what -d takes"),
@@ -53,8 +54,8 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     import yaml  # not at the top: importing the tables stays cheap
 
     try:
-        card = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        card = yaml.load(text.read(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (BenchmarkError, yaml.YAMLError) as error:
         raise BenchmarkError(f"protocol card {path} cannot be read: {error}") from error
     if not isinstance(card, dict):
         raise BenchmarkError(f"protocol card {path} is not a YAML mapping; it needs the keys {', '.join(_KEYS)}")
@@ -66,12 +67,5 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     inherited = _read(base, (*extended_by, path))
     for own in ("name", "aliases", "summary"):
         inherited.pop(own, None)
-    whole: dict[str, Any] = _overlay(inherited, card)
+    whole: dict[str, Any] = overlay(inherited, card)
     return whole
-
-
-def _overlay(under: Any, over: Any) -> Any:
-    """Mappings merged key by key; anything else is replaced."""
-    if not (isinstance(under, dict) and isinstance(over, dict)):
-        return over
-    return under | {key: _overlay(under.get(key), value) for key, value in over.items()}

@@ -17,6 +17,7 @@ from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import About
 from benchmark.interfaces import Corpus, Evaluation, Splits, Target, Utterance
 from benchmark.registry import suggest
+from benchmark.text import escape
 from downstream import recover
 from downstream.classification import Classifier, LabelTask
 from downstream.embedders import EmbedderConfig
@@ -234,8 +235,13 @@ def _protocol_trials(config: SVConfig, corpus: Corpus) -> dict[str, TrialList]:
     absent = [name for name in config.more_trials if name not in corpus.trials]
     if absent:
         log.warning("%s has no trial list %s (task.more_trials): not scored", corpus.name, ", ".join(absent))
-    more = [name for name in config.more_trials if name in corpus.trials]
-    return tests | {name: TrialList(corpus.trials[name]) for name in more}
+    for name in config.more_trials:
+        if name in corpus.trials:
+            try:
+                tests[name] = TrialList(corpus.trials[name])
+            except BenchmarkError as error:
+                log.warning("%s (task.more_trials): not scored. %s", name, error)
+    return tests
 
 
 def _target_trials(config: SVConfig, target: Target) -> TrialList:
@@ -267,7 +273,8 @@ def _made(
 
 
 def _lines(trials: TrialList, scores: Floats) -> str:
-    """``label enrolment test score`` a trial; nine digits give every float32 back."""
-    ids, columns = trials.ids, (trials.labels, trials.enrolment, trials.test, scores)
+    """``label enrolment test score`` a trial; nine digits give every float32 back. White space in ids is escaped."""
+    ids = [escape(name) for name in trials.ids]
+    columns = (trials.labels, trials.enrolment, trials.test, scores)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return "".join([f"{label} {ids[a]} {ids[b]} {score:.9g}\n" for label, a, b, score in rows])

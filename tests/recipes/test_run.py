@@ -187,6 +187,7 @@ def test_killed_five_times_it_ends_as_if_left_alone(cli: Cli, data_root: Path, t
     for bit."""
     arguments = [*TINY, "-f", "--data-root", data_root, "--max-steps", 30, "-o", *SMALL]
     arguments += ["trainer.save_every=1", "trainer.eval_every=7", "optim.upstream_lr=1e-4", "optim.schedule=linear"]
+    arguments += ["trainer.keep=all"]
     alone = cli(*arguments, "-p", "alone")
     assert alone.returncode == 0, alone.stderr
 

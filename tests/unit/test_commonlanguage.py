@@ -81,7 +81,7 @@ def remove(*names: str) -> Callable[[Path], None]:
         (remove("Italian/dev/itln_dev_sp_1", "Italian/dev/itln_dev_sp_2"), ["1 folders are missing or hold no <sp"]),
         (
             lambda folder: add_wavs(folder, "Italian/train/x.wav"),
-            ["1 .wav files are not", "Italian/train/x.wav", "move"],
+            ["1 audio files are not", "Italian/train/x.wav", "move"],
         ),
     ],
 )  # fmt: skip

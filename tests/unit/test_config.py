@@ -131,3 +131,23 @@ def test_phases_that_outlast_the_run_are_refused() -> None:
             compose("regime=finetune", "trainer.max_steps=10", option)
     compose("regime=finetune", "trainer.max_steps=11", "tune.freeze_updates=10", "optim.warmup_steps=10")
     compose("trainer.max_steps=10", "tune.freeze_updates=10")  # frozen: there is nothing to wait for
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup"),
+    [
+        (["optim.warmup_steps=100"], 100),
+        (["optim.warmup_steps=100", "trainer.max_steps=500"], 100),
+        (["optim.warmup_steps=100", "trainer.max_steps=10"], 1),
+        (["optim.warmup_steps=100", "trainer.max_steps=200", "trainer.max_steps=50"], 5),
+        (["optim.warmup_steps=100", "trainer.max_steps=10", "optim.warmup_steps=9"], 9),
+    ],
+)
+def test_a_shorter_run_has_a_shorter_warm_up(overrides: list[str], warmup: int) -> None:
+    """Only where the updates would end within it, and it was not given with them."""
+    assert compose("trainer.max_steps=1000", *overrides).optim.warmup_steps == warmup
+
+
+def test_a_warm_up_that_is_given_with_the_updates_is_not_changed() -> None:
+    with pytest.raises(BenchmarkError, match=r"optim\.warmup_steps=20 of trainer\.max_steps=10"):
+        compose("trainer.max_steps=10", "optim.warmup_steps=20")

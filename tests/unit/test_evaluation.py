@@ -69,7 +69,7 @@ def test_a_line_that_is_no_trial_is_named(tmp_path: Path) -> None:
     write(tmp_path, trials(["a", "b", "c", "d"]), "1 a b 0.5\n1 a\n")
     about = read_about(tmp_path)
     assert about is not None
-    with pytest.raises(BenchmarkError, match=r"'1 a' is not 'label enrolment test score'"):
+    with pytest.raises(BenchmarkError, match=r"line 2, '1 a', is not 'label enrolment test score'"):
         read_items(tmp_path, about)
 
 

@@ -119,7 +119,7 @@ def pack(folder: Path) -> None:
             ["1 of the files that {root}/fleurs/en_us/dev.tsv lists", "404.wav ({root}/fleurs/en_us/dev.tsv:4)"],
         ),
         (lambda folder: (folder / "en_us" / "dev.tsv").write_text("\n") and None, ["en_us/dev.tsv is empty"]),
-        (lambda folder: (folder / "en_us" / "dev.tsv").write_bytes(b"\xff\xfe") and None, ["is not UTF-8"]),
+        (lambda folder: (folder / "en_us" / "dev.tsv").write_bytes(b"\xff\xfe") and None, ["dev.tsv: the file is UTF-16; save it as UTF-8"]),
     ],
 )  # fmt: skip
 def test_errors_name_the_item(root: Path, change: Callable[[Path], None], parts: list[str]) -> None:

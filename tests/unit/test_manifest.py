@@ -23,9 +23,12 @@ from benchmark.interfaces import Corpus, Trial, Utterance
 # ------------------------------------------------------------------------------------------------------ round trips
 
 LABELS = ("emotion", "words", "ß ü")
-label = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text == text.strip())
+BREAKS = "\0\r\n"
+"""What names cannot have; texts may have line breaks."""
+name_characters = st.characters(exclude_categories=["Cs"], exclude_characters=BREAKS)
+label = st.text(name_characters, min_size=1).filter(lambda text: text == text.strip())
 seconds = st.floats(0, 1e6, exclude_min=True)
-names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20).filter(
+names = st.text(name_characters, min_size=1, max_size=20).filter(
     lambda text: text == text.strip() and not text.startswith("/")
 )
 utterances = st.builds(
@@ -34,7 +37,7 @@ utterances = st.builds(
     path=names.map(lambda name: f"/corpora/{name}"),
     start=st.one_of(st.just(0.0), seconds),
     duration=st.none() | seconds,
-    text=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    text=st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
     speaker=st.none() | label,
     language=st.none() | label,
     session=st.none() | label,
@@ -71,7 +74,6 @@ def test_the_text_that_breaks_readers(tmp_path: Path) -> None:
         "'",
         "ß 你好 🎧",
         '""',
-        "\0",
         "a\\nb",
     ]
     given_list = [Utterance(id=str(number), path=f"/a/{number}.wav", text=text) for number, text in enumerate(texts)]
@@ -214,7 +216,10 @@ BAD_FILES = [
     ("a.csv", "/data/a.wav,1\n/data/b.wav,2\n", ["expected a header", "found /data/a.wav, 1"]),
     (
         "a.csv", 'path,text\n"a\nb",c\nd\ne,f,g\n',
-        ["2 problems", ":4: 1 cells, but the header has 2", ":5: 3 cells", "quote a text"],
+        [
+            "3 problems", ':2: path "a\\nb" has a line break', ":4: 1 cells, but the header has 2", ":5: 3 cells",
+            "quote a text",
+        ],
     ),
     (
         "a.csv", 'path,text\na,"b"c\nd,"e\n',
@@ -233,9 +238,10 @@ BAD_FILES = [
     ("a.jsonl", "[" * 100_000, ["one JSON array"]),
     ("a.jsonl", '{"path": "a"}\n' + "[" * 100_000, [":2: invalid JSON: maximum recursion depth"]),
     ("a.jsonl", '{"path": "a", "start": 1' + "0" * 400 + "}", [":1: start must be a finite number"]),
-    ("a.jsonl", '[{"path": "a"}]', ["one JSON array; write one object per line"]),
+    ("a.jsonl", '[{"path": "a"}]', ["one JSON array; write one object per line", "or name the file .json"]),
     ("a.jsonl", '{"supervisions": [], "recording": {}}', ["wavbench prepare lhotse"]),
-    ("a.json", "", ["ends in .jsonl (one object per line), .csv or .tsv", "not in '.json'"]),
+    ("a.json", "", ["contains no utterances"]),
+    ("a.yaml", "", ["ends in .jsonl or .json (one object per line), .csv or .tsv", "not in '.yaml'"]),
 ]  # fmt: skip
 
 
@@ -270,6 +276,12 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         ({"labels": {"emotion ": "x"}}, "the name of label 'emotion ' is empty, or begins or ends with white space"),
         ({"labels": {"emotion": ""}}, "emotion is empty"),
         ({"labels": {"emotion": 3}}, "emotion must be text"),
+        ({"speaker": "a\nb"}, 'speaker "a\\nb" has a line break'),
+        ({"id": "a\rb"}, 'id "a\\rb" has a line break'),
+        ({"labels": {"emotion": "a\0"}}, 'emotion "a\\u0000" has a NUL character'),
+        ({"text": "a\0"}, "has a NUL character"),
+        ({"text": "a\udce9"}, 'text "a\udce9" is not Unicode'),
+        ({"id": "a\ud800"}, "is not Unicode: it has half of a surrogate pair"),
     ],
 )
 def test_nothing_is_written_that_cannot_be_read(tmp_path: Path, changes: dict[str, Any], part: str) -> None:

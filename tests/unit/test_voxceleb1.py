@@ -150,7 +150,7 @@ def to_m4a(folder: Path) -> None:
         (to_m4a, ["4 utterances", ".m4a without a .wav", "id10001/aaa/00001.m4a", "and 1 more", "ffmpeg"]),
         (
             rename("test/wav/id10270/ddd/00001.wav", "test/wav/id10270/00001.wav"),
-            ["1 .wav files are not", "{root}/VoxCeleb1/test/wav/id10270/00001.wav", "<speaker>/<video>"],
+            ["1 audio files are not", "{root}/VoxCeleb1/test/wav/id10270/00001.wav", "<speaker>/<video>"],
         ),
         (
             lambda folder: add_wavs(folder / "dev" / "wav", "id10270/ddd/00001.wav"),

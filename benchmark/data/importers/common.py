@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark import text
 from benchmark.errors import shorten
+from benchmark.files import on_disk
 
 
 @dataclass
@@ -26,11 +26,12 @@ class Finder:
     def find(self, path: str) -> str | None:
         """The absolute path; ``None``: a relative one that is nowhere."""
         if os.path.isabs(path):
-            return path
+            return on_disk(path)
         for base in ([self.base] if self.base else []) + self.bases():
-            if (base / path).exists():
+            absolute = on_disk(str(base / path))
+            if os.path.exists(absolute):
                 self.base = base
-                return str(base / path)
+                return absolute
         return None
 
     def bases(self) -> list[Path]:
@@ -40,20 +41,11 @@ class Finder:
 
 
 def lines(path: Path, problems: list[str]) -> Iterator[tuple[str, str]]:
-    """(``file:line``, text) of every line of a text file, gzipped or not, that is not blank."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}:{number}"
-                try:
-                    text = line.decode("utf-8").strip()
-                except UnicodeDecodeError:
-                    problems.append(f"{where}: not UTF-8")
-                    continue
-                if text:
-                    yield where, text
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            problems.append(f"{path}: not a whole gzip file ({error})")
+    """(``file:line``, text) of every line of a text file that is not blank; see :func:`benchmark.text.lines`."""
+    unreadable: text.Problems = []
+    for number, line in text.lines(path, unreadable):
+        yield f"{path}:{number}", line.strip(text.BLANKS)
+    problems += [f"{path}{f':{number}' if number else ''}: {problem}" for number, problem in unreadable]
 
 
 def gender(value: Any) -> str | None:

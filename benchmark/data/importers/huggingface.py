@@ -16,7 +16,8 @@ import soundfile
 from tqdm import tqdm
 
 from benchmark.data.importers.common import contents, gender
-from benchmark.errors import BenchmarkError, raise_problems, shorten
+from benchmark.errors import BenchmarkError, raise_problems, shorten, show
+from benchmark.files import on_disk
 from benchmark.interfaces import Corpus, Utterance
 from benchmark.registry import suggest
 
@@ -103,6 +104,8 @@ def _utterances(
     folder = output / "audio" / name
     folder.mkdir(parents=True, exist_ok=True)
     utterances = []
+    others: dict[str, list[tuple[int, Any]]] = {}
+    """Field -> (row, value) of values that are not text."""
     for number, row in enumerate(tqdm(rows, desc=f"reading {name}", unit="row", leave=False, delay=1.0)):
         path, reason = _audio_file(row[chosen["path"]], folder / f"{number:06d}")
         if path is None:
@@ -114,7 +117,11 @@ def _utterances(
                 value = row[column]
                 if field in classes and value is not None:
                     value = classes[field].int2str(value) if value >= 0 else None  # -1: the label is not known
-                values[field] = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+                if isinstance(value, int) and not isinstance(value, bool):
+                    value = str(value)
+                elif value is not None and not isinstance(value, str):
+                    others.setdefault(field, []).append((number, value))
+                values[field] = value
         if "gender" in values:
             values["gender"] = gender(values["gender"])
         own = {field: values.pop(field) for field in chosen if field not in _COLUMNS}
@@ -122,10 +129,20 @@ def _utterances(
         utterances.append(
             Utterance(**{"id": f"{name}-{number:06d}", "path": path, "split": name, "labels": labels, **values})
         )
+    problems += [_no_text(name, field, chosen[field], those) for field, those in others.items()]
     with contextlib.suppress(OSError):  # not empty: audio was written
         folder.rmdir()
         folder.parent.rmdir()
     return utterances
+
+
+def _no_text(split: str, field: str, column: str, values: list[tuple[int, Any]]) -> str:
+    row, value = values[0]
+    return (
+        f"split '{split}', column '{column}' ({field}): expected text or whole numbers, found {type(value).__name__} "
+        f"in {len(values):,} rows, first in row {row}: {show(value)}. Take another column (--column {field}=NAME), or "
+        f"convert it before save_to_disk: dataset.map(lambda row: {{'{column}': str(row['{column}'])}})"
+    )
 
 
 def _choose_columns(hf: Any, split: Any, name: str, columns: Mapping[str, str]) -> dict[str, str]:
@@ -168,6 +185,7 @@ def _audio_file(value: Any, stem: Path) -> tuple[str | None, str]:
         return None, f"no audio, but {type(value).__name__}" if value is not None else "no audio"
     data, path = value["bytes"], value["path"]
     if data is None:
+        path = on_disk(path) if path else path
         if not path or not os.path.exists(path):
             return None, f"the audio file {path} does not exist" if path else "no audio"
         return os.path.abspath(path), ""

@@ -14,9 +14,12 @@ from benchmark.data import headers
 from benchmark.data.importers.common import Finder, contents, gender, lines
 from benchmark.errors import BenchmarkError, raise_problems, shorten
 from benchmark.interfaces import Corpus, Trial, Utterance
+from benchmark.text import Names, words
 
 log = logging.getLogger("wavbench")
 
+_READ = ("utt2spk", "utt2lang", "utt2dur", "utt2num_frames")
+"""Files of a label an utterance that are read, or that say what the audio says."""
 _OVERSHOOT = 0.5
 """Seconds by which a segment may end after its recording; it is cut there, as Kaldi's extract-segments does."""
 _RATE = 16000
@@ -78,6 +81,12 @@ class _Directory:
                     f"{self.folder / f'utt2{name}'}, which label '{name}' is read from, does not exist"
                 )
         others = {name: self.labels(f"utt2{name}", ids) for name in labels}
+        taken = {*_READ, *(f"utt2{name}" for name in labels)}
+        unused = sorted(
+            file for file in os.listdir(self.folder) if file.partition("2")[0] == "utt" and file not in taken
+        )
+        if unused:
+            log.info("%s: not read: %s (--label NAME reads utt2NAME)", self.folder, shorten(unused))
         if len(speakers) > 1 and all(utterance == speaker for utterance, speaker in speakers.items()):
             log.warning(
                 "%s gives each utterance a speaker of its own, Kaldi's way of saying that speakers are unknown: they "
@@ -105,11 +114,11 @@ class _Directory:
             return
         seen = set()
         for where, line in lines(self.folder / name, self.problems):
-            key, *rest = line.split(maxsplit=1)
+            key, *rest = words(line, 2)
             if key in seen:
                 self.problems.append(f"{where}: '{key}' is duplicated")
             seen.add(key)
-            yield where, key, rest[0] if rest else ""
+            yield where, key, rest[0].strip() if rest else ""
 
     def recordings(self) -> dict[str, str]:
         """Recording -> audio file."""
@@ -152,7 +161,7 @@ class _Directory:
     def segments(self, recordings: dict[str, str]) -> list[Utterance]:
         rows = []
         for where, key, rest in self.rows("segments"):
-            fields = rest.split()
+            fields = words(rest)
             if len(fields) not in (3, 4):
                 self.problems.append(f"{where}: expected '<utterance> <recording> <start> <end>', got {rest[:80]!r}")
             elif fields[0] not in recordings:
@@ -177,6 +186,9 @@ class _Directory:
     def labels(self, name: str, ids: set[str]) -> dict[str, str]:
         """Utterance -> its line in a file that may be missing as a whole, but not in part."""
         labels = {key: rest for _, key, rest in self.rows(name)}
+        if labels.keys() != ids:
+            names = Names(ids)
+            labels = {names.find(key) or key: rest for key, rest in labels.items()}
         if self.problems or not (self.folder / name).is_file():  # what is wrong above would be named again
             return labels
         for which, what in ((ids - labels.keys(), "lacks"), (labels.keys() - ids, "has, but there is no audio of")):
@@ -194,10 +206,12 @@ class _Directory:
         if not path.is_file():
             return []
         trials = []
+        names = Names(ids)
         for where, line in lines(path, self.problems):
-            fields = line.split()
+            fields = words(line)
             if len(fields) == 3 and fields[2] in ("target", "nontarget"):
-                trials.append(Trial(int(fields[2] == "target"), fields[0], fields[1]))
+                pair = (names.find(name) or name for name in fields[:2])
+                trials.append(Trial(int(fields[2] == "target"), *pair))
             else:
                 self.problems.append(f"{where}: expected '<enrolment> <test> <target or nontarget>', got {line[:80]!r}")
         absent = {name for trial in trials for name in (trial.enrolment, trial.test)} - ids

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmark.data import headers
 from benchmark.data.importers.common import Finder, contents, gender, lines
-from benchmark.errors import BenchmarkError, raise_problems, shorten
+from benchmark.errors import BenchmarkError, raise_problems, shorten, show
 from benchmark.interfaces import Corpus, Utterance
 
 log = logging.getLogger("wavbench")
@@ -185,7 +185,11 @@ def _of_cut(cut: Any, finder: Finder, split: str, labels: Sequence[str]) -> Iter
         custom = {name: (supervision.custom or {}).get(name) for name in labels}
         for name, value in custom.items():
             if value is not None and not isinstance(value, str):
-                raise _RefusedError(f"has the label {name}={value!r}; expected a string")
+                raise _RefusedError(f"has the label {name}={show(value)}; expected a string")
+        for name in ("id", "text", "speaker", "language"):
+            value = getattr(supervision, name)
+            if not isinstance(value, str) and (value is not None or name == "id"):
+                raise _RefusedError(f"has a supervision whose {name} is {show(value)}; expected a string")
         start = round(cut.start + max(supervision.start, 0.0), 8)
         stop = round(cut.start + min(supervision.end, cut.duration), 8)
         yield Utterance(

@@ -115,7 +115,7 @@ class Espeak:
         import numpy as np
         from scipy.signal import resample_poly
 
-        (self._data / "voices" / "!v" / "speaker").write_text(definition)
+        (self._data / "voices" / "!v" / "speaker").write_text(definition, encoding="utf-8")
         library = ctypes.CDLL(self._library_path)
         try:
             ctypes.CDLL(None).srand(seed)

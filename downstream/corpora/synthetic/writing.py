@@ -45,7 +45,7 @@ def _claim(root: Path, parameters: dict[str, Any]) -> None:
     marker = root / MARKER
     wanted = json.loads(json.dumps(parameters))
     if marker.exists():
-        existing = json.loads(marker.read_text())
+        existing = json.loads(marker.read_text(encoding="utf-8"))
         old, new = ({**values, **values.get("size", {}), "size": None} for values in (existing, wanted))
         changed = [key for key, value in new.items() if old.get(key, value) != value]
         if changed:
@@ -65,7 +65,7 @@ def _claim(root: Path, parameters: dict[str, Any]) -> None:
 @contextmanager
 def _processes(workers: int | None) -> Iterator[Executor | None]:
     """``workers`` processes, started when they are first used; ``None``: this process suffices."""
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if count == 1:
         yield None
         return
