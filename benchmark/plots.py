@@ -3,19 +3,31 @@ notebooks and in any thread; :func:`png` renders one."""
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Mapping, Sequence
+import logging
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import matplotlib.figure
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.colors import PowerNorm
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.metrics import DetCurve, eer_of
+
+
+log = logging.getLogger("wavbench")
+
+_LONGEST = 60
+"""Characters of a label that a confusion matrix shows."""
 
 
 class Figure(matplotlib.figure.Figure):
@@ -29,10 +41,53 @@ class Figure(matplotlib.figure.Figure):
 
 
 def png(figure: matplotlib.figure.Figure) -> bytes:
-    """The figure as a PNG file: the same bytes for the same data."""
+    """The figure as a PNG file: the same bytes for the same data.
+
+    All text is drawn as it stands (``$`` begins no formula), in whatever installed fonts have its characters.
+    """
+    texts = [text for text in figure.findobj(Text) if "\\mathdefault" not in text.get_text()]
+    families, absent = fonts(text.get_text() for text in texts)
+    for text in texts:
+        text.set_parse_math(False)
+        if families and not text.get_text().isascii():
+            text.set_fontfamily(families)
+    if absent:
+        log.warning("no installed font has the characters %s of a figure; %s", shorten(sorted(absent)), _INSTALL)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=150, format="png", metadata={"Software": None})  # without matplotlib's version
     return buffer.getvalue()
+
+
+_INSTALL = "install one that does (Noto Sans, Noto Sans CJK) and delete matplotlib's font cache to see them"
+
+
+def fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Font families that have the characters of texts between them, the default first; and characters that none has.
+
+    No families: the default suffices.
+    """
+    absent = {c for text in texts if not text.isascii() for c in text if unicodedata.category(c)[0] not in "CZ"}
+    absent -= _characters(font_manager.findfont(font_manager.FontProperties()))
+    if not absent:
+        return [], set()
+    families = list(matplotlib.rcParams["font.family"])
+    installed = sorted({(f.name, f.fname) for f in font_manager.fontManager.ttflist if "Last Resort" not in f.name})
+    while absent:
+        name, path = max(installed, key=lambda font: len(absent & _characters(font[1])))
+        if not absent & _characters(path):
+            break
+        families.append(name)
+        absent -= _characters(path)
+    return families, absent
+
+
+@functools.lru_cache(maxsize=None)
+def _characters(font: str) -> frozenset[str]:
+    """What a font file can draw."""
+    try:
+        return frozenset(map(chr, FT2Font(font).get_charmap()))
+    except (OSError, RuntimeError):  # bitmaps, and formats that matplotlib does not draw
+        return frozenset()
 
 
 def layer_weights(result: Mapping[str, Any]) -> Figure:
@@ -176,7 +231,7 @@ def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> Figure:
 
     Args:
         matrix: (reference, prediction) counts.
-        labels: (class,) names, in the matrix's order.
+        labels: (class,) names, in the matrix's order. One that no installed font can draw is shown by its number.
         title: above the axes.
 
     Raises:
@@ -191,17 +246,27 @@ def confusion(matrix: ArrayLike, labels: Sequence[str], title: str) -> Figure:
     columns = rows + np.setdiff1d(np.flatnonzero(counts.sum(0)), rows).tolist()
     percent = 100 * counts[np.ix_(rows, columns)] / counts[rows].sum(1, keepdims=True)
 
+    shown = [label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…" for label in labels]
+    _, absent = fonts(labels[index] for index in columns)
+    if numbered := [index for index in columns if absent & set(labels[index])]:
+        for index in numbered:
+            shown[index] = f"#{index + 1}"
+        log.warning(
+            "no installed font has the characters of %d labels (%s): the figure shows #n for the nth class of the "
+            "confusion matrix's .csv; %s", len(numbered), shorten(labels[index] for index in numbered), _INSTALL,
+        )  # fmt: skip
+
     most = max(len(rows), len(columns))
     cell = float(np.clip(14 / most, 0.15, 0.62))  # inches
     font = float(np.clip(60 * cell, 6, 10))  # points; 72 would fill the cell
-    longest = max(len(labels[index]) for index in columns)
+    longest = max(len(shown[index]) for index in columns)
     margin = 1.0 + 0.009 * font * longest  # tick labels, axis name
     size = (max(4.4, cell * len(columns) + margin + 1.1), max(3.6, cell * len(rows) + margin + 0.7))
     figure = Figure(*size)
     axes = figure.subplots()
     image = axes.imshow(percent, norm=PowerNorm(0.5, 0, 100), cmap="Blues", aspect="equal", interpolation="nearest")
-    axes.set_xticks(range(len(columns)), [labels[index] for index in columns], fontsize=font)
-    axes.set_yticks(range(len(rows)), [labels[index] for index in rows], fontsize=font)
+    axes.set_xticks(range(len(columns)), [shown[index] for index in columns], fontsize=font)
+    axes.set_yticks(range(len(rows)), [shown[index] for index in rows], fontsize=font)
     if most > _MOST_NUMBERED or longest > 4:
         axes.tick_params(axis="x", rotation=90)
     axes.set_xlabel("predicted")

@@ -63,11 +63,11 @@ def main(argv: Sequence[str]) -> int:
         print(f"… and {len(problems) - options.most:,} more (--most {options.most})")
     if problems:
         print()
-    if silent := sum(_may_be_empty(name, u) for name in requires for u in everything):
-        print(f"note: {plural(silent, 'utterance')} with an empty text: silence, which dev and test sets may have\n")
     readable = usable(splits, reports)
     if readable:
         print(summary(readable, reports, tuple(requires)))
+    if silent := sum(_may_be_empty(name, u) for name in requires for u in everything):
+        print(f"note: {plural(silent, 'utterance')} with an empty text, which only dev and test sets may have")
     kind = "audio decoded" if options.decode else "headers read, audio not decoded (--decode does)"
     verdict = plural(len(problems), "problem") if problems else "no problems found"
     print(f"{verdict}: {plural(len(everything), 'utterance')}, {kind}")

@@ -195,6 +195,7 @@ def _unigrams(path: Path) -> Iterator[str]:
         inside, problem = False, f" ({error})" if isinstance(error, BenchmarkError) else ""
     if not inside:
         raise BenchmarkError(
-            f"task.lm.path: {path} has no readable \\1-grams: section, so it is not ARPA text{problem}. KenLM's binary format "
+            f"task.lm.path: {path} has no readable \\1-grams: section, so it is not ARPA text. KenLM's binary format "
             "does not list its words: name a lexicon (task.lm.lexicon), or the ARPA file that the model was built from"
+            + problem
         )

@@ -144,7 +144,7 @@ class SpeakerVerification(LabelTask):
         check("dev", dev_trials, own, trained)
         if target is None:
             tests = _protocol_trials(config, corpus)
-        elif target.name == "dev" and source.name == corpus.name and "dev" not in (*source.trials, *source.splits):
+        elif target.name == "dev" and source.name == corpus.name and "dev" not in source.trials:
             tests = {"dev": dev_trials}
         else:
             tests = {target.name: _target_trials(config, target)}

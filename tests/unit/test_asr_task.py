@@ -144,7 +144,6 @@ def test_all_bad_transcripts_are_named_at_once() -> None:
     for part in (
         "1 utterances of train have no transcript: 1-1-0001",
         "2 utterances of train have an empty transcript: 1-1-0002, 1-1-0003",
-        "1 utterances of dev have an empty transcript: 2-1-0000",
         "1 utterances of test have no transcript: 3-1-0000",
         "2 characters are not in the alphabet (<s><pad>",
         "'É' (3 times, first in 1-1-0005 of train), '3' (2 times, first in 1-1-0004 of train)",

@@ -418,12 +418,14 @@ def test_evaluation_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
     assert splits.train == task.splits.train
     own = replace(own, trials={"trials": list(splits.sets["test"])[::7]})
     assert list(elsewhere("test", own).sets["test"]) == own.trials["trials"]
-    for name, message in [
-        ("veri_tset", "'veri_tset' is neither a trial list nor a split of 'voxceleb1'. Did you mean 'veri_test'"),
-        ("dev", "trial list 'dev' has .* speakers that training sees"),
+    assert list(elsewhere("dev", corpus).sets["test"]) == list(sets["dev"])  # those of the held-out speakers
+    training = Corpus("elsewhere", {"dev": corpus.splits["dev"]})
+    for name, other, message in [
+        ("veri_tset", corpus, "'veri_tset' is neither a trial list nor a split of 'voxceleb1'. Did you mean 'veri_test'"),
+        ("dev", training, "trial list 'dev' has .* speakers that training sees"),
     ]:
         with pytest.raises(BenchmarkError, match=message):
-            elsewhere(name, corpus)
+            elsewhere(name, other)
     known = task.splits["train"][0]
     hard = [*corpus.trials["veri_test"], Trial(0, known.id, corpus.splits["test"][0].id)]
     corpus = replace(corpus, trials={**corpus.trials, "list_test_hard2": hard})
