@@ -6,15 +6,18 @@ Nothing heavy is imported before it is needed: ``--help`` and ``--list`` import 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, cast
 
 from benchmark import registry
 from benchmark.errors import BenchmarkError
+from benchmark.files import cache_dir
 
 COMMANDS = {
     "run": "train and evaluate; the same as run_downstream.py",
@@ -62,6 +65,7 @@ def _call(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         try:
             try:
                 _check_current_folder(argv)
+                _name_user()
                 return command(argv)
             finally:
                 sys.stdout.flush()
@@ -73,6 +77,8 @@ def _call(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         except OSError as error:  # a disk that is full or gone, wherever a library writes to it
             where = f" ({error.filename})" if error.filename else ""
             message, status = f"error: {error.strerror or error}{where}", 1
+            if where and Path(os.fsdecode(error.filename)).is_relative_to(cache_dir()):
+                message += "; set BENCHMARK_CACHE to a folder that can be written"
         except UnicodeEncodeError as error:
             if error.encoding.lower() == "utf-8" or error.encoding != sys.getfilesystemencoding():
                 raise
@@ -90,6 +96,14 @@ def _check_current_folder(argv: Sequence[str]) -> None:
     except FileNotFoundError as error:  # libraries die of it in their own ways
         if list(argv) != ["doctor"]:
             raise BenchmarkError("the current folder has been deleted; change to another one") from error
+
+
+def _name_user() -> None:
+    """torch asks for the user's name, and fails where a container's user has none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user{os.getuid()}"
 
 
 # -- terminals ---------------------------------------------------------------------------------------------------------

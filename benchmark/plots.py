@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.metrics import DetCurve, eer_of
 
-
 log = logging.getLogger("wavbench")
 
 _LONGEST = 60
@@ -81,7 +80,7 @@ def fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
     return families, absent
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _characters(font: str) -> frozenset[str]:
     """What a font file can draw."""
     try:
@@ -174,7 +173,7 @@ def det(curves: Mapping[str, DetCurve], title: str, p_target: float = 0.01) -> F
         equal, cost, miss, alarm = marks[name]
         label = f"{name}: EER {100 * equal:.3g} %, minDCF {cost:.3g}"
         p_miss, p_fa = _path(curve)
-        axes.plot(deviate(p_fa), deviate(p_miss), style, color=colour, linewidth=1.6, label=label)
+        axes.plot(deviate(p_fa), deviate(p_miss), style, color=colour, linewidth=1.6, label=_entry(label))
         point: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 5}
         at = np.clip(deviate([equal, alarm, miss]), *ends)
         axes.plot(at[0], at[0], marker="o", markersize=6, **point)
@@ -325,6 +324,11 @@ def _plain(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
+def _entry(name: str) -> str:
+    """A name for the legend, which leaves out those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def _legend(figure: Figure, number: int) -> None:
     if number:
         figure.legend(frameon=False, fontsize=10, ncols=min(number, 2), loc="outside lower center")
@@ -369,7 +373,7 @@ def learning_curves(curves: Mapping[str, Points], ticks: Mapping[float, str], yl
         style = _style(index)
         x = [at * step ** (index - (len(curves) - 1) / 2) for at in curve.x]
         _band(axes, curve, style, x)
-        axes.plot(x, curve.y, label=name, **style)
+        axes.plot(x, curve.y, label=_entry(name), **style)
     axes.set_xscale("log")
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="x", rotation=30 if len(ticks) > 5 else 0)
@@ -404,9 +408,11 @@ def layer_curves(
     for index, (name, curve) in enumerate(curves.items()):
         style = _style(index)
         _band(axes, curve, style, curve.x)
-        axes.plot(curve.x, curve.y, label=name, **style)
+        axes.plot(curve.x, curve.y, label=_entry(name), **style)
     for index, (name, level) in enumerate((levels or {}).items()):
-        axes.axhline(level, color="dimgrey", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=name)
+        axes.axhline(
+            level, color="dimgrey", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=_entry(name)
+        )
     states = sorted({int(state) for curve in curves.values() for state in curve.x})
     axes.set_xticks(states[:: max(1, -(-len(states) // 13))])
     axes.set_xlabel("layer (0: input of the first block; last: output of the encoder)")
@@ -471,7 +477,7 @@ def costs(points: Mapping[str, Mapping[str, Points]], ylabel: str, title: str) -
             drawn = [(x, y) for x, y in zip(of.x, of.y, strict=True) if x > 0]
             if drawn:
                 x, y = zip(*drawn, strict=True)
-                axes.plot(x, y, label=None if index else name, **_style(line))
+                axes.plot(x, y, label=None if index else _entry(name), **_style(line))
         axes.set_xscale("log")
         _few_ticks(axes, [x for of in lines.values() for x in of.x if x > 0])
         axes.set_xlabel(f"{cost}, log scale")

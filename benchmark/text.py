@@ -17,8 +17,8 @@ import unicodedata
 import urllib.parse
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
 
 from benchmark.errors import BenchmarkError, shorten
 
@@ -110,7 +110,7 @@ def _raw_lines(path: Path, problems: Problems) -> Iterator[tuple[int, bytes]]:
         raise BenchmarkError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if compressed else path.open("rb")
@@ -185,7 +185,7 @@ def records(path: Path | str, delimiter: str, problems: Problems) -> Iterator[tu
                 if last > first:
                     begin = first + 1
                     break
-            elif cells:
+            elif rows[first][1].strip("\r\n" + BLANKS):
                 if not width:
                     all_quoted, width = rows[first][1].startswith('"'), len(cells)
                 yield rows[first][0], cells

@@ -221,6 +221,12 @@ def _platform(report: Report) -> None:
         "terminal": f"{shutil.get_terminal_size().columns} columns" if sys.stdout.isatty() else "none",
         **{f"${name}": os.environ[name] for name in SHOWN if name in os.environ},
     }
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        report.problem(
+            f"names of files are in {sys.getfilesystemencoding()}, as the locale says; files whose names have other "
+            "characters cannot be opened",
+            "Set PYTHONUTF8=1 or LC_ALL=C.UTF-8.",
+        )
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         report.problem(f"Python {platform.python_version()} is not supported", "Use 3.11, 3.12 or 3.13.")
 

@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     from benchmark.data import manifest
     from benchmark.data.examine import examine, summary, usable
     from benchmark.data.splits import overlaps
+    from benchmark.data.trials import read_trials
     from benchmark.tables import plural
 
     scans = {str(Path(path)): manifest.scan(path, tuple(requires)) for path in options.manifests}
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     problems += overlaps(splits)
     if options.trials:
         try:
-            manifest.read_trials(options.trials, {utterance.id for utterance in everything})
+            read_trials(options.trials, {utterance.id for utterance in everything})
         except BenchmarkError as error:
             problems.append(str(error))
 

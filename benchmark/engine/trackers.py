@@ -126,7 +126,7 @@ class WeightsAndBiases(Tracker):
                 _check_answers(settings.base_url)  # W&B itself would try for a long time
             self._run = begin(None)
             if self._run.settings.mode == "disabled" and os.environ.get("WANDB_MODE") != "disabled":
-                raise RuntimeError("nobody has logged in; use wandb login")
+                raise RuntimeError("not logged in; run wandb login")
         except Exception as error:  # no network, no login
             log.warning(
                 "wandb: %s. The run is recorded offline; upload it with wandb sync %s/wandb/offline-run-*",

@@ -411,7 +411,8 @@ class Trainer:
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self.device)
         else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            unit = 1 if sys.platform == "darwin" else 1024
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         self.spent["peak_memory_bytes"] = max(self.spent["peak_memory_bytes"], memory)
         return self.spent
 

@@ -96,7 +96,7 @@ def _work(
     registry.load_plugin(*study.plugins)
     torch.set_num_threads(threads)
     logging.getLogger("wavbench").setLevel(logging.INFO)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the log of a cell is in its folder
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  the log of a cell is in its folder
     preparer = Preparer()
     while True:
         try:

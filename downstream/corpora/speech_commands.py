@@ -83,6 +83,7 @@ def prepare(root: Path) -> Corpus:
     misplaced: list[str] = []
     paths: dict[str, str] = {}
     files = {f"{word}/{name}": word for word in words for name in _wavs(folder / word, misplaced, left_out, paths)}
+    raise_misplaced("Speech Commands", misplaced, f"{folder}/<word>/<file>.wav")
     of_list = _lists(folder, files)
     splits: dict[str, list[Utterance]] = {"train": [], "validation": [], "test": [], "testing_list": []}
     for name, word in files.items():
@@ -111,7 +112,7 @@ def prepare(root: Path) -> Corpus:
             _word(f"test/{keyword}/{name}", path, keyword, "test")
             for name, path in audio_files(test / keyword, misplaced, left_out).items()
         ]
-    raise_misplaced("Speech Commands", misplaced, f"{folder}/<word>/<file>.wav, {test}/<class>/<file>.wav")
+    raise_misplaced("Speech Commands' test set", misplaced, f"{test}/<class>/<file>.wav")
     left_out.say()
     for split in ("train", "validation", "test"):
         if empty := [name for name in classes if not any(u.labels["keyword"] == name for u in splits[split])]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
+from benchmark.files import MARKER
 
 log = logging.getLogger("wavbench")
 
@@ -92,7 +93,7 @@ class LeftOut:
         ending = os.path.splitext(entry.name)[1].lower()
         if ending in UNREADABLE:
             self.add(_UNREADABLE, entry.path)
-        else:
+        elif entry.name != MARKER:
             self.add("files are not audio", entry.path, level=logging.INFO)
 
 

@@ -120,7 +120,7 @@ def check(name: str, trials: TrialList, utterances: Mapping[str, Utterance], tra
     if None in speakers:
         unknown = [i for i, speaker in zip(trials.ids, speakers, strict=True) if speaker is None]
         log.warning(
-            "trial list '%s': %d of %d utterances name no speaker (%s), so nobody checked that training did not see "
+            "trial list '%s': %d of %d utterances name no speaker (%s), so it is not known whether training saw "
             "their speakers", name, len(unknown), len(speakers), shorten(unknown),
         )  # fmt: skip
     known = np.array([speaker is not None for speaker in speakers])

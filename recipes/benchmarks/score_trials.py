@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.data.manifest import read_trials
+from benchmark.data.trials import read_trials
 from benchmark.interfaces import Corpus, Utterance
 from downstream.sv.norm import NormConfig
 from downstream.sv.task import SpeakerVerification, SVConfig

@@ -56,7 +56,7 @@ def test_commands_are_understood(
             seen.append(super().parse_args(*arguments))
             raise Parsed
 
-    for name in ("run", "list", "prepare", "validate", "predict", "export", "recipe", "report", "table"):
+    for name in ("run", "list", "prepare", "validate", "predict", "export", "recipe", "report", "table", "doctor"):
         monkeypatch.setattr(f"benchmark.commands.{name}.Parser", Reader)
     registered = {name for block in blocks(page, "python") for name in re.findall(r'\.register\(\s*"(\w+)"', block)}
     for command in commands(page):

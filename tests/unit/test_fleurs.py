@@ -73,7 +73,7 @@ def test_audio_without_a_line_is_left_out_and_named(root: Path, caplog: pytest.L
     add_wavs(root / "fleurs" / "en_us" / "audio" / "test", "99.wav", "._21101.wav")
     with caplog.at_level(logging.WARNING):
         assert prepare(root) == expected
-    assert "1 files in" in caplog.text
+    assert "FLEURS: 1 files are in none of the tables and are left out" in caplog.text
     assert "99.wav" in caplog.text
 
 
@@ -119,7 +119,10 @@ def pack(folder: Path) -> None:
             ["1 of the files that {root}/fleurs/en_us/dev.tsv lists", "404.wav ({root}/fleurs/en_us/dev.tsv:4)"],
         ),
         (lambda folder: (folder / "en_us" / "dev.tsv").write_text("\n") and None, ["en_us/dev.tsv is empty"]),
-        (lambda folder: (folder / "en_us" / "dev.tsv").write_bytes(b"\xff\xfe") and None, ["dev.tsv: the file is UTF-16; save it as UTF-8"]),
+        (
+            lambda folder: (folder / "en_us" / "dev.tsv").write_bytes(b"\xff\xfe") and None,
+            ["en_us/dev.tsv: the file is UTF-16; save it as UTF-8"],
+        ),
     ],
 )  # fmt: skip
 def test_errors_name_the_item(root: Path, change: Callable[[Path], None], parts: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -74,8 +75,11 @@ def test_silence_is_cut_into_whole_seconds(root: Path) -> None:
 
 def test_other_files_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / FOLDER / "yes" / "0a_nohash_0.mp3").touch()
-    prepare(root)
-    assert "1 files are not .wav and are left out" in caplog.text
+    (root / FOLDER / "yes" / "notes.txt").touch()
+    with caplog.at_level(logging.INFO):
+        prepare(root)
+    assert "1 audio files have one of the same name beside them, which is read, and are left out" in caplog.text
+    assert "1 files are not audio and are left out" in caplog.text
 
 
 def add(name: str, line: str) -> Callable[[Path], None]:

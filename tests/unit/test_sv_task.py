@@ -421,7 +421,7 @@ def test_evaluation_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
     assert list(elsewhere("dev", corpus).sets["test"]) == list(sets["dev"])  # those of the held-out speakers
     training = Corpus("elsewhere", {"dev": corpus.splits["dev"]})
     for name, other, message in [
-        ("veri_tset", corpus, "'veri_tset' is neither a trial list nor a split of 'voxceleb1'. Did you mean 'veri_test'"),
+        ("veri_tset", corpus, "is neither a trial list nor a split of 'voxceleb1'. Did you mean 'veri_test'"),
         ("dev", training, "trial list 'dev' has .* speakers that training sees"),
     ]:
         with pytest.raises(BenchmarkError, match=message):
