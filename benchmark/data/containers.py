@@ -281,8 +281,8 @@ def _flac_ends(tail: bytes, block: int) -> Iterator[tuple[int, int]]:
     end = len(tail)
     while (at := max(tail.rfind(b"\xff\xf8", 0, end), tail.rfind(b"\xff\xf9", 0, end))) >= 0:
         end = at + 1
-        head = tail[at : at + 16]
-        ones = 8 - (head[4] ^ 0xFF).bit_length() if len(head) == 16 else 1
+        head = tail[at : at + 16].ljust(16, b"\0")  # a frame of one sample takes less
+        ones = 8 - (head[4] ^ 0xFF).bit_length()
         if ones == 1 or ones > 7 or head[3] & 1 or not head[2] >> 4:
             continue
         number, after = head[4] & 0x7F >> ones, 5
@@ -295,7 +295,7 @@ def _flac_ends(tail: bytes, block: int) -> Iterator[tuple[int, int]]:
         else:
             samples = 192 if code == 1 else 576 << code - 2 if code < 6 else 256 << code - 8
         after += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)  # the rate
-        if not _crc(head[: after + 1], 8, 0x07):
+        if at + after < len(tail) and not _crc(head[: after + 1], 8, 0x07):
             yield (number if head[1] & 1 else number * block) + samples, at
 
 

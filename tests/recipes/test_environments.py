@@ -197,14 +197,46 @@ def test_streams_that_take_nothing(redirection: str, expected: int, tmp_path: Pa
 
 
 @pytest.mark.medium
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """Else what a library prints would end up in it."""
+    code = "from benchmark.cli import _usable_streams as u\nwith u(), open('x', 'w') as f: raise SystemExit(f.fileno())"
+    for closed in ("<&- >&- 2>&-", ">&-", "2>&-"):
+        done = subprocess.run(
+            ["bash", "-c", f'{sys.executable} -c "{code}" {closed}'],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            timeout=60,
+        )
+        assert done.returncode > 2, closed
+
+
+PROGRESS = """
+import sys
+from benchmark.cli import _call
+
+def command(argv):
+    from tqdm import tqdm
+    for _ in tqdm(range(3), mininterval=0):
+        print("a message", file=sys.stderr, flush=True)
+    return 7
+
+sys.exit(_call(command, []))
+"""
+
+
+@pytest.mark.medium
 def test_a_run_outlives_its_terminal(wavbench: Wavbench, data_root: Path, tmp_path: Path) -> None:
-    """Whoever reads what it prints is gone before the first line."""
+    """Whoever reads what it prints is gone before the first line: messages, progress bars and the table are lost."""
     reader, writer = os.pipe()
     os.close(reader)
     done = wavbench(*RUN, "--data-root", data_root, "-p", "run", stdout=writer, stderr=writer)
-    os.close(writer)
     assert done.returncode == 0
     assert (tmp_path / "run" / "result.json").exists()
+    assert wavbench("no_such_command", stderr=writer).returncode == 2
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    progress = subprocess.run([sys.executable, "-c", PROGRESS], stderr=writer, env=environment, timeout=60)
+    os.close(writer)
+    assert progress.returncode == 7
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------

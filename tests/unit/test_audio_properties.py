@@ -389,3 +389,20 @@ def test_a_stretch_costs_no_more_than_what_has_to_be_decoded_before_it(
     samples = audio.load(Utterance("a", path, start, 0.2), header.rate)
     assert len(samples) == round(0.2 * header.rate)
     assert sum(decoded) <= len(samples) + 2 * before
+
+
+@pytest.mark.parametrize("signal", ["silence", "constant", "noise"])
+def test_flac_files_of_any_length_are_whole(tmp_path: Path, signal: str) -> None:
+    """The last frame may hold a single sample, and take fewer bytes than a longest header."""
+    generator = np.random.default_rng(0)
+    noise = (0.1 * generator.standard_normal(3 * 4096 + 40)).astype(np.float32)
+    samples = {"silence": 0 * noise, "constant": 0 * noise + 0.25, "noise": noise}[signal]
+    lengths = [blocks * 4096 + rest for blocks in (0, 1, 3) for rest in range(1, 40)]
+    for length in lengths:
+        for channels in (1, 2):
+            path = tmp_path / f"{length}-{channels}.flac"
+            soundfile.write(path, np.repeat(samples[:length, None], channels, axis=1), 16000)
+    found = headers.read(str(path) for path in tmp_path.iterdir())
+    assert {Path(path).stem: header if isinstance(header, str) else header.frames for path, header in found.items()} == {
+        f"{length}-{channels}": length for length in lengths for channels in (1, 2)
+    }
