@@ -71,7 +71,7 @@ def fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
         return [], set()
     families = list(matplotlib.rcParams["font.family"])
     installed = sorted({(f.name, f.fname) for f in font_manager.fontManager.ttflist if "Last Resort" not in f.name})
-    while absent:
+    while absent and installed:
         name, path = max(installed, key=lambda font: len(absent & _characters(font[1])))
         if not absent & _characters(path):
             break

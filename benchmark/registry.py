@@ -193,16 +193,25 @@ def _origin_of(target: Any) -> str:
     return f"file {module.__file__}" if module is not None and getattr(module, "__file__", None) else "a plug-in"
 
 
+_PLUGIN = "wavbench_plugin_"
+"""Begins the names of the modules of ``--plugin`` files."""
+
+
 def load_plugin(*paths: str | os.PathLike[str]) -> None:
     """Run ``--plugin`` files, each once; they register what they bring by :meth:`Registry.register`."""
     for path in paths:
         _run_plugin(Path(path).resolve())
 
 
+def loaded_plugins() -> list[str]:
+    """The ``--plugin`` files that this process has run."""
+    return [str(module.__file__) for name, module in sys.modules.items() if name.startswith(_PLUGIN)]
+
+
 def _run_plugin(path: Path) -> None:
     if not path.is_file():
         raise BenchmarkError(f"plug-in file not found: {path}")
-    module_name = f"wavbench_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    module_name = f"{_PLUGIN}{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if module_name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(module_name, path)

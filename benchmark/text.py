@@ -287,7 +287,7 @@ def trial(line: str, names: Names, columns: int = 3) -> list[str] | None:
         label, rest = words(line, 2)
         pair, *others = rest.rsplit(maxsplit=after) if after else [rest]
         pairs = [(pair[: gap.start()], pair[gap.end() :]) for gap in re.finditer(r"[ \t]+", pair)]
-        known = [both for both in pairs if both[0] in names and both[1] in names]
+        known = [both for both in pairs if all(names.find(name, escaped=True) for name in both)]
         fields = [label, *known[0], *others] if len(known) == 1 else []
     if len(fields) != columns:
         return None

@@ -77,7 +77,7 @@ def hold_out(
         name = f"utterance {utterance.id}" if kind is None else f"{kind} {utterance.label(kind)}"
         ids[name].append(utterance.id)
         sizes[name][str(utterance.label(label))] += 1
-    order = {name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in ids}
+    order = {name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).hexdigest() for name in ids}
     available: Counter[str] = sum(sizes.values(), Counter())
     held: Counter[str] = Counter()
     chosen: set[str] = set()

@@ -207,14 +207,15 @@ def _satisfies(version: str, wanted: str) -> bool:
 
 def _platform(report: Report) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(ValueError, OSError, AttributeError):
+    memory = None
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # not every system has them
         page = os.sysconf("SC_PAGE_SIZE")
         memory = f"{_bytes(os.sysconf('SC_PHYS_PAGES') * page)}, {_bytes(os.sysconf('SC_AVPHYS_PAGES') * page)} free"
     report.sections["platform"] = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         "cores": f"{cores} of {os.cpu_count()}",
-        "memory": locals().get("memory"),
+        "memory": memory,
         "memory limit": _limit(),
         "encodings": f"files {locale.getpreferredencoding(False)}, names {sys.getfilesystemencoding()}, "
         f"terminal {getattr(sys.stdout, 'encoding', None)}",

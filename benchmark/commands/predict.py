@@ -68,5 +68,6 @@ def _write_npz(arrays: Mapping[str, Any], file: BinaryIO) -> None:
 
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
+            name = name.encode(errors="backslashreplace").decode()  # of a file name that is not UTF-8
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

@@ -201,4 +201,4 @@ def _session(utterance: Utterance) -> str:
 
 
 def _hash(seed: int, name: str) -> str:
-    return hashlib.sha256(f"budget {seed} {name}".encode()).hexdigest()
+    return hashlib.sha256(f"budget {seed} {name}".encode(errors="surrogateescape")).hexdigest()

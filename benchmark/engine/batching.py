@@ -6,6 +6,7 @@ a run that resumes at update N meets the same batches as one that was never stop
 
 from __future__ import annotations
 
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from benchmark import registry
 from benchmark.data import audio
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Seconds, Utterance
@@ -183,6 +185,24 @@ class StoredBatches(Dataset[Any]):
         )
 
 
+class _Portable(Dataset[Any]):
+    """Data whose classes may come from plug-in files, which a spawned process runs before it unpickles them."""
+
+    def __init__(self, data: AudioBatches | StoredBatches) -> None:
+        self.data = data
+
+    def __getitem__(self, keys: Keys) -> Batch | BenchmarkError:
+        return self.data[keys]
+
+    def __reduce__(self) -> Any:
+        return _unpack, (registry.loaded_plugins(), pickle.dumps(self.data))
+
+
+def _unpack(plugins: list[str], pickled: bytes) -> _Portable:
+    registry.load_plugin(*plugins)
+    return _Portable(pickle.loads(pickled))
+
+
 def load(data: AudioBatches | StoredBatches, batches: Sampler[Keys], *, workers: int = 0) -> Iterator[Batch]:
     """The batches of a sampler, read by worker processes where there are any, whatever their start method.
 
@@ -190,7 +210,7 @@ def load(data: AudioBatches | StoredBatches, batches: Sampler[Keys], *, workers:
         BenchmarkError: what reading an utterance raised.
     """
     loader: DataLoader[Any] = DataLoader(
-        data,
+        _Portable(data),
         sampler=batches,
         batch_size=None,  # the sampler gives whole batches
         collate_fn=_as_it_is,

@@ -86,6 +86,7 @@ def _work(
     """Run the cells that come through ``pipe``; send back ``None``, or why a cell failed."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA is first used
+    multiprocessing.set_start_method(None, force=True)  # for readers of audio the system's own, not "spawn"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers to stop by SIGTERM
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     import torch

@@ -216,4 +216,4 @@ def in_order(names: Iterable[str], seed: int) -> list[str]:
 
 def order_key(seed: int, name: str) -> str:
     """What :func:`in_order` sorts by."""
-    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).hexdigest()

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import test_study
+import yaml
 from support import REPOSITORY, SMALL
 
 from benchmark.files import cache_dir
@@ -396,3 +398,39 @@ def test_pools_under_every_start_method(method: str, tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.stdout == "fine\n", done.stderr
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_read_for_the_tasks_of_plug_in_files(method: str, wavbench: Wavbench, tmp_path: Path) -> None:
+    """A spawned process knows no plug-in but by running its file."""
+    _write_toys(tmp_path)
+    (tmp_path / "site").mkdir()
+    setting = f"import multiprocessing\nmultiprocessing.set_start_method({method!r}, force=True)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(setting)
+    own = ["-u", "study_toy", "-d", "study_down", "--plugin", "plugin.py", "--data-root", "data", "--max-steps", "2"]
+    environment: dict[str, str | None] = {"PYTHONPATH": str(tmp_path / "site")}
+    done = wavbench("run", *own, "-o", "data.workers=1", "-p", "run", env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.medium
+def test_workers_read_for_the_cells_of_a_study(wavbench: Wavbench, tmp_path: Path) -> None:
+    _write_toys(tmp_path)
+    recipe = yaml.safe_load(test_study.RECIPE) | {"seeds": [0], "config": {"data": {"workers": 1}}}
+    recipe["regimes"] = {"frozen": {"regime": "frozen"}}
+    recipe["tasks"]["study_down"]["config"]["trainer"] |= {"max_steps": 4, "eval_every": 4}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = wavbench("recipe", "recipe.yaml", "-o", "out", "--data-root", "data", "--jobs", 1)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def _write_toys(folder: Path) -> None:
+    """The plug-in, and in ``data`` the corpus, of test_study."""
+    unit = REPOSITORY / "tests" / "unit"
+    (folder / "plugin.py").write_text(test_study.PLUGIN.format(tests=str(unit)))
+    (folder / "data").mkdir()
+    code = f"import sys; sys.path.insert(0, {str(unit)!r}); import toys, pathlib; toys.toy_corpus(pathlib.Path('data'))"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )

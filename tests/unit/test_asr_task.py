@@ -393,6 +393,33 @@ def test_files_name_other_corpora_s_utterances() -> None:
     assert result.files["hyp_test.trn"] == "ab (s_1-a_b_1_.wav)\nab (clips/x.wav)\n"
 
 
+def test_silence_is_a_test_item(caplog: pytest.LogCaptureFixture) -> None:
+    """Words that are recognised in it are insertions; training, and a set of nothing else, refuse it."""
+    corpus = librispeech(dev_clean=transcribed(2, "A CAT SAT", ""), test_clean=transcribed(3, " ", "THE CAT SAT ON"))
+    with caplog.at_level(logging.INFO):
+        task = make(corpus)
+    assert "dev: 1 of 2 utterances have an empty transcript; what is recognised there" in caplog.text
+    assert "test: 1 of 2 utterances have an empty transcript" in caplog.text
+    said = {"3-1-0000": "A CAT", "3-1-0001": "THE CAT SAT ON", "4-1-0000": "THE MAT"}
+    result = task.evaluate("test", {name: says(text) for name, text in said.items()})
+    assert result.metrics["test"]["wer"] == result.metrics["test"]["insertions"] == 50
+    assert result.files["ref_test.trn"] == " (3-1-0000)\nTHE CAT SAT ON (3-1-0001)\n"
+    silent = dict(said, **{"3-1-0000": ""})
+    assert task.evaluate("test", {name: says(text) for name, text in silent.items()}).metrics["test"]["wer"] == 0
+    for bad in ({"train_clean_100": transcribed(1, "A", "")}, {"test_other": transcribed(4, "", "")}):
+        with pytest.raises(BenchmarkError, match=r"utterances of (train|test-other) have an empty transcript"):
+            make(librispeech(**bad))
+
+
+def test_trn_ids_are_unique() -> None:
+    utterances = [Utterance(name, "/a", text="ab") for name in ("a b", "a_b", "a%20b", "a(b")]
+    task = make_own(own(transcribed(1, "ab"), transcribed(2, "ab"), utterances))
+    result = task.evaluate("test", {u.id: says("ab", task.alphabet) for u in utterances})
+    lines = str(result.files["hyp_test.trn"]).splitlines()
+    assert len(set(lines)) == 4
+    assert all(len(line.split()) == 2 for line in lines)
+
+
 def test_alarm_when_the_output_is_nearly_empty(caplog: pytest.LogCaptureFixture) -> None:
     task = make(librispeech(dev_clean=transcribed(2, "A BCD", "EFGH"), test_clean=transcribed(3, "ABCD")))
     blank = acoustics("-" * 100)

@@ -26,6 +26,7 @@ from benchmark.data import audio, decode, examine, manifest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import LABEL_FIELDS, Corpus, Utterance
 from downstream.corpora.voxceleb1 import prepare as prepare_voxceleb1
+from downstream.sv.task import SpeakerVerification, SVConfig
 
 RATE = 16000
 
@@ -219,6 +220,60 @@ def test_prepare_errors(arguments: list[str], part: str, capsys: pytest.CaptureF
     assert main(["prepare", *arguments]) == 1
     assert part in capsys.readouterr().err
     assert not Path("manifests").exists()
+
+
+@pytest.mark.parametrize("entry", registry.downstreams, ids=lambda entry: entry.name)
+def test_prepare_takes_the_names_of_benchmarks(entry: registry.Entry, capsys: pytest.CaptureFixture[str]) -> None:
+    """``prepare voxceleb1_sid`` prepares ``voxceleb1_identification``; benchmarks of own data have no corpus."""
+    card = entry.load()()
+    for name in (entry.name, *entry.aliases):
+        Path("nowhere").mkdir(exist_ok=True)
+        assert main(["prepare", name, "nowhere"]) == 1
+        said = capsys.readouterr().err
+        if card["corpus"] == manifest.OWN_DATA:
+            assert f"'{name}' is a benchmark of own data" in said
+        else:
+            assert "not found: looked for the folder nowhere/" in said
+    assert not Path("manifests").exists()
+
+
+def test_prepare_writes_to_the_folder_of_the_corpus(data_root: Path) -> None:
+    assert main(["prepare", "voxceleb1_sid", str(data_root)]) == 0
+    assert [path.name for path in Path("manifests").iterdir()] == ["voxceleb1_identification"]
+
+
+def test_a_trial_list_that_is_optional_may_be_broken(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "root" / "VoxCeleb1"
+    shutil.copytree(data_root / "VoxCeleb1", folder)
+    with open(folder / "veri_test.txt", "a") as file:
+        file.write("1 id1/x/00001.wav id1/x/00002.wav\n")
+    assert main(["prepare", "voxceleb1", str(tmp_path / "root"), "-o", "out"]) == 0
+    assert "the trial list 'veri_test' is left out. trial list" in caplog.text
+    assert "names 2 utterances" in caplog.text
+    assert {path.name for path in Path("out").glob("veri*")} == {"veri_test2.txt"}
+    corpus = prepare_voxceleb1(tmp_path / "root")
+    options = SVConfig(dev_speakers=2)
+    assert list(SpeakerVerification.split(options, corpus).sets) == ["dev", "test"]
+    assert "veri_test (task.more_trials): not scored. trial list" in caplog.text
+    with open(folder / "veri_test2.txt", "a") as file:  # this one is required
+        file.write("1 id1/x/00001.wav id1/x/00002.wav\n")
+    assert main(["prepare", "voxceleb1", str(tmp_path / "root"), "-o", "none"]) == 1
+    assert not Path("none").exists()
+
+
+def test_ids_with_spaces_go_through_prepare_and_validate(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("my data/a 1.wav", "my data/b 2.wav"):
+        wav(name)
+    path = rows("a.jsonl", {"path": "my data/a 1.wav"}, {"path": "my data/b 2.wav"})
+    for line in (
+        "1 my data/a 1.wav my data/b 2.wav",
+        "1\tmy data/a 1.wav\tmy data/b 2.wav",
+        "1 my%20data/a%201.wav my%20data/b%202.wav",
+    ):
+        Path("trials.txt").write_text(f"{line}\n")
+        assert validate(capsys, path, "--trials", "trials.txt")[:2] == (0, [])
 
 
 # -------------------------------------------------------------------------------------------------------- validate
