@@ -125,7 +125,7 @@ def test_classification(tmp_path: Path, ids: list[str], labels: list[str]) -> No
     assert [found.names[k] for k in found.references] == [written.names[written.references[k]] for k in order]
     with open(tmp_path / "confusion.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["reference", *sorted(labels)] == ["reference", *(row[0] for row in rows[1:])]
+    assert rows[0] == ["reference", *map(utf8, sorted(labels))] == ["reference", *(row[0] for row in rows[1:])]
 
 
 @given(names, st.lists(st.text(characters, max_size=6), min_size=6, max_size=6))

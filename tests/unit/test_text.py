@@ -337,10 +337,12 @@ def test_every_text_file_of_every_corpus_is_named(corpora_root: Path, tmp_path: 
     for file in kinds.values():
         before = (root / file).read_bytes()
         first, end, rest = before.partition(b"\n")
-        (root / file).write_bytes(first + end + rest.replace(b" ", b" \xe9", 1) if b" " in rest else before + b"\xe9")
+        changed = first + end + rest.replace(b" ", b" \xe9", 1) if b" " in rest else before + b"\xe9"
+        in_the_last_column = before.rstrip() + b" \xe9\n"
+        (root / file).write_bytes(in_the_last_column if WESTERN.search(str(file)) else changed)
         for name in CORPORA:
             try:
-                assert WESTERN.search(str(file)) or read_corpus(name, root) == good[name], (name, file)
+                assert read_corpus(name, root) == good[name], (name, file)
             except BenchmarkError as error:
                 message = str(error)
                 assert re.search(rf"{re.escape(str(root / file))}:\d+: byte 0xe9", message), message
