@@ -133,12 +133,13 @@ def _decimals(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def _paths(folders: Sequence[Path]) -> list[Path]:
-    found = [path for folder in folders for path in sorted(folder.rglob("result.json"))]
-    paths = [path for path in found if path.parent.parent.name != "evaluations"]
-    if not paths:
+def paths(folders: Sequence[Path]) -> list[Path]:
+    """The ``result.json`` of the runs at and below some folders; see :func:`collect`."""
+    every = [path for folder in folders for path in sorted(folder.rglob("result.json"))]
+    found = [path for path in every if path.parent.parent.name != "evaluations"]
+    if not found:
         raise BenchmarkError(f"no result.json at or below {', '.join(map(str, folders))}")
-    return paths
+    return found
 
 
 def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -149,7 +150,7 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         BenchmarkError: there is no result, or one cannot be read.
     """
-    return [read(path) for path in _paths(folders)]
+    return [read(path) for path in paths(folders)]
 
 
 def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -160,7 +161,7 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
         the run's costs by their own names; train_utterances, train_hours, commit and device. A metric that a run does
         not have is missing from its row.
     """
-    return [_row(path.parent, read(path)) for path in _paths(folders)]
+    return [_row(path.parent, read(path)) for path in paths(folders)]
 
 
 def _row(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:

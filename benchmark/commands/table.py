@@ -15,6 +15,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="+", metavar="DIR", help="experiment folders, or folders of them")
     options = parser.parse_args(argv)
     folders = [Path(folder) for folder in options.folders]
-    names = [row["folder"] for row in results.rows(folders)]
+    names = [str(path.parent) for path in results.paths(folders)]
     print(results.markdown(results.collect(folders), names))
     return 0

@@ -128,7 +128,10 @@ def test_results_are_collected_into_a_table(tmp_path: Path) -> None:
 def test_the_table_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results.write(tmp_path / "a" / "result.json", RESULT | {"state": None})
     assert table.main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == results.markdown(results.collect([tmp_path])).splitlines()
+    header, _, line = capsys.readouterr().out.splitlines()
+    *_, expected = results.markdown(results.collect([tmp_path])).splitlines()
+    assert header.startswith("| folder | downstream |")
+    assert line == f"| {tmp_path / 'a'} {expected}"
 
 
 def test_results_are_rows_of_a_data_frame(tmp_path: Path) -> None:
