@@ -13,6 +13,7 @@ import os
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ class Prepared:
     def seconds(self, split: str) -> NDArray[np.float64]:
         """Duration of each utterance of a split."""
         return np.array([self.task.seconds[utterance.id] for utterance in self.task.splits[split]])
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of what a run depends on beside its configuration: the data and the upstream's weights."""
+        names = NAMES if self.evaluated == "test" else ("train", "dev")
+        data = {f"{name} data": splits.digest(self.task.splits[name]) for name in names}
+        return {"upstream": weights_digest(self.upstream), **data}
+
+    @cached_property
+    def former_digests(self) -> dict[str, str]:
+        """The digests of the data as release 0.1 computed them: without gender."""
+        return {f"{name} data": splits.digest(self.task.splits[name], gender=False) for name in NAMES}
 
     def summary(self, split: str) -> dict[str, Any]:
         """What ``result.json`` keeps of a split."""
@@ -369,18 +382,6 @@ def _refuse_too_short(split: str, prepared: Prepared) -> None:
             f"{', …' if len(bad) > 5 else ''}. Remove them"
             + (", or set -o data.min_seconds" if split == "train" else " from the list")
         )
-
-
-def fingerprint(prepared: Prepared) -> dict[str, str]:
-    """Digests of what a run depends on beside its configuration: the data and the upstream's weights."""
-    names = NAMES if prepared.evaluated == "test" else ("train", "dev")
-    data = {f"{name} data": splits.digest(prepared.task.splits[name]) for name in names}
-    return {"upstream": weights_digest(prepared.upstream), **data}
-
-
-def former_digests(prepared: Prepared) -> dict[str, str]:
-    """The digests of the data as release 0.1 computed them: without gender."""
-    return {f"{name} data": splits.digest(prepared.task.splits[name], gender=False) for name in NAMES}
 
 
 def weights_digest(upstream: Upstream) -> str:

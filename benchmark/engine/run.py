@@ -22,8 +22,6 @@ from benchmark.engine.prepare import (
     Scored,
     check_device,
     describe,
-    fingerprint,
-    former_digests,
     read_card,
     task_class,
 )
@@ -105,9 +103,9 @@ def run(
                     prepared.task,
                     prepared.upstream,
                     folder,
-                    fingerprint(prepared),
+                    prepared.fingerprint,
                     provenance,
-                    former_digests(prepared),
+                    prepared.former_digests,
                     run_log.warnings,
                     group,
                 )
@@ -218,6 +216,6 @@ def _finished(folder: Path, prepared: Prepared) -> dict[str, Any] | None:
         return None
     result = results.read(path)
     digests = {f"{name} data": result["data"][name]["digest"] for name in result["data"]}
-    now, former = fingerprint(prepared), former_digests(prepared)
+    now, former = prepared.fingerprint, prepared.former_digests
     same = all(digest in (now[name], former[name]) for name, digest in digests.items())
     return result if same and result["cost"]["updates"] >= prepared.run.trainer.max_steps else None

@@ -71,7 +71,8 @@ def run_cell(
         "tried": tried,
     }
     write_text(folder / "cell.json", json.dumps(outcome, indent=2) + "\n")
-    (folder / "error.txt").unlink(missing_ok=True)
+    for name in ("error.txt", "traceback.txt"):
+        (folder / name).unlink(missing_ok=True)
     for candidate in tried:
         prune(folder / candidate["name"], settings.trainer.keep, chosen=candidate is chosen)
     return outcome
@@ -112,9 +113,10 @@ def _work(
         except Exception as error:  # one broken cell must not take the others down
             expected = isinstance(error, BenchmarkError)
             reason = str(error) if expected else f"{type(error).__name__}: {error}"
-            details = "" if expected else "\n" + traceback.format_exc()
             with contextlib.suppress(BenchmarkError, OSError):
-                write_text(output / cell.folder / "error.txt", f"{reason}\n{details}")
+                write_text(output / cell.folder / "error.txt", reason + "\n")
+                if not expected:
+                    write_text(output / cell.folder / "traceback.txt", traceback.format_exc())
             pipe.send(reason)
 
 

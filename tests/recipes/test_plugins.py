@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from support import Cli
 
-from benchmark import metrics
 from upstream import load_upstream
 
 REGIME = '''
@@ -40,14 +37,6 @@ def errors_of_two(items):
     return 100 * float((best != items.references[:, None]).all(axis=1).mean())
 """
 QUICK = ["trainer.max_steps=2", "trainer.batch_size=2", "trainer.accumulate=1"]
-
-
-@pytest.fixture(autouse=True)
-def _metrics() -> Iterator[None]:
-    before = dict(metrics.METRICS)
-    yield
-    metrics.METRICS.clear()
-    metrics.METRICS.update(before)
 
 
 def test_a_regime(cli: Cli, corpora_root: Path, tmp_path: Path) -> None:

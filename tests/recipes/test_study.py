@@ -260,3 +260,30 @@ def test_cells_have_folders_of_their_own(recipe: Path) -> None:
     with pytest.raises(BenchmarkError, match="has duplicate cells"):
         recipes.cells(read)
     assert registry.upstreams.get("study_toy")
+
+
+def test_an_unexpected_error_of_a_cell_keeps_its_traceback(cli: Cli, data_root: Path) -> None:
+    Path("broken.py").write_text(
+        "from benchmark.registry import upstreams\n"
+        "from upstream.fbank import Fbank\n\n\n"
+        "@upstreams.register('broken')\n"
+        "class Broken(Fbank):\n"
+        "    def forward(self, wavs, wav_lens, *, keep=None):\n"
+        "        raise ZeroDivisionError('a bug of mine')\n"
+    )
+    recipe = {
+        "name": "broken",
+        "plugins": ["broken.py"],
+        "upstreams": {"mine": {"name": "broken"}},
+        "tasks": {"voxceleb1_sid": {}},
+        "regimes": {"frozen": {}},
+        "config": {"trainer": {"max_steps": 2, "batch_size": 2, "accumulate": 1}},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    done = cli("recipe", "recipe.yaml", "--data-root", data_root, "--jobs", 1)
+    assert done.returncode == 1
+    cell = Path("results/broken/mine/voxceleb1_sid/frozen/all/seed0")
+    assert (cell / "error.txt").read_text() == "ZeroDivisionError: a bug of mine\n"
+    trace = (cell / "traceback.txt").read_text()
+    assert trace.startswith("Traceback")
+    assert "broken.py" in trace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes, Edits, Items, Trials, describe, read_about, read_items
 from benchmark.metrics import Metric
 
-
-@pytest.fixture(autouse=True)
-def _metrics() -> Iterator[None]:
-    before = dict(metrics.METRICS)
-    yield
-    metrics.METRICS.clear()
-    metrics.METRICS.update(before)
+pytestmark = pytest.mark.usefixtures("registries")  # metrics that a test declares are forgotten after it
 
 
 def classes(names: list[str], references: list[int], predictions: list[int]) -> Classes:

@@ -326,7 +326,7 @@ def test_data_of_the_last_release_are_recognised(tmp_path: Path) -> None:
         CORPUS["toy"].splits[split] = [replace(u, gender="f") for u in utterances]
     folder = tmp_path / "run"
     run_settings(configure(), folder)
-    former = prepare.former_digests(prepared_run())
+    former = prepared_run().former_digests
     for name in ("last", "best"):
         state = torch.load(folder / "checkpoints" / f"{name}.pt", weights_only=True)
         state["fingerprint"] |= former
