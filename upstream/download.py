@@ -16,11 +16,10 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from benchmark.errors import BenchmarkError
-from benchmark.files import cache_dir
+from benchmark.files import cache_dir, locked
 from benchmark.memory import remembered
 
 TIMEOUT = 30.0
@@ -87,7 +86,7 @@ def _fetch(url: str, target: Path, sha256: str | None) -> None:
     by_hand = f"Download it elsewhere and put it at {target}, or give a local file with -k FILE"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):
+        with locked(target.with_name(f".{target.name}.lock")):
             if target.exists():  # another process was faster
                 return
             with part.open("ab") as file:

@@ -198,12 +198,12 @@ class Pretrainer(nn.Module):
         augment = self.training_config.augment if self.training else 0.0
         heard = distort(wavs, augment) if augment else wavs
         with torch.autocast("cpu", torch.bfloat16, enabled=self.training_config.bf16):
-            features, frames = model.extract_features(heard, samples)
+            features, packing = model.extract_features(heard, samples)
             x = model.project(features)
-            mask = span_mask(frames, x.size(1), config.mask_prob, config.mask_length, min_spans=2)
-            x = torch.where(mask.unsqueeze(2), model.mask_emb.to(x.dtype), x)
-            x = model.encoder(x, frames, [config.encoder_layers])[0]
-        logits = self.head(x[mask].float()).unflatten(1, (self.codebooks, -1)).transpose(0, 1)
+            mask = span_mask(packing.lengths, packing.longest, config.mask_prob, config.mask_length, min_spans=2)
+            x = torch.where(mask.view(-1, 1), model.mask_emb.to(x.dtype), x)
+            x = model.encoder(x, packing, [config.encoder_layers])[0]
+        logits = self.head(x[mask.flatten()].float()).unflatten(1, (self.codebooks, -1)).transpose(0, 1)
         codes = self.targets(wavs, mask.size(1))[:, mask]
         accuracy = (logits.argmax(2) == codes).float().mean(1)
         return F.cross_entropy(logits.flatten(0, 1), codes.flatten()), accuracy, codes

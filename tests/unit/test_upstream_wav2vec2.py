@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError
+from upstream.packing import Packing
 from upstream.wav2vec2.config import STANDARD_CONV, Wav2Vec2Config, parse_conv_layers
 from upstream.wav2vec2.model import Wav2Vec2Model, span_mask
 
@@ -172,11 +173,11 @@ def test_dropout_and_masks_act_only_while_training() -> None:
 
 def test_masked_frames_are_the_mask_embedding() -> None:
     model = small_model(apply_mask=True, mask_prob=0.5, mask_length=4)
-    x = torch.zeros(2, 50, 24)
-    masked = (model.apply_mask(x, [50, 20]) == model.mask_emb).all(dim=2)
-    assert masked[0].any()
-    assert masked[1, :20].any()
-    assert not masked[1, 20:].any()
+    x = torch.zeros(70, 24)
+    masked = (model.apply_mask(x, Packing([50, 20], x.device)) == model.mask_emb).all(dim=1)
+    for utterance in (masked[:50], masked[50:]):
+        assert utterance.any()
+        assert not utterance.all()
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=4), st.floats(0.05, 1.0), st.integers(1, 20))

@@ -82,7 +82,24 @@ def _interpret(path: Path, state: Any) -> FairseqFile:
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             raise BenchmarkError(f"{path}: '{key}' among the weights is a {type(tensor).__name__}, not a tensor")
-    return FairseqFile(path, model, task, tensors)
+    return FairseqFile(path, model, task, _usual_names(tensors))
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before the name of every parameter."""
+_WEIGHT_NORM = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
+"""How torch.nn.utils.parametrizations.weight_norm names what fairseq's weight_norm calls otherwise."""
+
+
+def _usual_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the names that they have in the model alone, as fairseq writes it."""
+    while wrapper := next((w for w in _WRAPPERS if tensors and all(name.startswith(w) for name in tensors)), ""):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    for new, old in _WEIGHT_NORM.items():
+        tensors = {
+            name.removesuffix(new) + old if name.endswith(new) else name: tensor for name, tensor in tensors.items()
+        }
+    return tensors
 
 
 def mapping(value: Any, path: Path, what: str) -> dict[Any, Any]:

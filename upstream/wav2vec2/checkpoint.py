@@ -80,8 +80,25 @@ def load_model(
             + "; ".join(f"{len(names)} {kind}: {shorten(names, most=5)}" for kind, names in problems.items() if names)
         )
     weights = {name: tensor.float() for name, tensor in checkpoint.weights.items()}
+    _check_values(Path(path), checkpoint.weights)
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()
+
+
+def _check_values(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise on weights that are no floating-point numbers, or not finite, as training that diverged leaves them."""
+    quantised = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
+    if quantised:
+        raise BenchmarkError(
+            f"{path}: {len(quantised)} tensors are not floating-point numbers, but quantised: "
+            f"{shorten(quantised, most=5)}; take the checkpoint from before it was quantised"
+        )
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise BenchmarkError(
+            f"{path}: {len(broken)} tensors have NaN or infinite values: {shorten(broken, most=5)}. The training that "
+            "wrote it diverged, or its weights were converted to float16 out of range; take an earlier checkpoint"
+        )
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
