@@ -28,7 +28,11 @@ COMMANDS = {
     "export": "the upstream of a fine-tuned run, for fairseq, for transformers, or as an upstream again",
     "recipe": "run a study: upstreams x tasks x regimes x budgets x seeds",
     "report": "one HTML page on studies, with tables and figures beside it",
+    "compare": "ranks with ties: which systems a test set separates, and what it could detect",
+    "influence": "which speakers, languages or classes a result, or a difference, rests on",
+    "extrapolate": "the error to expect at label budgets that were not run, and where regimes cross",
     "table": "results as a Markdown table",
+    "cache": "kept features of frozen upstreams: list, verify, clear",
     "doctor": "versions, devices, codecs, folders: what a bug report needs, and what is wrong",
 }
 """``wavbench COMMAND``, a module of ``benchmark.commands`` each: summary."""
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: wavbench COMMAND …   (wavbench COMMAND --help)\n")
-        print("\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items()))
+        print("\n".join(f"  {name:<13}{summary}" for name, summary in COMMANDS.items()))
         return 0 if arguments else 2
     command, *rest = arguments
     if command not in COMMANDS:

@@ -57,7 +57,8 @@ class FeatureConfig:
     """Run the upstream once over each utterance and never again. States are then those of whole utterances, frames in
     float16."""
     limit_gb: float = 100.0
-    """Largest size of all kept features together, in 1e9 bytes."""
+    """Largest size of all kept features together, in 1e9 bytes. Those used longest ago make room for new ones; where
+    that is not enough, the upstream runs at each pass."""
 
 
 @dataclass
@@ -167,6 +168,9 @@ class TrainerConfig:
     """Where the run can be followed: ``tensorboard``, ``wandb``, ``mlflow``; see ``docs/running.md``."""
     precision: str = "no"
     """``no`` (float32), ``fp16`` or ``bf16``."""
+    tf32: bool = False
+    """CUDA: round the factors of float32 matrix products and convolutions to TF32. Faster; states differ by about 1e-3
+    of their size."""
 
 
 @dataclass
@@ -320,11 +324,13 @@ def current_names(values: Any) -> Any:
 
 def _override(override: str) -> tuple[str, Any]:
     """(where it comes from, nested mapping) of ``dotted.key=value``."""
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not key:
         raise BenchmarkError(f"-o {override}: expected key=value, as in -o optim.lr=1e-3")
     try:
-        return f"-o {override}", OmegaConf.from_dotlist([override.removeprefix("config.")])  # s3prl's spelling
+        values = OmegaConf.create()
+        OmegaConf.update(values, key.removeprefix("config."), text.from_yaml(value))  # config.: s3prl's spelling
+        return f"-o {override}", values
     except Exception as error:  # OmegaConf's grammar and YAML's errors share no base class
         raise BenchmarkError(f"-o {override}: cannot be read as key=value ({error})") from error
 
@@ -456,6 +462,7 @@ def _validate(run: RunConfig) -> None:
         check(key, lambda number: number >= 1, "at least 1")
     for key in _FROM_0:
         check(key, lambda number: number >= 0, "at least 0")
+    check("seed", lambda number: number < 2**63, "less than 2^63")
     for key in ("optim.layer_decay", "optim.init_scale", "optim.final_scale"):
         check(key, lambda share: 0 < share <= 1, "more than 0, at most 1")
     check("optim.eps", lambda eps: eps > 0, "more than 0")
@@ -492,7 +499,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise BenchmarkError(f"configuration file not found: {path}")
     try:
-        loaded = OmegaConf.to_container(OmegaConf.create(text.read(path)))
+        content = text.from_yaml(text.read(path))
+        loaded = OmegaConf.to_container(OmegaConf.create({} if content is None else content))
     except Exception as error:  # YAML's and OmegaConf's errors share no base class
         raise BenchmarkError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(loaded, dict):

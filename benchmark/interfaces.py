@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,6 +94,8 @@ class Splits:
     test: Sequence[Utterance]
     sets: Mapping[str, Any] = field(default_factory=dict)
     """Evaluation set -> whatever the task scores it by beside the utterances: a trial list, a part of ``test``."""
+    vocabulary: Mapping[str, Any] | None = None
+    """Of a trained run, where :meth:`Task.split_test` left ``train`` and ``dev`` empty; see :meth:`Task.vocabulary`."""
 
     def __getitem__(self, name: str) -> Sequence[Utterance]:
         """The split ``train``, ``dev`` or ``test``."""
@@ -124,6 +126,23 @@ class Batch:
     ids: list[str]
     hidden: HiddenStates | None = None
     """The states, where a feature store had them; ``wavs`` is empty then."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with a function applied to all tensors that training needs on its device."""
+
+        def apply(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return function(value)
+            return type(value)(apply(item) for item in value) if isinstance(value, tuple | list) else value
+
+        hidden = self.hidden
+        if hidden is not None:
+            hidden = replace(hidden, states=apply(hidden.states), lengths=apply(hidden.lengths))
+        return Batch(apply(self.wavs), apply(self.wav_lens), apply(self.targets), self.ids, hidden)
+
+    def pin_memory(self) -> Batch:
+        """In memory from which a GPU copies by itself; torch's data loader asks for it."""
+        return self.map(Tensor.pin_memory)
 
 
 @dataclass
@@ -300,10 +319,13 @@ class Evaluation:
     """What :meth:`Task.evaluate` returns."""
 
     metrics: dict[str, dict[str, float]]
-    """Evaluation set -> metric -> value. Rates in percent; costs (minDCF, Cavg) in [0, 1]."""
+    """Evaluation set -> metric -> value. Rates in percent; costs without unit (DCF, Cavg) or in bits (Cllr)."""
     items: Items | None = None
     """What the metrics of the set ``test`` (or ``dev``) are computed from, with clusters; kept in the experiment folder
     for intervals over the test set. See :mod:`benchmark.evaluation`."""
+    sets: Mapping[str, Items] = field(default_factory=dict)
+    """Evaluation set -> its items, of those whose scores are on one scale with those of ``dev``: a calibration that is
+    fitted on ``dev`` is applied to them (:mod:`benchmark.calibration`)."""
     files: dict[str, str | bytes] = field(default_factory=dict)
     """File name -> content (text, or a figure's bytes), to keep in the experiment folder."""
 
@@ -343,6 +365,27 @@ class Task(ABC):
         Raises:
             BenchmarkError: names whatever is wrong, before training.
         """
+
+    @classmethod
+    def split_test(
+        cls, config: Any, corpus: Corpus, vocabulary: Mapping[str, Any], name: str | None = None
+    ) -> Splits | None:
+        """What a trained run is scored on where its training data are not there; a pure function.
+
+        Args:
+            config: the options.
+            corpus: what there is of the run's own, or other data.
+            vocabulary: of the run, from its checkpoint.
+            name: a split or trial list of ``corpus``; ``None``: the protocol's own test set.
+
+        Returns:
+            ``test`` as :meth:`split` chooses it, with empty ``train`` and ``dev``, and the vocabulary. A task that is
+            made of it evaluates ``test`` to the same metrics. ``None``: the task needs its training data.
+
+        Raises:
+            BenchmarkError: names whatever is wrong.
+        """
+        return None
 
     @property
     def selection(self) -> str:

@@ -217,6 +217,7 @@ def load(data: AudioBatches | StoredBatches, batches: Sampler[Keys], *, workers:
         num_workers=workers,
         worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(0),  # else it would draw from the global generator
+        pin_memory=torch.cuda.is_available(),
     )
     for batch in loader:
         if isinstance(batch, BenchmarkError):

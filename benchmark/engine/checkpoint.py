@@ -21,6 +21,21 @@ def path(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.pt"
 
 
+def best(folder: Path) -> Path:
+    """The checkpoint of a run that was best on dev.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    found = path(folder, "best")
+    if not found.exists():
+        raise BenchmarkError(
+            f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev (resume it with "
+            f"-e {folder}), or its weights were not kept (trainer.keep)"
+        )
+    return found
+
+
 def read(path: Path, use: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Read a checkpoint of a run and hand it to ``use``.
 

@@ -1,10 +1,11 @@
 """Frozen hidden states on disk: the upstream runs once over an utterance, whatever is trained on it how often.
 
-What is kept of an utterance is one safetensors file: each state's frames in float16 or, where the head asks for no more
+What is kept of an utterance is each state's frames in float16 or, where the head asks for no more
 (:attr:`benchmark.interfaces.Head.mean_suffices`), each state's mean over time in float32, which is exact: a linear map
-and a weighted sum commute with a mean. A file's name is a hash of the audio file's place, size and time of change and
-of the stretch; its folder, of the upstream's weights and options. All runs share the store, also at the same time: a
-file is written as a whole or not at all, and locks keep two processes from running over the same utterance.
+and a weighted sum commute with a mean. The key of an utterance is a hash of the audio file's place, size and times of
+change and of the stretch; its store, a hash of the upstream's weights and options. All runs share the stores, also at
+the same time: locks keep two processes from running over the same utterance. The files are those of
+:mod:`benchmark.engine.feature_shards`.
 
 Whole utterances only: the states of a crop are not a crop of the states.
 """
@@ -12,28 +13,39 @@ Whole utterances only: the states of a crop are not a crop of the states.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from safetensors import safe_open
-from safetensors.torch import save
+from filelock import Timeout
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark.data import audio
+from benchmark.engine import batching, feature_shards
+from benchmark.engine.feature_shards import Shard
 from benchmark.errors import BenchmarkError
-from benchmark.files import cache_dir, write_bytes
-from benchmark.interfaces import HiddenStates, Upstream, Utterance
+from benchmark.files import cache_dir, locked
+from benchmark.interfaces import Batch, HiddenStates, Upstream, Utterance
+from benchmark.memory import stamp
 
-VERSION = 3
+log = logging.getLogger("wavbench")
+
+VERSION = 4
 """Of what is kept: raise it when the states of an upstream, or their form, change."""
 LARGEST_HALF = torch.finfo(torch.float16).max
+SHARD_BYTES = 2**26
+SHARD_SECONDS = 20.0
+"""A shard is written when it is this large, or when this long has passed: what a kill may cost."""
+BATCH_SECONDS = 160.0
+"""Audio of a batch on a GPU. On a CPU, utterances are faster one by one."""
 
 
 class FeatureStore:
@@ -41,11 +53,12 @@ class FeatureStore:
 
     Args:
         upstream: in evaluation mode.
-        identity: what tells its states from another's: weights digest, name, options.
+        identity: what tells its states from another's: weights digest, name, options, precision.
         means: keep means over time instead of frames.
         normalize: means are of states normalised over their features, as the featurizer would have.
-        limit: bytes that all stores together may take; what is there already is never removed.
+        limit: bytes that all stores together may take; those used longest ago make room.
         folder: of all stores; ``None``: ``features`` in the cache folder.
+        autocast: the context of forward passes.
     """
 
     def __init__(
@@ -57,23 +70,43 @@ class FeatureStore:
         normalize: bool = False,
         limit: float = float("inf"),
         folder: Path | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.upstream, self.means, self.normalize, self.limit = upstream, means, normalize and means, limit
-        kind = ("means-normalized" if self.normalize else "means") if means else "frames"
+        self.kind = ("means-normalized" if self.normalize else "means") if means else "frames"
         self.num_states, self.sample_rate = upstream.num_states, upstream.sample_rate
         self.root = (folder or cache_dir() / "features").absolute()
-        self.folder = self.root / hashlib.sha256(f"{VERSION} {identity}".encode()).hexdigest()[:16] / kind
+        self.folder = self.root / hashlib.sha256(f"{VERSION} {identity}".encode()).hexdigest()[:16] / self.kind
+        self._autocast = autocast
+        self._shards: dict[Path, Shard] = {}
+        self._places: dict[str, tuple[Path, int, int]] = {}
+        self._keys: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Worker processes read hidden states and need no model."""
-        return self.__dict__ | {"upstream": None}
+        """Worker processes read hidden states: they need no model, and look at the shards themselves."""
+        blank: dict[str, Any] = {"upstream": None, "_autocast": None, "_shards": {}, "_places": {}, "_keys": {}}
+        return self.__dict__ | blank
 
-    def path(self, utterance: Utterance) -> Path:
-        """Where the states of an utterance are or would be."""
-        found = os.stat(utterance.path)
-        key = (os.path.abspath(utterance.path), found.st_size, found.st_mtime_ns, utterance.start, utterance.duration)
-        name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-        return self.folder / name[:2] / f"{name}.safetensors"
+    def key(self, utterance: Utterance) -> str:
+        """Of an utterance, as long as its file does not change."""
+        where = (os.path.abspath(utterance.path), *stamp(utterance.path), utterance.start, utterance.duration)
+        return hashlib.sha256(repr(where).encode()).hexdigest()[:32]
+
+    def missing(self, utterances: Sequence[Utterance]) -> list[int]:
+        """Indices of the utterances that are not there yet."""
+        self._scan()
+        self._keys.update({utterance.id: self.key(utterance) for utterance in utterances})
+        return [i for i, utterance in enumerate(utterances) if self._keys[utterance.id] not in self._places]
+
+    def lacks(self, utterances: Sequence[Utterance], seconds: Sequence[float]) -> float:
+        """Bytes by which the store would grow over its limit, even if others made room; 0: it fits."""
+        missing = self.missing(utterances)
+        if not missing or self.limit == float("inf"):
+            return 0.0
+        upstream = self.upstream
+        rows = sum(seconds[i] for i in missing) * self.sample_rate / upstream.frame_shift
+        wanted = (4 * len(missing) if self.means else 2 * rows) * upstream.num_states * upstream.hidden_size
+        return feature_shards.make_room(self.root, wanted, self.limit, self.folder)
 
     def fill(
         self,
@@ -81,6 +114,7 @@ class FeatureStore:
         seconds: Sequence[float],
         *,
         quiet: bool = False,
+        workers: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> float:
         """Run the upstream over those that are not there yet; returns the seconds of audio that it ran over.
@@ -89,102 +123,222 @@ class FeatureStore:
             utterances: whole or stretches of files.
             seconds: the duration of each.
             quiet: no progress bar.
-            should_stop: asked after each utterance; when true, the rest is left for another time.
+            workers: processes that read audio.
+            should_stop: asked after each batch; when true, the rest is left for another time.
 
         Raises:
-            BenchmarkError: unreadable audio, or the store would grow over its limit: it says by how much.
+            BenchmarkError: unreadable audio; a full disk. What was computed before is kept.
         """
-        missing = [i for i, utterance in enumerate(utterances) if not self.path(utterance).exists()]
+        missing = self.missing(utterances)
         if not missing:
             return 0.0
-        self._check_limit([seconds[i] for i in missing])
-        shards: dict[Path, list[int]] = defaultdict(list)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        feature_shards.describe(self.folder, self._about())
+        groups: dict[str, list[int]] = defaultdict(list)
         for i in missing:
-            shards[self.path(utterances[i]).parent].append(i)
-        progress = tqdm(total=len(missing), desc="extracting features", unit="utterance", leave=False, disable=quiet)
-        waiting = list(shards)
+            groups[self.key(utterances[i])[0]].append(i)
+        waiting = list(groups)
         Random(os.getpid()).shuffle(waiting)  # each process has its own order, so that they share the work
         used = 0.0
+        progress = tqdm(total=len(missing), desc="extracting features", unit="utterance", leave=False, disable=quiet)
         with progress:
             for patient in (False, True):
-                for shard in list(waiting):
-                    shard.mkdir(parents=True, exist_ok=True)
-                    try:
-                        with FileLock(shard / ".lock", timeout=-1 if patient else 0):
-                            waiting.remove(shard)
-                            for i in shards[shard]:
-                                used += self._extract(utterances[i], seconds[i])
-                                progress.update()
-                                if should_stop():
-                                    return used
-                    except Timeout:  # another process is at it
-                        continue
+                for taken in [waiting] if self._on_gpu() and not patient else [[group] for group in waiting]:
+                    with ExitStack() as stack:
+                        mine = [group for group in taken if self._take(group, stack, patient)]
+                        waiting = [group for group in waiting if group not in mine]
+                        chosen = [i for group in mine for i in groups[group]]
+                        todo = [chosen[i] for i in self.missing([utterances[i] for i in chosen])]  # others were faster
+                        progress.update(len(chosen) - len(todo))
+                        there = [utterances[i] for i in todo], [seconds[i] for i in todo]
+                        batches = stack.enter_context(closing(self._extract(*there, workers)))
+                        for done in batches:
+                            used += sum(seconds[todo[i]] for i in done)
+                            progress.update(len(done))
+                            if should_stop():
+                                return used
         return used
 
-    @torch.inference_mode()
-    def _extract(self, utterance: Utterance, seconds: float) -> float:
-        """Run the upstream over one utterance unless its states are there; returns the seconds that it ran over."""
-        path = self.path(utterance)
-        if path.exists():  # another process was faster
-            return 0.0
-        device = next((parameter.device for parameter in self.upstream.parameters()), torch.device("cpu"))
-        wav = audio.load(utterance, self.upstream.sample_rate)[None].to(device)
-        hidden = self.upstream(wav, torch.tensor([wav.shape[1]], device=device))
-        write_bytes(path, save(self._pack([state[0].float() for state in hidden.states])))
-        return seconds
+    def _take(self, group: str, stack: ExitStack, patient: bool) -> bool:
+        """Lock a group of keys; false where another process is at it."""
+        try:
+            stack.enter_context(locked(self.folder / f"{group}.lock", timeout=-1 if patient else 0))
+        except Timeout:
+            return False
+        return True
 
-    def _pack(self, states: list[Tensor]) -> dict[str, Tensor]:
-        """(frame, dim) states of one utterance as they are kept."""
-        if not self.means:
-            halved = all(float(state.abs().amax()) <= LARGEST_HALF for state in states)
-            return {str(k): (state.half() if halved else state).cpu().contiguous() for k, state in enumerate(states)}
-        prepared = [torch.nn.functional.layer_norm(s, s.shape[-1:]) for s in states] if self.normalize else states
-        stacked = torch.stack(prepared)  # (state, frame, dim)
+    def _about(self) -> dict[str, Any]:
+        info = self.upstream.info if hasattr(self.upstream, "info") else {}
         return {
-            "means": stacked.mean(1).cpu(),
-            "norms": torch.stack([state.norm(dim=-1).sum() for state in states]).cpu(),
-            "gram": torch.einsum("kfd,lfd->kl", stacked, stacked).cpu(),
-            "frames": torch.tensor(float(states[0].shape[0])),
+            "upstream": info.get("name"),
+            "checkpoint": info.get("checkpoint"),
+            "kind": self.kind,
+            "states": self.num_states,
+            "hidden_size": self.upstream.hidden_size,
+        }
+
+    @property
+    def _device(self) -> torch.device:
+        return next((parameter.device for parameter in self.upstream.parameters()), torch.device("cpu"))
+
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
+    def _extract(
+        self, utterances: Sequence[Utterance], seconds: Sequence[float], workers: int
+    ) -> Generator[list[int], None, None]:
+        """Run the upstream over utterances and write shards; yields the indices of each batch."""
+        batches = _Batches(seconds, BATCH_SECONDS if self._on_gpu() else 0.0)
+        index = {utterance.id: i for i, utterance in enumerate(utterances)}
+        keys = [self.key(utterance) for utterance in utterances]  # before they are read: files may change later
+        writer = _Writer(self)
+        data = batching.AudioBatches(utterances, self.sample_rate)
+        try:
+            for batch in batching.load(data, batches, workers=min(workers, len(batches))):
+                done = [index[name] for name in batch.ids]
+                writer.add([keys[i] for i in done], *self._compute(batch))
+                yield done
+        finally:
+            writer.flush()
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch) -> tuple[dict[str, Tensor], list[int]]:
+        """(row, …) tensors of a batch as they are kept, on the CPU, and the rows of each utterance."""
+        device = self._device
+        with self._autocast():
+            hidden = self.upstream(batch.wavs.to(device, non_blocking=True), batch.wav_lens.to(device))
+        lengths = hidden.lengths.tolist()
+        if not self.means:
+            states = torch.stack(
+                [torch.cat([state[i, :n] for i, n in enumerate(lengths)]).float() for state in hidden.states]
+            )  # (state, row, dim)
+            if float(states.abs().amax()) <= LARGEST_HALF:
+                states = states.half()
+            states = states.cpu()
+            return {str(k): states[k] for k in range(len(states))}, lengths
+        found = [self._means([state[i, :n].float() for state in hidden.states]) for i, n in enumerate(lengths)]
+        return {name: torch.stack([one[name] for one in found]).cpu() for name in found[0]}, [1] * len(found)
+
+    def _means(self, states: list[Tensor]) -> dict[str, Tensor]:
+        """(frame, dim) states of one utterance -> what heads and layer statistics need of them."""
+        stacked = torch.stack(states)  # (state, frame, dim)
+        norms = stacked.norm(dim=-1).sum(1)
+        if self.normalize:
+            stacked = torch.nn.functional.layer_norm(stacked, stacked.shape[-1:])
+        return {
+            "means": stacked.mean(1),
+            "norms": norms,
+            "gram": torch.einsum("kfd,lfd->kl", stacked, stacked),
+            "frames": torch.tensor(float(stacked.shape[1])),
         }
 
     def load(self, utterances: Sequence[Utterance], keep: Sequence[int] | None) -> HiddenStates:
-        """The states ``keep`` (all: ``None``) of utterances that are in the store, float32, padded with zeros."""
+        """The states ``keep`` (all: ``None``) of utterances that are in the store, float32, padded with zeros.
+
+        Raises:
+            BenchmarkError: they are not there, or cannot be read.
+        """
         kept = range(self.num_states) if keep is None else keep
-        summed = ("norms", "gram", "frames") if keep is None else ()
-        names = ["means", *summed] if self.means else [str(k) for k in kept]
-        found: list[dict[str, Tensor]] = []
-        for utterance in utterances:
-            path = self.path(utterance)
-            try:
-                with safe_open(path, framework="pt") as file:
-                    found.append({name: file.get_tensor(name) for name in names})
-            except Exception as error:  # safetensors raises its own and OSError
-                raise BenchmarkError(
-                    f"the stored features of utterance {utterance.id} cannot be read ({error}); delete {path} and go on"
-                ) from error
+        places = [self._place(utterance) for utterance in utterances]
+
+        def rows(name: str) -> list[Tensor]:
+            return [self._shard(path)[name][first : first + count].float() for path, first, count in places]
+
         if self.means:
-            means = torch.stack([one["means"] for one in found])  # (utterance, state, dim)
+            means = torch.cat(rows("means"))  # (utterance, state, dim)
+            summed = ("norms", "gram", "frames") if keep is None else ()
             return HiddenStates(
                 states=[means[:, k : k + 1] for k in kept],
-                lengths=torch.ones(len(found), dtype=torch.int64),
-                **{name: torch.stack([one[name] for one in found]) for name in summed},
+                lengths=torch.ones(len(means), dtype=torch.int64),
+                **{name: torch.cat(rows(name)) for name in summed},
             )
         pad = torch.nn.utils.rnn.pad_sequence
         return HiddenStates(
-            states=[pad([one[name].float() for one in found], batch_first=True) for name in names],
-            lengths=torch.tensor([len(one[names[0]]) for one in found]),
+            states=[pad(rows(str(k)), batch_first=True) for k in kept],
+            lengths=torch.tensor([count for _, _, count in places]),
         )
 
-    def _check_limit(self, seconds: Sequence[float]) -> None:
-        if self.limit == float("inf"):
-            return
-        upstream = self.upstream
-        frames = len(seconds) if self.means else sum(seconds) * upstream.sample_rate / upstream.frame_shift
-        wanted = frames * upstream.num_states * upstream.hidden_size * (4 if self.means else 2)
-        used = sum(file.stat().st_size for file in self.root.rglob("*.safetensors"))
-        if used + wanted > self.limit:
-            raise BenchmarkError(
-                f"keeping the features of {len(seconds)} utterances ({sum(seconds) / 3600:.1f} h) would take "
-                f"{wanted / 1e9:.3g} GB beside the {used / 1e9:.3g} GB that lie in {self.root}, more than "
-                f"features.limit_gb={self.limit / 1e9:g}. Raise it, empty that folder, or set features.keep=false"
-            )
+    def _place(self, utterance: Utterance) -> tuple[Path, int, int]:
+        if utterance.id not in self._keys or self._keys[utterance.id] not in self._places:
+            self._keys[utterance.id] = self.key(utterance)
+            if self._keys[utterance.id] not in self._places:
+                self._scan()
+        place = self._places.get(self._keys[utterance.id])
+        if place is None:
+            raise BenchmarkError(f"the features of utterance {utterance.id} are not in {self.folder}; run again")
+        return place
+
+    def _shard(self, path: Path) -> Shard:
+        if path not in self._shards:
+            self._shards[path] = Shard(path)
+        return self._shards[path]
+
+    def _scan(self) -> None:
+        """Look for shards that were written since; one that cannot be read is removed, and will be computed again."""
+        for path in self.folder.glob("*.safetensors"):
+            if path in self._shards:
+                continue
+            try:
+                self._add(Shard(path))
+            except BenchmarkError as error:
+                log.warning("%s; it is removed, and its utterances are computed again", error)
+                with suppress(OSError):
+                    path.unlink()
+
+    def _add(self, shard: Shard) -> None:
+        self._shards[shard.path] = shard
+        self._places.update({key: (shard.path, first, rows) for key, (first, rows) in shard.entries.items()})
+
+
+class _Batches(torch.utils.data.Sampler[list[tuple[int, int]]]):
+    """Utterances by length, longest first, in batches of at most so many seconds; of one utterance at least."""
+
+    def __init__(self, seconds: Sequence[float], most: float) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+        total = float("inf")
+        for i in np.argsort(-np.asarray(seconds), kind="stable").tolist():
+            if total + seconds[i] > most:
+                self.batches.append([])
+                total = 0.0
+            self.batches[-1].append((0, i))
+            total += seconds[i]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Writer:
+    """Collects what is computed into shards."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.store = store
+        self._clear()
+
+    def _clear(self) -> None:
+        self.parts: dict[str, list[Tensor]] = defaultdict(list)
+        self.entries: dict[str, tuple[int, int]] = {}
+        self.rows, self.size, self.since = 0, 0, time.monotonic()
+
+    def add(self, keys: Sequence[str], tensors: Mapping[str, Tensor], lengths: Sequence[int]) -> None:
+        """Rows of some utterances, one after the other."""
+        for name, tensor in tensors.items():
+            self.parts[name].append(tensor)
+            self.size += tensor.numel() * tensor.element_size()
+        for key, length in zip(keys, lengths, strict=True):
+            self.entries[key] = (self.rows, length)
+            self.rows += length
+        if self.size >= SHARD_BYTES or time.monotonic() - self.since >= SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write a shard of what there is."""
+        if self.entries:
+            joined = {}
+            for name, parts in self.parts.items():
+                whole = torch.float32 if any(part.dtype == torch.float32 for part in parts) else parts[0].dtype
+                joined[name] = torch.cat([part.to(whole) for part in parts])
+            self.store._add(Shard(feature_shards.write(self.store.folder, joined, self.entries)))
+        self._clear()

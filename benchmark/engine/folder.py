@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from benchmark import config
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
-from benchmark.files import remove_partial
+from benchmark.files import locked, remove_partial
 
 log = logging.getLogger("wavbench")
 
@@ -75,21 +75,18 @@ def clear_artefacts(folder: Path) -> None:
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Lock ``folder`` for this process; :class:`BenchmarkError` while another run holds it."""
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise BenchmarkError(f"another process is running in {folder}; wait for it or choose another -p") from error
-    except NotImplementedError as error:
-        log.warning("%s cannot be locked (%s); do not run two processes in it", folder, error)
-    except OSError as error:
-        raise BenchmarkError(f"cannot write into {folder}: {error.strerror}. Choose another folder with -p") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / ".lock", timeout=0))
+        except Timeout as error:
+            raise BenchmarkError(f"another process is running in {folder}; wait for it or choose another -p") from error
+        except OSError as error:
+            raise BenchmarkError(
+                f"cannot write into {folder}: {error.strerror}. Choose another folder with -p"
+            ) from error
         remove_partial(folder)
         yield
-    finally:
-        lock.release()
 
 
 class RunLog:

@@ -15,16 +15,10 @@ from tqdm import tqdm
 from benchmark import registry, results
 from benchmark.data import audio, manifest
 from benchmark.engine import batching, checkpoint
+from benchmark.engine.cards import open_labels, read_card, task_class
 from benchmark.engine.model import Model
-from benchmark.engine.prepare import (
-    frame_counts,
-    open_labels,
-    read_card,
-    saved_configuration,
-    task_class,
-    weights_digest,
-)
-from benchmark.engine.trainer import choose_device
+from benchmark.engine.precision import choose_device, use_tf32
+from benchmark.engine.prepare import frame_counts, saved_configuration, weights_digest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream, Utterance
 
@@ -47,11 +41,7 @@ class TrainedRun:
         self.task = task_class(card)
         self.labels = open_labels(self.config, card)
         """Columns beside the known fields that manifests may have."""
-        if not (self.folder / "checkpoints" / "best.pt").exists():
-            raise BenchmarkError(
-                f"{folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev (resume it "
-                f"with -e {folder}), or its weights were not kept (trainer.keep)"
-            )
+        best = checkpoint.best(self.folder)
         torch.manual_seed(self.config.seed)  # as when it was trained: an upstream with random weights has the same ones
         chosen = self.config.upstream
         upstream = registry.load_upstream(chosen.name, checkpoint=chosen.checkpoint, **chosen.options)
@@ -71,8 +61,9 @@ class TrainedRun:
             self.model = Model(upstream, head, self.config.regime, self.config.featurizer, self.config.tune)
             self.model.load_trained_state(state["pairing"])
 
-        checkpoint.read(self.folder / "checkpoints" / "best.pt", take_over)
+        checkpoint.read(best, take_over)
         self.device = choose_device(device)
+        use_tf32(self.config.trainer.tf32)
         self.model.to(self.device).eval()
 
     @property

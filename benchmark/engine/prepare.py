@@ -11,7 +11,7 @@ import logging
 import logging.handlers
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,16 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from benchmark import config, registry
+from benchmark import config, registry, results
 from benchmark.config import RunConfig
 from benchmark.data import audio, budget, manifest, splits
+from benchmark.data.headers import AudioError
+from benchmark.engine import checkpoint
+from benchmark.engine.cards import find_corpus, open_labels, read_card, task_class
 from benchmark.engine.featurizer import check_layer
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, MissingData
 from benchmark.files import cache_dir
-from benchmark.interfaces import LABEL_FIELDS, Corpus, Seconds, Splits, Target, Task, Upstream
+from benchmark.interfaces import Corpus, Seconds, Splits, Target, Task, Upstream, Utterance
 
 log = logging.getLogger("wavbench")
 
@@ -57,8 +60,15 @@ class Prepared:
     upstream: Upstream
     dropped: Mapping[str, int]
     """Reason -> how many training utterances were left out for it."""
-    evaluated: str = "test"
-    """What is scored as ``test``: the protocol's own test set, or what ``-m evaluate`` names."""
+    scored: Scored | None = None
+    """What is scored as ``test`` in place of the protocol's own test set."""
+    recorded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of the splits that are not there: what the trained run's ``result.json`` says of them."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The splits that are there."""
+        return [name for name in NAMES if name not in self.recorded]
 
     def seconds(self, split: str) -> NDArray[np.float64]:
         """Duration of each utterance of a split."""
@@ -67,46 +77,21 @@ class Prepared:
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """Digests of what a run depends on beside its configuration: the data and the upstream's weights."""
-        names = NAMES if self.evaluated == "test" else ("train", "dev")
-        data = {f"{name} data": splits.digest(self.task.splits[name]) for name in names}
+        own = [name for name in self.names if name != "test" or self.scored is None]
+        data = {f"{name} data": splits.digest(self.task.splits[name]) for name in own}
         return {"upstream": weights_digest(self.upstream), **data}
 
     @cached_property
     def former_digests(self) -> dict[str, str]:
         """The digests of the data as release 0.1 computed them: without gender."""
-        return {f"{name} data": splits.digest(self.task.splits[name], gender=False) for name in NAMES}
+        return {f"{name} data": splits.digest(self.task.splits[name], gender=False) for name in self.names}
 
     def summary(self, split: str) -> dict[str, Any]:
         """What ``result.json`` keeps of a split."""
-        return splits.summary(self.task.splits[split], self.seconds(split))
-
-
-def read_card(name: str) -> dict[str, Any]:
-    """The protocol card of a downstream, under its canonical name."""
-    card = registry.downstreams.get(name).load()()
-    if isinstance(card, Mapping) and isinstance(card.get("extends"), str) and "corpus" not in card:  # a plug-in's
-        base = {key: value for key, value in read_card(card["extends"]).items() if key not in ("aliases", "summary")}
-        card = registry.overlay(base, card)
-    if not isinstance(card, Mapping) or not {"name", "task", "corpus"} <= card.keys():
-        raise BenchmarkError(
-            f"downstream '{name}': its card must be a mapping with name, task and corpus, or extend another card"
-        )
-    return dict(card)
-
-
-def task_class(card: Mapping[str, Any]) -> type[Task]:
-    """The task that a card names, by a registered name or as ``module:attr``."""
-    task: type[Task] = _resolve(registry.tasks, card["task"])
-    return task
-
-
-def _resolve(names: registry.Registry, name: str) -> Any:
-    if ":" not in name:
-        return names.get(name).load()
-    try:
-        return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BenchmarkError(f"{names.kind} '{name}' cannot be imported: {error}") from error
+        if split in self.recorded:
+            return dict(self.recorded[split])
+        summary = splits.summary(self.task.splits[split], self.seconds(split))
+        return summary | ({"dropped": dict(self.dropped)} if split == "train" else {})
 
 
 _QUICK_TUNING: dict[str, Any] = {
@@ -179,37 +164,6 @@ def saved_configuration(folder: Path) -> RunConfig:
     return configure(saved["downstream"], [(str(path), values)])
 
 
-def find_corpus(run: RunConfig, card: Mapping[str, Any]) -> Corpus:
-    """The corpus that a card names, or the manifests of own data.
-
-    Raises:
-        BenchmarkError: it is not there; manifests are given to a protocol that fixes its data, or none to one that
-            takes them.
-    """
-    given = {name: getattr(run.data, name) for name in config.MANIFESTS if getattr(run.data, name) is not None}
-    if card["corpus"] != manifest.OWN_DATA:
-        if given:
-            flags = ", ".join(f"--{name}" for name in given)
-            raise BenchmarkError(
-                f"{flags}: '{card['name']}' is a protocol on the corpus '{card['corpus']}'. For your own data, use "
-                f"-d {card['task']}; to score a trained run on other data, -m evaluate"
-            )
-        corpus: Corpus = _resolve(registry.corpora, card["corpus"])(Path(run.data.root))
-        return corpus
-    absent = [f"--{name}" for name in ("train", "test") if name not in given]
-    if absent:
-        raise BenchmarkError(
-            f"-d {card['name']} takes your own data: {' and '.join(absent)} missing. Give manifests (JSONL or CSV), as "
-            "wavbench prepare writes them: --train train.jsonl --dev dev.jsonl --test test.jsonl"
-        )
-    return manifest.corpus(**given, labels=open_labels(run, card))
-
-
-def open_labels(run: RunConfig, card: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels that the run's task asks for and :class:`Utterance` has no field for: columns of manifests."""
-    return tuple(name for name in task_class(card).requires(run.task) if name not in LABEL_FIELDS)
-
-
 @dataclass
 class Preparer:
     """Prepares runs; corpora, splits, durations and the last frozen upstream are kept for the next one."""
@@ -220,36 +174,40 @@ class Preparer:
     _records: dict[Any, list[logging.LogRecord]] = field(default_factory=dict)
     _frozen: tuple[Any, Upstream] | None = None
 
-    def prepare(self, run: RunConfig, scored: Scored | None = None) -> Prepared:
+    def prepare(self, run: RunConfig, scored: Scored | None = None, trained: Path | None = None) -> Prepared:
         """Find the corpus and the model, and check every utterance's header, before anything is written.
 
         Args:
             run: the configuration.
             scored: evaluate on this instead of the protocol's test set.
+            trained: the folder of the trained run that is to be evaluated, which does without its training data where
+                they are not there.
 
         Raises:
             BenchmarkError: whatever is missing, corpus and checkpoint together.
         """
         check_device(run)
         card = read_card(run.downstream)
+        recorded: Mapping[str, Mapping[str, Any]] = {}
         try:
-            chosen, seconds = self._utterances(run, card, scored)
+            try:
+                chosen, seconds = self._utterances(run, card, scored)
+            except (MissingData, AudioError) as error:
+                if trained is None:
+                    raise
+                chosen, seconds, recorded = _without_training(run, card, scored, trained, error)
         except BenchmarkError as error:
             missing = registry.upstreams.get(run.upstream.name).missing(run.upstream.checkpoint)
-            if scored is not None and card["corpus"] == manifest.OWN_DATA:
-                error = BenchmarkError(
-                    f"{error}\nThe run's own manifests are needed too; if they have moved, say where they are: "
-                    "-o data.train=FILE data.dev=FILE data.test=FILE"
-                )
             raise BenchmarkError(f"{error}\n\n{missing}" if missing else str(error)) from error
         upstream, task = self.upstream(run), task_class(card)
         if run.featurizer.layer is not None:
             check_layer(run.featurizer.layer, upstream.num_states)
         _check_crop(run, task, upstream)
-        chosen, dropped = _training_utterances(run, task, chosen, seconds, upstream)
-        evaluated = "test" if scored is None else scored.name
-        prepared = Prepared(run, card, task(run.task, chosen, seconds), upstream, dropped, evaluated)
-        for name in NAMES:
+        dropped: Mapping[str, int] = {}
+        if not recorded:
+            chosen, dropped = _training_utterances(run, task, chosen, seconds, upstream)
+        prepared = Prepared(run, card, task(run.task, chosen, seconds), upstream, dropped, scored, recorded)
+        for name in prepared.names:
             _refuse_too_short(name, prepared)
         return prepared
 
@@ -265,25 +223,20 @@ class Preparer:
         corpus_key = (where, open_labels(run, card))
         with self._log_again(corpus_key):
             if corpus_key not in self._corpora:
-                self._corpora[corpus_key] = find_corpus(run, card)
+                try:
+                    self._corpora[corpus_key] = find_corpus(run, card)
+                except BenchmarkError as error:
+                    raise MissingData(str(error)) from error
         corpus = self._corpora[corpus_key]
         key = (corpus_key, card["task"], OmegaConf.to_yaml(OmegaConf.structured(run.task)), scored)
         with self._log_again(key):
             if key not in self._splits:
-                target = None
-                if scored is not None and scored.manifest is not None:
-                    other = manifest.corpus(test=scored.manifest, trials=scored.trials, labels=open_labels(run, card))
-                    target = Target("test", other)
-                elif scored is not None:
-                    target = Target(scored.name, corpus)
+                target = None if scored is None else _other_data(run, card, scored) or Target(scored.name, corpus)
                 chosen = task_class(card).split(run.task, corpus, target)
                 if scored is None:
                     splits.check_disjoint({name: chosen[name] for name in NAMES})
+                self._seconds[key] = _durations(u for name in NAMES for u in chosen[name])
                 self._splits[key] = chosen
-                utterances = {u.id: u for name in NAMES for u in chosen[name]}
-                self._seconds[key] = dict(
-                    zip(utterances, audio.durations(list(utterances.values())).tolist(), strict=True)
-                )
         return self._splits[key], self._seconds[key]
 
     @contextlib.contextmanager
@@ -312,6 +265,52 @@ class Preparer:
         if not trained and upstream.info.get("sha256") is not None:
             self._frozen = (key, upstream)
         return upstream
+
+
+def _durations(utterances: Iterable[Utterance]) -> dict[str, Seconds]:
+    """Utterance id -> duration; an utterance may occur several times."""
+    once = {utterance.id: utterance for utterance in utterances}
+    return dict(zip(once, audio.durations(list(once.values())).tolist(), strict=True))
+
+
+def _other_data(run: RunConfig, card: Mapping[str, Any], scored: Scored) -> Target | None:
+    """What is scored, where it is not of the run's own corpus."""
+    if scored.manifest is None:
+        return None
+    return Target("test", manifest.corpus(test=scored.manifest, trials=scored.trials, labels=open_labels(run, card)))
+
+
+def _without_training(
+    run: RunConfig, card: Mapping[str, Any], scored: Scored | None, trained: Path, reason: BenchmarkError
+) -> tuple[Splits, Mapping[str, Seconds], Mapping[str, Mapping[str, Any]]]:
+    """What a trained run is scored on where its training data cannot be had for ``reason``, its durations, and what
+    the run recorded of its other splits."""
+    why = " ".join(str(reason).split())
+    why = why if len(why) <= 300 else f"{why[:299]}…"
+    vocabulary = checkpoint.read(checkpoint.best(trained), lambda state: None)["inventory"]
+    try:
+        target = None if scored is None else _other_data(run, card, scored)
+        if target is None:
+            target = Target("" if scored is None else scored.name, find_corpus(run, card, training=False))
+        chosen = task_class(card).split_test(run.task, target.corpus, vocabulary, target.name or None)
+        if chosen is None:
+            raise MissingData(
+                f"task '{card['task']}' cannot be evaluated without its training data (it has no split_test). If they "
+                "have moved, say where they are: --data-root DIR, or -o data.train=FILE data.dev=FILE data.test=FILE"
+            )
+        seconds = _durations(chosen.test)
+    except BenchmarkError as error:
+        if str(error) == str(reason):
+            raise
+        raise BenchmarkError(f"{error}\nThe run's training data are not there: {why}") from error
+    if not (trained / "result.json").exists():
+        raise BenchmarkError(
+            f"{reason}\n{trained} has no result.json, which would say what the run was trained on: evaluate it once "
+            "where its training data are"
+        )
+    log.warning("the run's training data are not there, and it is evaluated without them: %s", why)
+    recorded = results.read(trained / "result.json")["data"]
+    return chosen, seconds, {name: recorded[name] for name in ("train", "dev")}
 
 
 def _tuning_options(run: RunConfig) -> dict[str, Any]:
@@ -419,9 +418,10 @@ def describe(prepared: Prepared) -> Sequence[str]:
     for name in NAMES:
         summary = prepared.summary(name)
         counts = "".join(f", {summary[what]} {what}" for what in ("speakers", "languages") if summary[what])
-        left_out = [f"{count} {reason}" for reason, count in prepared.dropped.items() if count and name == "train"]
+        left_out = [f"{count} {reason}" for reason, count in summary.get("dropped", {}).items() if count]
         lines.append(
             f"{name}: {summary['utterances']} utterances, {summary['seconds'] / 3600:.2f} h{counts}"
             + (f"; left out: {', '.join(left_out)}" if left_out else "")
+            + ("; not there, as the run recorded it" if name in prepared.recorded else "")
         )
     return lines

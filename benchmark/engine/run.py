@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark import config, evaluation, plots, results
+from benchmark import calibration, config, evaluation, plots, results
 from benchmark.config import RunConfig
-from benchmark.engine.checkpoint import prune
+from benchmark.engine import checkpoint
+from benchmark.engine.cards import read_card, task_class
 from benchmark.engine.folder import RunLog, check_available, clear, clear_artefacts, exclusive
 from benchmark.engine.prepare import (
     NAMES,
@@ -22,8 +23,6 @@ from benchmark.engine.prepare import (
     Scored,
     check_device,
     describe,
-    read_card,
-    task_class,
 )
 from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
 from benchmark.errors import BenchmarkError
@@ -85,7 +84,7 @@ def run(
     if not overwrite:  # before the work of preparing, and again under the lock
         check_available(folder, settings, resume=resume, may_differ=may_differ)
     with RunLog() as run_log:
-        prepared = (preparer or Preparer()).prepare(settings, scored)
+        prepared = (preparer or Preparer()).prepare(settings, scored, folder if mode == "evaluate" else None)
         output = _evaluation_folder(folder, settings, scored) if mode == "evaluate" else folder
         with exclusive(folder):
             if not overwrite:
@@ -117,7 +116,7 @@ def run(
                     assert trainer.best is not None
                     result = None if mode == "fit" else _evaluate(prepared, trainer, output, stop)
                     if mode == "train":
-                        prune(folder, settings.trainer.keep)
+                        checkpoint.prune(folder, settings.trainer.keep)
                 return Outcome(output, trainer.best, result)
             except BenchmarkError as error:
                 run_log.failed(error)
@@ -154,7 +153,9 @@ def _fit(trainer: Trainer, stop: StopRequest, *, resume: bool, overwrite: bool) 
 def _take_over(trainer: Trainer, output: Path) -> None:
     """Load a trained run; :class:`BenchmarkError` if training has not ended: test is looked at once, after it."""
     folder, steps = trainer.folder, trainer.run.trainer.max_steps
-    if not trainer.resume() or trainer.step < steps:
+    if not checkpoint.path(folder, "last").exists() and (folder / "result.json").exists():
+        _restore(trainer, results.read(folder / "result.json"))
+    elif not trainer.resume() or trainer.step < steps:
         raise BenchmarkError(
             f"the run in {folder} is at update {trainer.step} of {steps}; test is scored when training has ended. "
             f"Resume it with -e {folder}"
@@ -164,11 +165,27 @@ def _take_over(trainer: Trainer, output: Path) -> None:
         write_text(output / "config.yaml", config.to_yaml(trainer.run))
 
 
+def _restore(trainer: Trainer, result: dict[str, Any]) -> None:
+    """Load a run of which only the best checkpoint on dev and the result are there."""
+    checkpoint.read(checkpoint.best(trainer.folder), trainer.check_fingerprint)
+    trainer.best, trainer.provenance = result["selected"], result["provenance"]
+    cost = result["cost"]
+    trainer.step = cost["updates"]
+    trainer.spent |= {
+        "samples_seen": round(cost["audio_seconds_seen"] * trainer.sample_rate),
+        "samples_upstream": round(cost["upstream_audio_seconds"] * trainer.sample_rate),
+        "wall_seconds": cost["wall_seconds"],
+        "peak_memory_bytes": cost["peak_memory_bytes"],
+    }
+    trainer.warnings[:] = dict.fromkeys([*result["warnings"], *trainer.warnings])
+
+
 def _evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest) -> dict[str, Any]:
     """Evaluate the chosen checkpoint on test, write the result into ``folder`` and return it."""
     settings = prepared.run
     best = trainer.load_best()
     scores, _ = trainer.evaluate("test", stop)
+    calibration.apply(scores, calibration.Calibration.read(best.get("calibration")))  # earlier releases kept none
     layers = best["layers"] or {"layer_weights": None, "layer_norms": None, "layer_shares": None}
     result = {
         "schema": results.SCHEMA,
@@ -178,7 +195,7 @@ def _evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequ
             "protocol_version": settings.protocol_version,
             "task": prepared.card["task"],
             "corpus": prepared.card["corpus"],
-            "evaluated": prepared.evaluated,
+            "evaluated": "test" if prepared.scored is None else prepared.scored.name,
         },
         "regime": settings.regime,
         "state": None if trainer.model.featurizer.keep is None else trainer.model.featurizer.keep[0],
@@ -186,22 +203,24 @@ def _evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequ
         "seed": settings.seed,
         "selected": {"step": best["step"], "metric": best["metric"], "value": best["value"]},
         "metrics": {"dev": best["dev"], **scores.metrics},
+        "calibration": best.get("calibration"),
         **layers,
         "cost": {
             "updates": trainer.step,
             **trainer.costs(),
             "trainable_parameters": sum(p.numel() for p in trainer.parameters),
         },
-        "data": {
-            name: prepared.summary(name) | ({"dropped": dict(prepared.dropped)} if name == "train" else {})
-            for name in NAMES
-        },
+        "data": {name: prepared.summary(name) for name in NAMES},
         "warnings": list(trainer.warnings),
         "provenance": trainer.provenance,
     }
     write_files(folder, scores.files)
     if scores.items is not None:
         write_text(folder / evaluation.FILE, evaluation.describe(scores.items, list(scores.metrics["test"])))
+        if isinstance(scores.items, evaluation.Trials) and scores.items.calibration is not None:
+            title = f"{settings.downstream}: {result['downstream']['evaluated']}"
+            figure = calibration.bayes_errors(scores.items, title)
+            write_bytes(folder / "calibration.png", plots.png(figure))
     if best["layers"] and len(best["layers"]["layer_weights"]) > 1:
         write_bytes(folder / "layer_weights.png", plots.png(plots.layer_weights(result)))
     results.write(folder / "result.json", result)

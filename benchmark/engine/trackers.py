@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock
 
 from benchmark import config
 from benchmark.config import RunConfig
 from benchmark.errors import BenchmarkError
-from benchmark.files import cache_dir, write_text
+from benchmark.files import cache_dir, locked, write_text
 
 log = logging.getLogger("wavbench")
 
@@ -186,7 +185,7 @@ class MLflow(Tracker):
             return os.environ["MLFLOW_EXPERIMENT_ID"]
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         cache_dir().mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_dir() / ".mlflow.lock"):  # the cells of a study start together
+        with locked(cache_dir() / ".mlflow.lock"):  # the cells of a study start together
             known = self._client.get_experiment_by_name(name)
             return str(known.experiment_id if known else self._client.create_experiment(name))
 

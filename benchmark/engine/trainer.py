@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -25,11 +24,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmark import calibration
 from benchmark.config import RunConfig, changes_upstream
 from benchmark.engine import batching, checkpoint, oom, optim
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
 from benchmark.engine.model import Model
+from benchmark.engine.precision import Precision, choose_device, use_tf32
 from benchmark.engine.trackers import Trackers
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_files
@@ -70,27 +71,6 @@ class StopRequest:
         tqdm.write("stopping after this update (Ctrl-C again: at once)")
 
 
-class Precision:
-    """Mixed precision on one device: ``no``, ``bf16``, or ``fp16`` with a gradient scaler.
-
-    No state is shared between runs, so that one process can run several of different precision, also in threads.
-    """
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-        self.device, self.dtype = device, dtype
-        self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=name == "fp16")
-
-    def autocast(self) -> torch.autocast:
-        """The context of forward passes."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` as a device."""
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 class Trainer:
     """Trains a model and keeps the checkpoint that is best on dev.
 
@@ -124,11 +104,14 @@ class Trainer:
         self.warnings = [] if warnings is None else warnings
         self.metric = find_metric(task.selection)
         self.device = choose_device(run.device)
+        use_tf32(run.trainer.tf32)
         self.precision = Precision(run.trainer.precision, self.device)
         self._quiet = not sys.stderr.isatty()  # no progress bars in log files
         self._seed(0)
         self.vocabulary = task.vocabulary()
         head: Head = task.make_head(run.task, self.vocabulary, upstream.hidden_size)
+        if not changes_upstream(run.regime):
+            upstream = self.precision.frozen(upstream)
         self.model = Model(upstream, head, run.regime, run.featurizer, run.tune).to(self.device)
         self.sample_rate = upstream.sample_rate
         self.store = self._make_store(upstream, head)
@@ -320,6 +303,7 @@ class Trainer:
                 "inventory": self.vocabulary,
                 **self.best,
                 "dev": metrics,
+                "calibration": fitted.plain() if (fitted := calibration.of_dev(evaluation)) else None,
                 "layers": statistics.summary(featurizer) if isinstance(featurizer, WeightedSum) else None,
                 "pairing": self.model.trained_state(),
             }
@@ -354,7 +338,8 @@ class Trainer:
         checkpoint.read(self._path("last"), self._take_over)
         return True
 
-    def _take_over(self, state: dict[str, Any]) -> None:
+    def check_fingerprint(self, state: dict[str, Any]) -> None:
+        """Raise :class:`BenchmarkError` where a checkpoint is of other data or weights than those at hand."""
         saved = state["fingerprint"]
         changed = [
             name
@@ -366,6 +351,9 @@ class Trainer:
                 f"{self.folder} was run with different {' and different '.join(changed)}; a run can only be "
                 "resumed with the same. Restore it, or start a new run with -p"
             )
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self.check_fingerprint(state)
         if state["pairing"] is not None:  # else training has ended, and the weights were not to be kept
             self.model.load_trained_state(state["pairing"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -381,13 +369,9 @@ class Trainer:
 
     def load_best(self) -> dict[str, Any]:
         """Put the parameters that were best on dev in place; returns what was kept with them."""
-        if not self._path("best").exists():
-            raise BenchmarkError(
-                f"{self.folder} has no checkpoints/best.pt: the run has not reached its first evaluation on dev "
-                f"(update {self.run.trainer.eval_every}; resume it with -a), or its weights were not kept "
-                "(trainer.keep)"
-            )
-        return checkpoint.read(self._path("best"), lambda state: self.model.load_trained_state(state["pairing"]))
+        return checkpoint.read(
+            checkpoint.best(self.folder), lambda state: self.model.load_trained_state(state["pairing"])
+        )
 
     def _path(self, name: str) -> Path:
         return checkpoint.path(self.folder, name)
@@ -444,7 +428,9 @@ class Trainer:
         seconds = [self.task.seconds[utterance.id] for utterance in utterances]
         self.model.upstream.eval()
         stop = self._stop
-        extracted = self.store.fill(utterances, seconds, quiet=self._quiet, should_stop=lambda: stop.requested)
+        extracted = self.store.fill(
+            utterances, seconds, quiet=self._quiet, workers=workers, should_stop=lambda: stop.requested
+        )
         self.spent["samples_upstream"] += round(extracted * self.sample_rate)
         if stop.requested:
             if scoring != "test":  # then the chosen parameters are in place, and the last ones are saved
@@ -467,24 +453,32 @@ class Trainer:
         parts = [self.fingerprint.get("upstream"), self.run.upstream.name, dict(self.run.upstream.options)]
         if changes_upstream(self.run.regime):
             parts.append(self.run.regime)
-        identity = repr(tuple(parts))
-        normalize = self.run.featurizer.normalize
+        if self.precision.dtype is not None:
+            parts.append(self.run.trainer.precision)
+        store = FeatureStore(
+            upstream,
+            repr(tuple(parts)),
+            means=head.mean_suffices,
+            normalize=self.run.featurizer.normalize,
+            limit=features.limit_gb * 1e9,
+            autocast=self.precision.autocast,
+        )
+        names = ("train", "dev", "test")
+        utterances = [u for name in names for u in [*self.task.splits[name], *self.task.support(name)]]
+        lacking = store.lacks(utterances, [self.task.seconds[utterance.id] for utterance in utterances])
+        if lacking:
+            log.warning(
+                "the features of this run do not fit under features.limit_gb=%g: %.3g GB are missing, whatever else "
+                "is removed from %s; they are computed at each pass instead",
+                features.limit_gb, lacking / 1e9, store.root,
+            )  # fmt: skip
+            return None
         if head.mean_suffices:
             self.model.featurizer.normalize = False  # the means are of states that the store has normalised
-        return FeatureStore(
-            upstream, identity, means=head.mean_suffices, normalize=normalize, limit=features.limit_gb * 1e9
-        )
+        return store
 
     def _to_device(self, batch: Batch) -> Batch:
-        def move(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return value.to(self.device)
-            return type(value)(move(item) for item in value) if isinstance(value, tuple | list) else value
-
-        hidden = batch.hidden
-        if hidden is not None:
-            hidden = replace(hidden, states=move(hidden.states), lengths=move(hidden.lengths))
-        return Batch(move(batch.wavs), move(batch.wav_lens), move(batch.targets), batch.ids, hidden)
+        return batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def _progress(self, what: str, unit: str, total: int, **options: Any) -> tqdm[Any]:
         return tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, disable=self._quiet, **options)

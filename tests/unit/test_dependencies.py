@@ -166,9 +166,9 @@ def spoken(module: str) -> Iterator[str]:
 
 
 def names(text: str, word: str) -> bool:
-    """Whether a text has the word: anywhere, or by itself where it is so short that others contain it."""
-    text = text.lower()
-    return word in text if len(word) > 4 else re.search(rf"(?<![a-z]){word}(?![a-z])", text) is not None
+    """Whether a text has the word: at the start of one, or by itself where it is so short that others begin with it."""
+    end = "(?![a-z])" if len(word) <= 4 else ""
+    return re.search(rf"(?<![a-z]){word}{end}", text.lower()) is not None
 
 
 def test_the_engine_names_no_model_no_task_and_no_corpus() -> None:

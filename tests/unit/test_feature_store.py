@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import Cli
 from torch import Tensor
 from toys import ToyConfig, ToyHead, ToyTask, ToyUpstream, toy_corpus
 
@@ -73,6 +75,7 @@ def build(corpus: Corpus, folder: Path, task: type[ToyTask], *, keep: bool, **op
     run.featurizer.layer = options.get("layer")
     run.regime = "frozen" if run.featurizer.layer is None else "single_layer"
     run.data.crop_seconds = options.get("crop")
+    run.features.limit_gb = options.get("limit_gb", 1.0)
     utterances = [utterance for split in corpus.splits.values() for utterance in split]
     seconds = dict(zip([u.id for u in utterances], audio.durations(utterances).tolist(), strict=True))
     made = task(ToyConfig(), task.split(ToyConfig(), corpus), seconds)
@@ -165,21 +168,104 @@ def test_changed_audio_is_read_again(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_a_store_has_a_limit(corpus: Corpus) -> None:
+    """What was used longest ago makes room; where that would not be enough, nothing is removed."""
     utterances = corpus.splits["train"]
     seconds = audio.durations(utterances).tolist()
-    store = FeatureStore(CountingUpstream().eval(), "x", limit=2000)
-    with pytest.raises(BenchmarkError, match=r"keeping the features of 10 utterances .* features\.limit_gb"):
-        store.fill(utterances, seconds)
-    FeatureStore(store.upstream, "x", limit=1e6).fill(utterances, seconds)
+    old, new = (FeatureStore(CountingUpstream().eval(), name) for name in "xy")
+    old.fill(utterances, seconds)
+    size = sum(path.stat().st_size for path in old.folder.glob("*.safetensors"))
+    content = 2 * 3 * 8 * sum(seconds) * 16000 / 320  # bytes, states, dim, frames
+    new.limit = size + 0.9 * content
+    assert FeatureStore(old.upstream, "x", limit=1.0).lacks(utterances, seconds) == 0  # all of it is there
+    assert new.lacks(utterances, seconds) == 0
+    assert not old.folder.exists()
+    new.fill(utterances, seconds)
+    third = FeatureStore(CountingUpstream().eval(), "z", limit=0.5 * content)
+    assert third.lacks(utterances, seconds) == pytest.approx(0.5 * content, rel=0.01)
+    assert new.folder.exists()
 
 
-def test_a_broken_file_is_named(corpus: Corpus) -> None:
-    utterance = corpus.splits["train"][0]
+def test_a_run_whose_features_do_not_fit_runs_the_upstream(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = trained(build(corpus, tmp_path / "kept", MeanTask, keep=True, normalize=True))
+    shutil.rmtree(tmp_path / "cache")
+    trainer = build(corpus, tmp_path / "live", MeanTask, keep=True, normalize=True, limit_gb=1e-9)
+    assert trainer.store is None
+    assert "do not fit under features.limit_gb=1e-09" in caplog.text
+    assert trained(trainer)[1] == pytest.approx(kept[1], rel=1e-4)
+
+
+def test_a_broken_shard_is_computed_again(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
+    utterances = corpus.splits["train"]
     store = FeatureStore(CountingUpstream().eval(), "x")
-    store.fill([utterance], [0.1])
-    store.path(utterance).write_bytes(b"half")
-    with pytest.raises(BenchmarkError, match=f"utterance {utterance.id} cannot be read .* delete"):
-        store.load([utterance], None)
+    store.fill(utterances, [0.1] * 10)
+    shard = next(store.folder.glob("*.safetensors"))
+    whole = shard.read_bytes()
+    for broken in (b"", b"half", whole[:-1], whole[: len(whole) // 2], b"\xff" * len(whole)):
+        shard.write_bytes(broken)
+        caplog.clear()
+        again = FeatureStore(CountingUpstream().eval(), "x")
+        assert again.fill(utterances, [0.1] * 10) > 0
+        assert "is removed, and its utterances are computed again" in caplog.text
+        assert again.upstream.utterances < 10
+        assert len(again.load(utterances, None).states) == 3
+        shard = next(store.folder.glob("*.safetensors"))
+
+
+def test_a_shard_that_lost_a_bit_is_found(corpus: Corpus, cli: Cli) -> None:
+    store = FeatureStore(CountingUpstream().eval(), "x")
+    store.fill(corpus.splits["train"], [0.1] * 10)
+    assert cli("cache", "verify").returncode == 0
+    shard = next(store.folder.glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 4
+    shard.write_bytes(content)
+    done = cli("cache", "verify")
+    assert done.returncode == 1
+    assert f"damaged, removed: {shard}" in done.stdout
+    assert cli("cache", "verify").returncode == 0
+    assert len(FeatureStore(store.upstream, "x").missing(corpus.splits["train"])) > 0
+
+
+def test_the_cache_is_listed_and_cleared(corpus: Corpus, cli: Cli) -> None:
+    for name in "xy":
+        FeatureStore(CountingUpstream().eval(), name, means=name == "y").fill(corpus.splits["train"], [0.1] * 10)
+    listed = cli("cache", "ls").stdout
+    assert listed.count("counting") == 2
+    assert "means" in listed
+    assert "frames" in listed
+    done = cli("cache", "clear")
+    assert done.returncode == 1
+    assert "say what to clear" in done.stderr
+    assert "of 0 stores" in cli("cache", "clear", "--unused-for", "1").stdout
+    assert "of 0 stores" in cli("cache", "clear", "--upstream", "another").stdout
+    assert "of 2 stores" in cli("cache", "clear", "--upstream", "counting").stdout
+    assert cli("cache", "ls").stdout.startswith("0.000 GB of features")
+
+
+def test_utterances_are_extracted_together_where_there_is_a_gpu(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utterances = corpus.splits["train"]
+    seconds = audio.durations(utterances).tolist()
+    alone = FeatureStore(ToyUpstream().eval(), "x")
+    alone.fill(utterances, seconds)
+    monkeypatch.setattr(FeatureStore, "_on_gpu", lambda _: True)
+    together = FeatureStore(CountingUpstream().eval(), "y")
+    assert together.fill(utterances, seconds, workers=2) == pytest.approx(sum(seconds))
+    assert len(list(together.folder.glob("*.safetensors"))) == 1
+    for one, other in zip(alone.load(utterances, None).states, together.load(utterances, None).states, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_was_computed_before_an_unreadable_file_is_kept(corpus: Corpus, tmp_path: Path) -> None:
+    utterances = [*corpus.splits["train"], Utterance("broken", str(tmp_path / "broken.wav"))]
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    store = FeatureStore(CountingUpstream().eval(), "x")
+    with pytest.raises(BenchmarkError, match=r"broken\.wav"):
+        store.fill(utterances, [0.1] * 11)
+    assert len(store.missing(utterances)) == 11 - store.upstream.utterances
 
 
 def test_states_beyond_half_precision_are_kept_whole(corpus: Corpus) -> None:
@@ -194,25 +280,27 @@ def test_states_beyond_half_precision_are_kept_whole(corpus: Corpus) -> None:
     assert all(torch.isfinite(state).all() for state in store.load([utterance], None).states)
 
 
-def test_two_processes_share_the_work(corpus: Corpus, tmp_path: Path) -> None:
-    """One process holds a part of the store; another does the rest, then waits for it and finds its file there."""
+def test_two_processes_share_the_work(corpus: Corpus) -> None:
+    """One process holds a part of the store; another does the rest, then waits for it and finds it done."""
     utterances = corpus.splits["train"]
     seconds = audio.durations(utterances).tolist()
-    store = FeatureStore(CountingUpstream().eval(), "x")
-    held = store.path(utterances[0])
-    held.parent.mkdir(parents=True)
-    content = FeatureStore(ToyUpstream().eval(), "z")
-    content.fill([utterances[0]], [0.1])
-    with open(held.parent / ".lock", "w") as lock:
+    store, other = (FeatureStore(CountingUpstream().eval(), "x") for _ in range(2))
+    group = store.key(utterances[0])[0]
+    theirs = [i for i, utterance in enumerate(utterances) if store.key(utterance)[0] == group]
+    store.folder.mkdir(parents=True)
+    with open(store.folder / f"{group}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
         def release() -> None:
-            held.write_bytes(content.path(utterances[0]).read_bytes())
+            made = FeatureStore(ToyUpstream().eval(), "z")
+            made.fill([utterances[i] for i in theirs], [seconds[i] for i in theirs])
+            for shard in made.folder.glob("*.safetensors"):
+                shard.rename(store.folder / shard.name)
             fcntl.flock(lock, fcntl.LOCK_UN)
 
         timer = threading.Timer(1.0, release)
         timer.start()
         store.fill(utterances, seconds)
         timer.join()
-    mine = [u for u in utterances if store.path(u).parent != held.parent or u is not utterances[0]]
-    assert store.upstream.utterances == len(mine)
+    assert store.upstream.utterances == len(utterances) - len(theirs)
+    assert other.fill(utterances, seconds) == 0
