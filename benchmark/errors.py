@@ -13,6 +13,10 @@ class BenchmarkError(Exception):
     """A problem that the user can fix; the message says how. The command line prints it without a traceback."""
 
 
+class MissingData(BenchmarkError):
+    """Data that are not where they are looked for; ``-m evaluate`` can do without those that a run was trained on."""
+
+
 def shorten(items: Iterable[object], most: int = 3) -> str:
     """``a, b, c and 4 more``."""
     names = [str(item) for item in items]

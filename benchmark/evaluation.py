@@ -5,7 +5,8 @@ items of its ``test`` set in the files that people read anyway (``scores.txt``, 
 ``evaluation.json``::
 
     {"schema": 1, "kind": "trials", "metrics": {"eer": {"label": "EER", "unit": "%", "higher_is_better": false,
-     "ceiling": 100.0}}, "cluster": "speaker", "clusters": {"id10001/…/00001.wav": "id10001"}, "classes": null}
+     "ceiling": 100.0}}, "cluster": "speaker", "clusters": {"id10001/…/00001.wav": "id10001"}, "classes": null,
+     "calibration": {"scale": 21.7, "offsets": [-9.3]}}
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import metrics, registry, text
+from benchmark.calibration import Calibration
 from benchmark.errors import BenchmarkError
 from benchmark.metrics import Edits as EditCount
 from benchmark.metrics import Metric
@@ -74,6 +76,8 @@ class Trials(_Clustered):
     """(trial,) index in :attr:`ids`."""
     scores: NDArray[Any]
     """(trial,) higher = more alike."""
+    calibration: Calibration | None = None
+    """From the scores to log-likelihood ratios, fitted on dev; ``None``: there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,8 @@ class Classes(_Clustered):
     """(utterance,) the most probable class."""
     log_posteriors: NDArray[Any] | None = None
     """(utterance, class) of the classes that the head knows; ``None``: the run did not keep them."""
+    calibration: Calibration | None = None
+    """From the log-posteriors to log-likelihoods, fitted on dev; ``None``: there is none."""
 
     @cached_property
     def llrs(self) -> NDArray[np.float64] | None:
@@ -151,6 +157,7 @@ def describe(items: Items, names: Sequence[str]) -> str:
         names: of the metrics that were computed from them.
     """
     logs = items.log_posteriors if isinstance(items, Classes) else None
+    fitted = None if isinstance(items, Edits) else items.calibration
     about = {
         "schema": SCHEMA,
         "kind": items.kind,
@@ -158,6 +165,7 @@ def describe(items: Items, names: Sequence[str]) -> str:
         "cluster": items.cluster,
         "clusters": dict(zip(items.ids, items.clusters, strict=True)),
         "classes": list(items.names[: logs.shape[1]]) if isinstance(items, Classes) and logs is not None else None,
+        "calibration": None if fitted is None else fitted.plain(),
     }
     return json.dumps(about, ensure_ascii=False) + "\n"
 
@@ -171,6 +179,7 @@ class About:
     cluster: str
     clusters: Mapping[str, str]
     classes: Sequence[str] | None
+    calibration: Calibration | None = None
 
 
 def read_about(folder: Path) -> About | None:
@@ -187,7 +196,8 @@ def read_about(folder: Path) -> About | None:
         if about["schema"] != SCHEMA:
             raise ValueError(f"it has schema {about['schema']}, this version reads {SCHEMA}")
         declared = {name: Metric(name=name, **values) for name, values in about["metrics"].items()}
-        return About(about["kind"], declared, about["cluster"], about["clusters"], about["classes"])
+        fitted = Calibration.read(about.get("calibration"))
+        return About(about["kind"], declared, about["cluster"], about["clusters"], about["classes"], fitted)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from error
 
@@ -258,6 +268,7 @@ def _read_trials(folder: Path, about: About) -> Trials:
         enrolment=index[: len(rows)],
         test=index[len(rows) :],
         scores=np.array(scores, dtype=float),
+        calibration=about.calibration,
     )
 
 
@@ -278,6 +289,7 @@ def _read_classes(folder: Path, about: About) -> Classes:
         references=np.array([number[name] for name in references]),
         predictions=np.array([number[name] for name in predictions]),
         log_posteriors=logs,
+        calibration=about.calibration,
     )
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import logging
 import os
 import tempfile
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock
+
 from benchmark.errors import BenchmarkError
+
+log = logging.getLogger("wavbench")
 
 MARKER = "synthetic.json"
 """Lies in the folder of a corpus that a program made; reports on such data say so."""
@@ -43,9 +49,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind its own
+        if not isinstance(reason, OSError):
+            raise
         raise BenchmarkError(
-            f"cannot write {path}: {error.strerror or error}. The previous file is untouched. Free some space or use "
+            f"cannot write {path}: {reason.strerror or reason}. The previous file is untouched. Free some space or use "
             "another folder, and resume (a run: with -a)"
         ) from error
     finally:
@@ -71,6 +80,35 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
             write_text(folder / name, content)
         else:
             write_bytes(folder / name, content)
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of file systems that know no locks, such as NFS or Lustre that are mounted without them."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file; where the file system knows no locks, go on without, with a warning.
+
+    Args:
+        path: the file, in a folder that exists.
+        timeout: seconds to wait for another process; -1: as long as it takes.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the file cannot be written.
+    """
+    lock = FileLock(path, timeout=timeout)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s cannot be locked (%s); do not run two processes there", path.parent, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def on_disk(path: str) -> str:

@@ -1,8 +1,9 @@
 """What was slow to find out about files (headers, hashes), remembered on disk until a file changes.
 
-One SQLite file in the cache folder, shared by all processes. A value belongs to an absolute path, a size and a time of
-modification. Where the folder cannot be written, or the file is locked or damaged, everything works as if nothing had
-been remembered.
+One SQLite file in the cache folder, shared by all processes. A value belongs to an absolute path, a size, a time of
+modification and a time of change, which also tells files apart that were replaced by others of the same size and date
+(``cp -p``, ``rsync -t``, ``touch -r``). Where the folder cannot be written, or the file is locked or damaged,
+everything works as if nothing had been remembered.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _SAVE_EVERY = 5000
 """Values that an interruption may cost."""
 _TABLE = """
 CREATE TABLE IF NOT EXISTS memory (
-    kind TEXT, path BLOB, size INTEGER, modified INTEGER, value TEXT, PRIMARY KEY (kind, path)
+    kind TEXT, path BLOB, size INTEGER, modified TEXT, value TEXT, PRIMARY KEY (kind, path)
 ) WITHOUT ROWID
 """
 
-Stamp = tuple[int, int]
-"""Size in bytes and time of modification in nanoseconds."""
+Stamp = tuple[int, int, int]
+"""Size in bytes; times of modification and of change in nanoseconds."""
 
 
 def remembered(
@@ -66,12 +67,23 @@ def remembered(
     return values
 
 
+def stamp(path: str) -> Stamp:
+    """What tells a file from another one that has been at its path; raises as :func:`os.stat`."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def _stamp(path: str) -> Stamp | None:
     try:
-        status = os.stat(path)
+        return stamp(path)
     except (OSError, ValueError):
         return None
-    return status.st_size, status.st_mtime_ns
+
+
+def _columns(known: Stamp | None) -> tuple[int, str]:
+    """A stamp as it is kept: size, and both times."""
+    size, modified, changed = known or (0, 0, 0)
+    return size, f"{modified} {changed}"
 
 
 def _key(path: str) -> bytes:
@@ -102,7 +114,7 @@ def _recall(kind: str, stamps: dict[str, Stamp | None]) -> dict[str, Any]:
                 f"SELECT path, size, modified, value FROM memory WHERE kind = ? AND path IN ({marks})", (kind, *batch)
             )
             for key, size, modified, value in rows:
-                if stamps[keys[key]] == (size, modified):
+                if _columns(stamps[keys[key]]) == (size, modified):
                     values[keys[key]] = json.loads(value)
 
     if keys:
@@ -113,9 +125,9 @@ def _recall(kind: str, stamps: dict[str, Stamp | None]) -> dict[str, Any]:
 def _remember(kind: str, stamps: dict[str, Stamp | None], values: dict[str, Any]) -> None:
     settled = time.time_ns() - int(_SETTLED * 1e9)
     rows = [
-        (kind, _key(path), *stamp, json.dumps(value))
+        (kind, _key(path), *_columns(known), json.dumps(value))
         for path, value in values.items()
-        if (stamp := stamps[path]) and stamp[1] < settled
+        if (known := stamps[path]) and known[1] < settled
     ]
     if rows:
         _use(lambda connection: connection.executemany("INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?)", rows))

@@ -147,11 +147,8 @@ class DetCurve(NamedTuple):
     """(point,) share of nontargets accepted, from 0 to 1."""
 
 
-def det_curve(labels: ArrayLike, scores: ArrayLike) -> DetCurve:
-    """Detection error trade-off of a set of trials; O(n log n).
-
-    The points are those of ``sklearn.metrics.roc_curve(labels, scores, drop_intermediate=False)``, with
-    ``p_miss = 1 - tpr`` and ``p_fa = fpr``.
+def check_trials(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+    """Which trials are targets (trial,), and their scores (trial,).
 
     Args:
         labels: (trial,) 1 or 0.
@@ -179,6 +176,24 @@ def det_curve(labels: ArrayLike, scores: ArrayLike) -> DetCurve:
         raise BenchmarkError(
             f"{int((~finite).sum())} of {score.size} scores are not finite, the first at index {first}: {score[first]}"
         )
+    return is_target, score
+
+
+def det_curve(labels: ArrayLike, scores: ArrayLike) -> DetCurve:
+    """Detection error trade-off of a set of trials; O(n log n).
+
+    The points are those of ``sklearn.metrics.roc_curve(labels, scores, drop_intermediate=False)``, with
+    ``p_miss = 1 - tpr`` and ``p_fa = fpr``.
+
+    Args:
+        labels: (trial,) 1 or 0.
+        scores: (trial,) finite.
+
+    Raises:
+        BenchmarkError: as :func:`check_trials`.
+    """
+    is_target, score = check_trials(labels, scores)
+    targets = int(is_target.sum())
     order = np.argsort(-score, kind="stable")
     score = score[order]
     last_of_tie = np.append(np.flatnonzero(score[1:] != score[:-1]), score.size - 1)
@@ -187,7 +202,7 @@ def det_curve(labels: ArrayLike, scores: ArrayLike) -> DetCurve:
     return DetCurve(
         thresholds=np.concatenate([[np.inf], score[last_of_tie]]),
         p_miss=np.concatenate([[targets], targets - accepted_targets]) / targets,
-        p_fa=np.concatenate([[0], accepted_nontargets]) / (label.size - targets),
+        p_fa=np.concatenate([[0], accepted_nontargets]) / (score.size - targets),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import registry
+from benchmark.calibration import SUFFIX
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_text
 from benchmark.tables import Table, Value
@@ -31,8 +32,11 @@ FIELDS = {
     "null for 'all'; the ids are in budget.txt, their number, hours and digest in data.train",
     "seed": "of the head's initial values, the order of the data and the crops; of an upstream's random weights",
     "selected": "step: the update whose checkpoint was evaluated; metric and value, on dev: what the task selects by",
-    "metrics": "evaluation set -> metric -> value; rates in percent, costs (min_dcf_*, cavg, min_cavg) in [0, 1]; see "
+    "metrics": "evaluation set -> metric -> value; rates in percent, costs without unit (Cllr in bits); see "
     "benchmark/metrics.py",
+    "calibration": "from scores to log-likelihood ratios, fitted on dev: scale (a number) and offsets (one; of classes "
+    "one each, in the order of the head's outputs); metrics named *_calibrated are of scores that it was applied to; "
+    "null: task or dev give none; see benchmark/calibration.py",
     "layer_weights": "softmax weights of the layers in the selected checkpoint; null for a single layer",
     "layer_norms": "mean L2 norm of a frame of each layer, on dev",
     "layer_shares": "each layer's share of the summed feature's squared norm, on dev; sums to 1",
@@ -53,7 +57,7 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a result. Results of 0.1 have no warnings, and their regimes get their current names.
+    """Read a result. Results of 0.1 have no warnings and no calibration, and their regimes get their current names.
 
     Raises:
         BenchmarkError: the file is not a result of this schema.
@@ -66,6 +70,7 @@ def read(path: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         raise BenchmarkError(f"{path} has result schema {schema}; this version of wavbench reads schema {SCHEMA}")
     result.setdefault("warnings", [])
+    result.setdefault("calibration", None)
     if result["regime"] in registry.regimes:
         result["regime"] = registry.regimes.get(result["regime"]).name
     return result
@@ -114,14 +119,14 @@ def _how(result: Mapping[str, Any]) -> str:
 def table(result: dict[str, Any]) -> str:
     """A result as the lines printed at the end of a run."""
     cost = result["cost"]
-    metrics = sorted({name for values in result["metrics"].values() for name in values})
+    sets = result["metrics"]
     rows = [
-        [name, *(_decimals(values[metric]) if metric in values else "" for metric in metrics)]
-        for name, values in result["metrics"].items()
+        [name, *(_decimals(values[name]) if name in values else "" for values in sets.values())]
+        for name in sorted({name for values in sets.values() for name in values})
     ]
     lines = [
         f"{upstream_name(result)} x {result['downstream']['name']}, {_how(result)}, seed {result['seed']}",
-        *Table(["", *metrics], rows).text().splitlines(),
+        *Table(["", *sets], rows).text().splitlines(),
         f"{cost['updates']} updates, {cost['audio_seconds_seen'] / 3600:.2f} h of audio seen in training, "
         f"{cost['trainable_parameters'] / 1e6:.2f} M trained parameters, {cost['wall_seconds']:.0f} s, "
         f"peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB; checkpoint of update {result['selected']['step']}",
@@ -214,8 +219,8 @@ def markdown(results: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) ->
 
 
 OMITTED = (
-    "min_dcf_p05", "cavg", "top5_accuracy", "substitutions", "deletions", "insertions", "blank_share", "languages",
-    "utterances",
+    "min_dcf_p05", "act_dcf_p01", "act_dcf_p05", "cllr", "min_cllr", "cavg", "top5_accuracy", "substitutions",
+    "deletions", "insertions", "blank_share", "languages", "utterances",
 )  # fmt: skip
 """Metrics that a line of the Markdown table has no room for."""
 
@@ -224,5 +229,5 @@ def _brief(metrics: Mapping[str, float]) -> str:
     return ", ".join(
         f"{name} {value:.3f}" if 0 < value <= 1 else f"{name} {value:.1f}"
         for name, value in metrics.items()
-        if name not in OMITTED
+        if name not in OMITTED and not name.endswith(SUFFIX)
     )

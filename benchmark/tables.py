@@ -58,17 +58,34 @@ class Table:
         head, *body = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
         return "\n".join([head, "|---" * len(self.columns) + "|", *body])
 
-    def html(self) -> str:
-        """A figure whose table scrolls by itself."""
+    def html(self, below: str = "") -> str:
+        """A figure. Its first column heads the rows; each cell names its column, for pages that are too narrow to show
+        rows as rows, and roles keep the table one for screen readers there.
+
+        Args:
+            below: HTML that follows the table; default: the caption.
+        """
+        kinds = ["number" if numeric else "text" for numeric in self._numeric()]
         head = "".join(
-            f'<th scope="col" class="{"number" if numeric else "text"}">{escape(column)}</th>'
-            for column, numeric in zip(self.columns, self._numeric(), strict=True)
+            f'<th scope="col" role="columnheader" class="{kind}">{escape(column)}</th>'
+            for column, kind in zip(self.columns, kinds, strict=True)
         )
-        body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in self.rows)
+        rows = (
+            "".join(
+                _html_cell(column, value, kind, heads=index == 0)
+                for index, (column, value, kind) in enumerate(zip(self.columns, row, kinds, strict=True))
+            )
+            for row in self.rows
+        )
+        body = "".join(f'<tr role="row">{row}</tr>' for row in rows)
+        caption = below or escape(self.caption)
+        title = f"<b>{escape(self.title)}</b>" if self.title else ""
         return (
-            f'<figure class="table"><figcaption><b>{escape(self.title)}</b> {escape(self.caption)}</figcaption>'
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(self.title)}">'
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+            f'<figure class="table"><figcaption>{title}</figcaption>'
+            f'<table role="table" class="{"narrow" if len(self.columns) <= 4 else "wide"}" '
+            f'aria-label="{escape(self.title)}">'
+            f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+            f'<tbody role="rowgroup">{body}</tbody></table><div class="soft">{caption}</div></figure>'
         )
 
     def csv(self) -> str:
@@ -107,9 +124,12 @@ def _cell(value: Value) -> str:
     return number_text(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
-def _html_cell(value: Value) -> str:
-    kind = "number" if not isinstance(value, str) else "long" if len(value) > 30 else "text"
-    return f'<td class="{kind}">{escape(_cell(value))}</td>'
+def _html_cell(column: str, value: Value, kind: str, *, heads: bool) -> str:
+    kind = "long" if isinstance(value, str) and len(value) > 30 else kind
+    label = f' data-label="{escape(column)}"' if column else ""
+    if heads:
+        return f'<th scope="row" role="rowheader" class="{kind}"{label}>{escape(_cell(value))}</th>'
+    return f'<td role="cell" class="{kind}"{label}>{escape(_cell(value))}</td>'
 
 
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "×": r"$\times$"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import gzip
 import itertools
 import logging
@@ -19,6 +20,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import BenchmarkError, shorten
 
@@ -77,6 +79,47 @@ def lines(
 def read(path: Path | str) -> str:
     """The whole text of a file; raises as :func:`lines`."""
     return "".join(line for _, line in lines(path, whole=True))
+
+
+def from_yaml(source: str) -> Any:
+    """The content of a YAML document, read as YAML 1.2 does.
+
+    PyYAML reads YAML 1.1, in which ``no``, ``yes``, ``on`` and ``off`` are booleans, ``0010`` is 8, ``12:30`` is 750
+    and ``1e-3`` is text: languages, keywords and speakers would become something else. Here only ``true`` and
+    ``false`` are booleans, numbers are decimal and have no leading zeros, and everything else is text.
+
+    Raises:
+        yaml.YAMLError: not YAML, or a key stands twice in a mapping.
+    """
+    import yaml
+
+    return yaml.load(source, Loader=_yaml_loader())
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    import yaml  # not at the top: importing this module stays cheap
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {twice[0]}", node.start_mark)
+            return super().construct_mapping(node, deep=deep)
+
+    for tag, pattern, first in (
+        ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+        ("int", "[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+        ("float", r"[-+]?(0|[1-9][0-9]*)?\.[0-9]+([eE][-+]?[0-9]+)?|[-+]?(0|[1-9][0-9]*)(\.|\.?[eE][-+]?[0-9]+)"
+                  r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+        ("null", "null|Null|NULL|~|", "nN~\0"),
+        ("merge", "<<", "<"),
+    ):  # fmt: skip
+        firsts = ["" if letter == "\0" else letter for letter in first]
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), firsts)
+    return Loader
 
 
 def words(line: str, most: int = 0) -> list[str]:

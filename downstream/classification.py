@@ -6,8 +6,6 @@ Shapes: ``batch`` utterances, ``frame`` upstream frames, ``dim`` features of the
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from abc import abstractmethod
@@ -21,16 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark import metrics, plots
+from benchmark import metrics
 from benchmark.data.manifest import OWN_DATA
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import About, Classes, clusters_of
 from benchmark.interfaces import Corpus, Evaluation, Head, Seconds, Splits, Target, Task, Utterance
 from benchmark.registry import suggest
 from downstream import recover
+from downstream.confusion import confusion_files
 from downstream.embedders import EMBEDDERS, EmbedderConfig
 from downstream.losses import LOSSES, LossConfig
-from downstream.splits import hold_out, labelled, values
+from downstream.splits import hold_out, labelled, values, warn_of_unknown
 
 log = logging.getLogger("wavbench")
 
@@ -111,15 +110,20 @@ class LabelTask(Task):
 
     def __init__(self, config: Any, splits: Splits, seconds: Mapping[str, Seconds]) -> None:
         super().__init__(config, splits, seconds)
-        self.classes: Mapping[str, int] = {
-            name: index for index, name in enumerate(self.class_names(config, splits.train))
-        }
+        known = splits.vocabulary
+        names = self.class_names(config, splits.train) if known is None else self.known_classes(known)
+        self.classes: Mapping[str, int] = {name: index for index, name in enumerate(names)}
         """Value of the label -> class."""
 
     @classmethod
     def class_names(cls, config: Any, train: Sequence[Utterance]) -> list[str]:
         """What the training utterances allow to recognise, in the order of the classes."""
         return sorted(values(train, cls.label(config)))
+
+    @classmethod
+    def known_classes(cls, vocabulary: Mapping[str, Any]) -> list[str]:
+        """What a trained run recognises, in the order of the classes."""
+        return list(vocabulary[cls.plural])
 
     def targets(self, utterances: Sequence[Utterance]) -> Tensor:
         """(batch,) int64: the class of each utterance."""
@@ -194,6 +198,9 @@ class ClassificationTask(LabelTask):
     """Labels by which dev is held out, and whose values dev and test must not share with training."""
     more_metrics: ClassVar[tuple[str, ...]] = ()
     """Reported beside those that every classification task reports."""
+    counts_lost: ClassVar[bool] = False
+    """Whether classes of which training had no utterance count as not recognised, where a label budget left none;
+    else they are refused."""
     keeps_posteriors: ClassVar[bool] = True
     """Whether ``predictions.jsonl`` has the log-posteriors of all classes; else only that of the prediction."""
     shown: ClassVar[int | None] = None
@@ -258,6 +265,22 @@ class ClassificationTask(LabelTask):
         return Splits(source.name, train, dev, test)
 
     @classmethod
+    def split_test(
+        cls, config: Any, corpus: Corpus, vocabulary: Mapping[str, Any], name: str | None = None
+    ) -> Splits | None:
+        """A split as :meth:`split` chooses it. Which of its speakers and sessions training has seen is not known."""
+        cls.check(config)
+        if name == "dev" and name not in corpus.splits and config.dev_split in corpus.splits:
+            name = str(config.dev_split)
+        test = cls._split(config, corpus, name or config.test_split, "test_split")
+        known = set(cls.known_classes(vocabulary))
+        if not (cls.counts_lost and values(test, cls.label(config)) & known):
+            cls._refuse_unseen(config, "test", test, known)
+        if name is not None:
+            warn_of_unknown(name)
+        return Splits(corpus.name, (), (), test, vocabulary=vocabulary)
+
+    @classmethod
     def _groups(cls, config: Any) -> list[str]:
         return [name for name in cls.groups if name != cls.label(config)]
 
@@ -296,15 +319,7 @@ class ClassificationTask(LabelTask):
         """Refuse classes, speakers and sessions that a dev or test set should not have; of the latter two, warn where
         ``warn`` or the options say so."""
         label = cls.label(config)
-        unseen = values(utterances, label) - set(cls.class_names(config, train))
-        if unseen:
-            ids = [utterance.id for utterance in utterances if utterance.label(label) in unseen]
-            listed = f", or list the {cls.plural} to use in task.{cls.plural}" if hasattr(config, cls.plural) else ""
-            raise BenchmarkError(
-                f"{name} has {len(unseen)} {cls.plural} that training does not have: {shorten(sorted(unseen))} "
-                f"({len(ids)} utterances: {shorten(ids)}). They could never be recognised: add training data or take "
-                f"them out{listed}"
-            )
+        cls._refuse_unseen(config, name, utterances, set(cls.class_names(config, train)))
         for kind in cls._groups(config):
             trained = {utterance.label(kind) for utterance in train} - {None}
             shared = [utterance for utterance in utterances if utterance.label(kind) in trained]
@@ -321,6 +336,19 @@ class ClassificationTask(LabelTask):
                 )
             log.warning("%s; a classifier may recognise these rather than the %s", message, label)
 
+    @classmethod
+    def _refuse_unseen(cls, config: Any, name: str, utterances: Sequence[Utterance], known: set[str]) -> None:
+        label = cls.label(config)
+        unseen = values(utterances, label) - known
+        if unseen:
+            ids = [utterance.id for utterance in utterances if utterance.label(label) in unseen]
+            listed = f", or list the {cls.plural} to use in task.{cls.plural}" if hasattr(config, cls.plural) else ""
+            raise BenchmarkError(
+                f"{name} has {len(unseen)} {cls.plural} that training does not have: {shorten(sorted(unseen))} "
+                f"({len(ids)} utterances: {shorten(ids)}). They could never be recognised: add training data or take "
+                f"them out{listed}"
+            )
+
     def __init__(self, config: Any, splits: Splits, seconds: Mapping[str, Seconds]) -> None:
         super().__init__(config, splits, seconds)
         for name in ("dev", "test"):
@@ -330,6 +358,9 @@ class ClassificationTask(LabelTask):
 
     def report_lost(self, name: str, lost: Sequence[str]) -> None:
         """Called where a label budget left no training utterance of classes of ``name`` (``dev`` or ``test``)."""
+        if self.counts_lost:
+            log.warning("%s: %d %s have no training utterance: %s", name, len(lost), self.plural, shorten(lost))
+            return
         listed = (
             f", or list the {self.plural} to use in task.{self.plural}" if hasattr(self.config, self.plural) else ""
         )
@@ -354,7 +385,7 @@ class ClassificationTask(LabelTask):
         """
         items = self._items(split, predictions)
         sets = {split: items, **(self.parts(items) if split == "test" else {})}
-        result = Evaluation({name: self.score(part) for name, part in sets.items()}, items)
+        result = Evaluation({name: self.score(part) for name, part in sets.items()}, items, sets)
         if split == "dev" and self.selection not in result.metrics[split]:
             raise BenchmarkError(
                 f"{self.selection}, which chooses the checkpoint, is not defined on dev; does dev have only one class?"
@@ -440,18 +471,6 @@ class ClassificationTask(LabelTask):
         order = np.argsort(-posteriors, kind="stable")[: cls.shown].tolist()
         ranked = {names[index]: float(f"{posteriors[index]:.6g}") for index in order}
         return {cls.label(config): next(iter(ranked)), "posteriors": ranked}
-
-
-def confusion_files(
-    file: str, references: NDArray[Any], predictions: NDArray[Any], names: Sequence[str], title: str
-) -> dict[str, str | bytes]:
-    """A confusion matrix of the classes ``names`` as ``<file>.csv`` and ``<file>.png``."""
-    matrix = metrics.confusion_matrix(references, predictions, len(names))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["reference", *names])
-    writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
-    return {f"{file}.csv": table.getvalue(), f"{file}.png": plots.png(plots.confusion(matrix, names, title))}
 
 
 def stack(ids: Sequence[str], predictions: Mapping[str, Any], classes: int) -> NDArray[np.float32]:

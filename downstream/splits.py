@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from benchmark.data.manifest import OWN_DATA
-from benchmark.errors import BenchmarkError, shorten
+from benchmark.errors import BenchmarkError, MissingData, shorten
 from benchmark.interfaces import Corpus, Utterance
 from benchmark.registry import suggest
 
@@ -24,12 +24,12 @@ def labelled(corpus: Corpus, name: str, option: str, label: str) -> list[Utteran
     """A split of a corpus, whose utterances all have the label.
 
     Raises:
-        BenchmarkError: the split is not there (``option`` is the one that names it) or empty; an utterance without the
-            label.
+        MissingData: the split is not there; ``option`` is the one that names it.
+        BenchmarkError: it is empty; an utterance without the label.
     """
     if name not in corpus.splits:
         own = f" With own data, give it as --{name} FILE." if corpus.name == OWN_DATA else ""
-        raise BenchmarkError(
+        raise MissingData(
             f"corpus '{corpus.name}' has no split '{name}' (task.{option}).{own} "
             + suggest(name, sorted(corpus.splits))
         )
@@ -43,6 +43,14 @@ def labelled(corpus: Corpus, name: str, option: str, label: str) -> list[Utteran
             f"{shorten(unknown)}. Every utterance needs one, in manifests as the field '{label}'"
         )
     return utterances
+
+
+def warn_of_unknown(name: str) -> None:
+    """Warn that the evaluation set ``name`` cannot be compared with training data, which are not there."""
+    log.warning(
+        "%s: without the training data it is not known whether training has seen some of its utterances, speakers or "
+        "sessions, which would look better than others", name,
+    )  # fmt: skip
 
 
 def hold_out(

@@ -21,6 +21,8 @@ from benchmark.errors import BenchmarkError
 
 _CHUNK = 64
 """Files that a worker is given at a time."""
+_CANCELLED = 0.01
+"""Channels whose average has less than this share of their mean power (-20 dB) cancel each other."""
 _FULL_SCALE = 1 - 2**-15
 """The largest 16-bit sample, as a float."""
 
@@ -98,6 +100,7 @@ def _listen(path: str, rate: int, pieces: Sequence[Piece], first: int, frames: i
     done = bad = full = 0
     first_bad = 0
     low, high = np.inf, -np.inf
+    power = average_power = 0.0
     try:
         for block in blocks(path, pieces, first, frames):  # (sample, channel)
             finite = np.isfinite(block).all(axis=1)
@@ -107,6 +110,9 @@ def _listen(path: str, rate: int, pieces: Sequence[Piece], first: int, frames: i
             else:
                 mono = block.mean(axis=1)
                 low, high = min(low, float(mono.min())), max(high, float(mono.max()))
+                if block.shape[1] > 1:
+                    power += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
+                    average_power += float(np.square(mono, dtype=np.float64).sum())
             full += int((np.abs(block) >= _FULL_SCALE).any(axis=1).sum())
             done += len(block)
     except (soundfile.SoundFileError, OSError) as error:
@@ -116,6 +122,8 @@ def _listen(path: str, rate: int, pieces: Sequence[Piece], first: int, frames: i
         yield f"ends early: its header promises {frames} samples from {first}, {done} could be decoded; fetch it again"
     if bad:
         yield f"has {bad:,} samples that are NaN or infinite, first at {(first + first_bad) / rate:.3f} s"
+    elif average_power < _CANCELLED * power:
+        yield "has channels that cancel each other when they are averaged (one is inverted); keep one of them"
     elif low == high:
         yield f"is silent: all samples are {low:g}"
     elif max(high, -low) > 10:

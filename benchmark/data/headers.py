@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -85,14 +84,14 @@ def of(path: str) -> Header:
         AudioError: the file cannot be used.
     """
     try:
-        status = os.stat(path)
+        stamp = memory.stamp(path)
     except (OSError, ValueError) as error:
         raise AudioError(_why(error)) from error
-    return _of(path, status.st_size, status.st_mtime_ns)
+    return _of(path, stamp)
 
 
 @lru_cache(2**18)
-def _of(path: str, size: int, modified: int) -> Header:
+def _of(path: str, stamp: memory.Stamp) -> Header:
     header = read([path], workers=1)[path]
     if isinstance(header, str):
         raise AudioError(header)
@@ -120,6 +119,8 @@ def _read(path: str) -> Header | str:
         return header
     except BrokenError as error:
         return str(error)
+    except TypeError:  # soundfile asks for the rate of what is called .raw, whatever it holds
+        return "is called .raw, as files without a header are: neither rate nor encoding is known. Convert or rename it"
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         return _why(error)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmark import metrics
 from benchmark.data.manifest import OWN_DATA
-from benchmark.errors import BenchmarkError, shorten
+from benchmark.errors import BenchmarkError, MissingData, shorten
 from benchmark.evaluation import About, Edits, clusters_of
 from benchmark.interfaces import Corpus, Evaluation, Head, Seconds, Splits, Target, Task, Utterance
 from benchmark.registry import suggest
@@ -26,6 +26,7 @@ from downstream.asr.decoding import LMConfig, beam_decoder, greedy, unavailable
 from downstream.asr.heads import CTCHeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from downstream.asr.text import BLANK, Alphabet, TextConfig, normalise, spell
+from downstream.splits import warn_of_unknown
 
 log = logging.getLogger("wavbench")
 
@@ -97,10 +98,7 @@ class SpeechRecognition(Task):
                 or in a whole set, or have characters that are not in the alphabet (all such problems are reported
                 together); own data has training speakers in dev or test.
         """
-        metrics.check_selection(config.selection, Edits.kind, SELECTION)
-        config.text.check()
-        config.head.check()
-        config.specaugment.check()
+        cls._check(config)
         train = _join(corpus, "train_splits", config.train_splits)
         sets = {"dev": _join(corpus, "dev_splits", config.dev_splits)}
         if target is None:
@@ -111,13 +109,7 @@ class SpeechRecognition(Task):
         _check_transcripts(config, alphabet, {"train": train, **sets})
         strict = corpus.name == OWN_DATA and target is None and not config.shared_speakers
         _check_speakers({u.speaker for u in train if u.speaker}, sets, strict=strict)
-        config.lm.check(alphabet)
-        if config.lm.path is not None and (reason := unavailable()) is not None:
-            log.warning(
-                "task.lm.path is set, but beam search with a language model is not installed (%s). Only greedy "
-                "decoding is scored, and there are no evaluation sets …_lm; to install it: pip install -e '.[lm]'",
-                reason,
-            )
+        _check_lm(config, alphabet)
         return ASRSplits(
             corpus=corpus.name if target is None else target.corpus.name,
             train=train,
@@ -126,6 +118,30 @@ class SpeechRecognition(Task):
             sets=sets,
             alphabet=alphabet,
         )
+
+    @classmethod
+    def split_test(
+        cls, config: ASRConfig, corpus: Corpus, vocabulary: Mapping[str, Any], name: str | None = None
+    ) -> ASRSplits:
+        """The test sets as :meth:`split` joins them. Which of their speakers training has seen is not known."""
+        cls._check(config)
+        sets = _test_sets(config, corpus) if name is None else {"test": _join(corpus, "test_splits", [name])}
+        alphabet = Alphabet(vocabulary["alphabet"])
+        _check_transcripts(config, alphabet, sets)
+        _check_lm(config, alphabet)
+        if name is not None:
+            warn_of_unknown(name)
+        test = [utterance for utterances in sets.values() for utterance in utterances]
+        return ASRSplits(
+            corpus=corpus.name, train=(), dev=(), test=test, sets=sets, vocabulary=vocabulary, alphabet=alphabet
+        )
+
+    @classmethod
+    def _check(cls, config: ASRConfig) -> None:
+        metrics.check_selection(config.selection, Edits.kind, SELECTION)
+        config.text.check()
+        config.head.check()
+        config.specaugment.check()
 
     @property
     def selection(self) -> str:
@@ -269,6 +285,16 @@ class SpeechRecognition(Task):
         return shown
 
 
+def _check_lm(config: ASRConfig, alphabet: Alphabet) -> None:
+    config.lm.check(alphabet)
+    if config.lm.path is not None and (reason := unavailable()) is not None:
+        log.warning(
+            "task.lm.path is set, but beam search with a language model is not installed (%s). Only greedy "
+            "decoding is scored, and there are no evaluation sets …_lm; to install it: pip install -e '.[lm]'",
+            reason,
+        )
+
+
 def _text(utterance: Utterance, config: ASRConfig) -> str:
     """The normalised transcript."""
     return normalise(utterance.text or "", config.text)
@@ -281,8 +307,8 @@ def _join(corpus: Corpus, key: str, names: Sequence[str]) -> list[Utterance]:
     for name in names:
         if name not in corpus.splits:
             if corpus.name == OWN_DATA and name in ("train", "dev", "test"):
-                raise BenchmarkError(f"speech recognition needs a manifest of {name} utterances; give --{name} FILE")
-            raise BenchmarkError(
+                raise MissingData(f"speech recognition needs a manifest of {name} utterances; give --{name} FILE")
+            raise MissingData(
                 f"corpus '{corpus.name}' has no split '{name}' (task.{key}); unpack it next to the others, or name "
                 "another. " + suggest(name, sorted(corpus.splits))
             )

@@ -40,9 +40,12 @@ class TextConfig:
     transcripts, whatever the label budget, so that the head is the same for every budget."""
     case: str = "keep"
     """``upper``, ``lower`` or ``keep``."""
+    turkic: bool = False
+    """Turkish, Azerbaijani, Tatar …: İ is the capital of i, and I that of ı."""
     strip_punctuation: bool = False
     """Replace punctuation and symbols (Unicode categories P and S) except apostrophes by a space; a typographic
-    apostrophe becomes ``'``."""
+    apostrophe becomes ``'``. Invisible characters (category Cf: zero-width spaces, byte order marks, soft hyphens,
+    marks of direction) are removed, except joiners, which are part of the spelling of Persian and Indic words."""
 
     def check(self) -> None:
         """Raise on a value out of range."""
@@ -59,13 +62,24 @@ def normalise(text: str, config: TextConfig) -> str:
     """A transcript as it is trained on and scored against; see :class:`TextConfig`."""
     text = unicodedata.normalize("NFC", text)
     if config.case == "upper":
-        text = text.upper()
+        text = (text.replace("i", "İ") if config.turkic else text).upper()
     elif config.case == "lower":
-        text = text.lower()
+        text = (text.replace("İ", "i").replace("I", "ı") if config.turkic else text).lower()
     if config.strip_punctuation:
         text = text.replace("’", "'")
-        text = "".join(" " if c != "'" and unicodedata.category(c)[0] in "PS" else c for c in text)
-    return " ".join(text.split())
+        text = "".join(_spoken(c) for c in text)
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+_JOINERS = "\u200c\u200d"
+
+
+def _spoken(character: str) -> str:
+    """The character; for punctuation and symbols a space, for what is invisible nothing."""
+    category = unicodedata.category(character)
+    if category[0] in "PS" and character != "'":
+        return " "
+    return "" if category == "Cf" and character not in _JOINERS else character
 
 
 def spell(text: str) -> str:

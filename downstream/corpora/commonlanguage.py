@@ -47,11 +47,12 @@ _HELP = (
 )
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read the tree. Only file names are read; no file is opened.
 
     Args:
         root: the data root, the folder that holds ``CommonLanguage`` or ``common_voice_kpd``.
+        training: false: leave ``train`` out, and ``dev`` or ``test`` where no language has it.
 
     Returns:
         splits ``train``, ``dev`` and ``test``, sorted by id, ``<Language>/<split>/<speaker>/<clip>.wav``. ``language``
@@ -69,7 +70,8 @@ def prepare(root: Path) -> Corpus:
             f"no language in {folder}: looked for <Language>/train/<speaker>/. {folder} contains: {listing(folder)}. "
             f"{_HELP}"
         )
-    splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
+    of_any = {split for split in SPLITS if any((folder / language / split).is_dir() for language in languages)}
+    splits: dict[str, list[Utterance]] = {name: [] for name in (SPLITS if training else sorted(of_any - {"train"}))}
     left_out = LeftOut("CommonLanguage")
     others = [str(folder / name) for name in folders(folder) if name not in languages]
     left_out.add(f"folders have no {', '.join(SPLITS)}", *others)
@@ -81,7 +83,7 @@ def prepare(root: Path) -> Corpus:
                 misplaced.append(entry.path)
             elif entry.is_dir() and entry.name not in SPLITS:
                 left_out.add("folders are none of " + ", ".join(SPLITS), entry.path)
-        for split in SPLITS:
+        for split in splits:
             top = folder / language / split
             utterances = _read(top, language, split, misplaced, left_out) if top.is_dir() else []
             if not utterances:

@@ -47,11 +47,12 @@ _HELP = (
 )
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read the tables and list the audio; no audio file is opened.
 
     Args:
         root: the data root, the folder that holds ``fleurs``.
+        training: false: leave ``train`` out, and ``dev`` or ``test`` where no config has its audio.
 
     Returns:
         splits ``train``, ``dev`` and ``test``, sorted by id, ``<config>/<split>/<file>``. ``language`` is the config.
@@ -72,10 +73,12 @@ def prepare(root: Path) -> Corpus:
         raise BenchmarkError(
             f"no config in {folder}: looked for <config>/train.tsv. {folder} contains: {listing(folder)}. {_HELP}"
         )
+    of_any = {split for split in SPLITS if any((folder / config / "audio" / split).is_dir() for config in configs)}
+    wanted = SPLITS if training else sorted(of_any - {"train"})
     missing = [
         str(path)
         for config in configs
-        for split in SPLITS
+        for split in wanted
         for path in (folder / config / f"{split}.tsv", folder / config / "audio" / split)
         if not (path.is_file() if path.suffix else path.is_dir())
     ]
@@ -86,7 +89,7 @@ def prepare(root: Path) -> Corpus:
     left_out = LeftOut("FLEURS")
     others = [str(folder / name) for name in folders(folder) if name not in configs]
     left_out.add("folders hold neither a table nor audio", *others)
-    splits = {split: [u for config in configs for u in _read(folder / config, split, left_out)] for split in SPLITS}
+    splits = {split: [u for config in configs for u in _read(folder / config, split, left_out)] for split in wanted}
     left_out.say()
     if len(configs) != CONFIGS:
         log.info("%s has %d configs; FLEURS was published with %d", folder, len(configs), CONFIGS)

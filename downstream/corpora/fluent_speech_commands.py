@@ -39,11 +39,12 @@ _HELP = (
 )
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read the tables and list the audio; no audio file is opened.
 
     Args:
         root: the data root, the folder that holds ``fluent_speech_commands_dataset``.
+        training: false: leave ``train`` and ``valid`` out.
 
     Returns:
         splits ``train``, ``valid`` and ``test``, sorted by id, ``<speaker>/<file>``. The labels are ``action``,
@@ -53,7 +54,8 @@ def prepare(root: Path) -> Corpus:
         BenchmarkError: a table or audio is missing, or a line is malformed, named as ``file:line``.
     """
     folder = find_folder(Path(root), "Fluent Speech Commands", (FOLDER,), _HELP, ("data/train_data.csv", AUDIO))
-    needed = [folder / AUDIO, *(folder / "data" / f"{split}_data.csv" for split in SPLITS)]
+    wanted = SPLITS if training else ("test",)
+    needed = [folder / AUDIO, *(folder / "data" / f"{split}_data.csv" for split in wanted)]
     if missing := [str(path) for path in needed if not path.exists()]:
         raise BenchmarkError(f"Fluent Speech Commands is incomplete: {shorten(missing)} not found. {_HELP}")
     left_out = LeftOut("Fluent Speech Commands")
@@ -66,10 +68,11 @@ def prepare(root: Path) -> Corpus:
     raise_misplaced("Fluent Speech Commands", misplaced, f"{folder / AUDIO}/<speaker>/<file>.wav")
     problems: list[str] = []
     listed: dict[str, str] = {}
-    splits = {split: _read(folder, split, audio, listed, problems) for split in SPLITS}
+    splits = {split: _read(folder, split, audio, listed, problems) for split in wanted}
     if problems:
         raise_problems(f"{folder} is not as published", problems, "Unpack the archive again, or delete these lines")
-    left_out.add("files are in none of the tables", *(audio.keys() - listed.keys()))
+    if training:
+        left_out.add("files are in none of the tables", *(audio.keys() - listed.keys()))
     left_out.say()
     return Corpus("fluent_speech_commands", splits)
 

@@ -69,11 +69,12 @@ _HELP = (
 _TURN = re.compile(r"(?P<dialogue>Ses0\d[FM]_\w+)_(?P<actor>[FM])\d+")
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read the labels and list the audio; no audio file is opened.
 
     Args:
         root: the data root, the folder that holds ``IEMOCAP_full_release`` (or ``IEMOCAP``).
+        training: false: take those sessions alone that are there, without folds.
 
     Returns:
         ``session1`` to ``session5`` and, of each fold K, ``foldK-train`` and ``foldK-dev``; the test set of fold K is
@@ -84,14 +85,15 @@ def prepare(root: Path) -> Corpus:
         BenchmarkError: a folder or audio is missing, or a line is malformed.
     """
     folder = find_folder(Path(root), "IEMOCAP", (FOLDER, "IEMOCAP"), _HELP, ("Session1/dialog",))
-    needed = [folder / f"Session{k}" / part for k in SESSIONS for part in ("dialog/EmoEvaluation", "sentences/wav")]
+    numbers = [k for k in SESSIONS if training or (folder / f"Session{k}").is_dir()]
+    needed = [folder / f"Session{k}" / part for k in numbers for part in ("dialog/EmoEvaluation", "sentences/wav")]
     if missing := [str(path) for path in needed if not path.is_dir()]:
         raise BenchmarkError(f"IEMOCAP is incomplete, {len(missing)} folders are missing: {shorten(missing)}. {_HELP}")
     problems: list[str] = []
     others: Counter[str] = Counter()
     unlabelled: list[str] = []
     left_out = LeftOut("IEMOCAP")
-    sessions = [_read(folder / f"Session{k}", k, problems, others, unlabelled, left_out) for k in SESSIONS]
+    sessions = [_read(folder / f"Session{k}", k, problems, others, unlabelled, left_out) for k in numbers]
     if problems:
         raise_problems(f"{folder} is not as published", problems, "Unpack the archive again, or delete these lines")
     log.info(
@@ -100,14 +102,14 @@ def prepare(root: Path) -> Corpus:
     )  # fmt: skip
     left_out.add("files have no line in EmoEvaluation", *unlabelled)
     left_out.say()
+    splits = {f"session{k}": turns for k, turns in zip(numbers, sessions, strict=True)}
     found = tuple(len(turns) for turns in sessions)
-    if found != PUBLISHED:
+    if training and found != PUBLISHED:
         log.warning(
             "%s has %s turns of the four emotions in its sessions, IEMOCAP %s; dev sets are not SUPERB's",
             folder, shorten(found, 5), shorten(PUBLISHED, 5),
         )  # fmt: skip
-    splits = {f"session{k}": turns for k, turns in zip(SESSIONS, sessions, strict=True)}
-    for k in SESSIONS:
+    for k in SESSIONS if training else ():
         pool = [turn for other, turns in zip(SESSIONS, sessions, strict=True) if other != k for turn in turns]
         dev = held_out(len(pool))
         splits[f"fold{k}-train"] = [turn for place, turn in enumerate(pool) if place not in dev]

@@ -135,15 +135,16 @@ def prepare(root: Path) -> Corpus:
     return Corpus("librispeech", splits)
 
 
-def prepare_limited(root: Path) -> Corpus:
-    """:func:`prepare`, but Libri-light's limited supervision is required.
+def prepare_limited(root: Path, *, training: bool = True) -> Corpus:
+    """:func:`prepare`, but Libri-light's limited supervision is required, unless ``training`` is false.
 
     Raises:
         BenchmarkError: as :func:`prepare`; ``librispeech_finetuning`` is missing.
     """
     root = Path(root)
     how = f"Download {LIMITED_ARCHIVE} and unpack it in the data root, next to {FOLDER}. {DATA_ROOT.format('both')}"
-    find_folder(root, "Libri-light's labels for limited supervision", [LIMITED_FOLDER], how)
+    if training:
+        find_folder(root, "Libri-light's labels for limited supervision", [LIMITED_FOLDER], how)
     return prepare(root)
 
 

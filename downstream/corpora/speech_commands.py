@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from benchmark.data import audio
@@ -41,6 +41,7 @@ log = logging.getLogger("wavbench")
 FOLDER, TEST_FOLDER = "speech_commands_v0.01", "speech_commands_test_set_v0.01"
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
+CLASSES = (*KEYWORDS, UNKNOWN, SILENCE)
 NOISE = "_background_noise_"
 LISTS = {"validation": "validation_list.txt", "testing_list": "testing_list.txt"}
 """Split -> the list of its files."""
@@ -56,11 +57,12 @@ _HELP = (
 _NAME = re.compile(r"(?P<speaker>.+)_nohash_\d+\.wav")
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read the lists and list the audio; of the noise recordings the headers are read.
 
     Args:
         root: the data root, the folder that holds ``speech_commands_v0.01`` and ``speech_commands_test_set_v0.01``.
+        training: false: take ``test`` alone, which has an archive of its own.
 
     Returns:
         splits ``train``, ``validation`` and ``test``, and ``testing_list``: the words of the first archive that its
@@ -72,20 +74,24 @@ def prepare(root: Path) -> Corpus:
         BenchmarkError: something is missing, misplaced or on two lists.
     """
     root = Path(root)
+    left_out = LeftOut("Speech Commands")
+    if not training:
+        test = _read_test(root, left_out)
+        left_out.say()
+        return Corpus("speech_commands", {"test": test})
     folder = find_folder(root, "Speech Commands", (FOLDER,), _HELP, (LISTS["validation"],))
-    test = find_folder(root, "Speech Commands' test set", (TEST_FOLDER,), _HELP)
     words = [name for name in folders(folder) if name != NOISE]
     absent = [name for name in (*KEYWORDS, NOISE) if not (folder / name).is_dir()]
     absent += [name for name in LISTS.values() if not (folder / name).is_file()]
     if absent:
         raise BenchmarkError(f"{folder} has no {shorten(absent, 8)}. It contains: {listing(folder)}. {_HELP}")
-    left_out = LeftOut("Speech Commands")
     misplaced: list[str] = []
     paths: dict[str, str] = {}
     files = {f"{word}/{name}": word for word in words for name in _wavs(folder / word, misplaced, left_out, paths)}
     raise_misplaced("Speech Commands", misplaced, f"{folder}/<word>/<file>.wav")
     of_list = _lists(folder, files)
-    splits: dict[str, list[Utterance]] = {"train": [], "validation": [], "test": [], "testing_list": []}
+    test = _read_test(root, left_out)
+    splits: dict[str, list[Utterance]] = {"train": [], "validation": [], "test": test, "testing_list": []}
     for name, word in files.items():
         split = of_list.get(name, "train")
         splits[split].append(_word(name, paths[name], word if word in KEYWORDS else UNKNOWN, split))
@@ -104,20 +110,34 @@ def prepare(root: Path) -> Corpus:
                     labels={"keyword": SILENCE},
                 )
             )
-    classes = (*KEYWORDS, UNKNOWN, SILENCE)
-    if set(folders(test)) != set(classes):
-        raise BenchmarkError(f"{test} should have the folders {', '.join(classes)}, and has {listing(test)}. {_HELP}")
-    for keyword in classes:
-        splits["test"] += [
-            _word(f"test/{keyword}/{name}", path, keyword, "test")
-            for name, path in audio_files(test / keyword, misplaced, left_out).items()
-        ]
-    raise_misplaced("Speech Commands' test set", misplaced, f"{test}/<class>/<file>.wav")
     left_out.say()
-    for split in ("train", "validation", "test"):
-        if empty := [name for name in classes if not any(u.labels["keyword"] == name for u in splits[split])]:
-            raise BenchmarkError(f"'{split}' of Speech Commands has no utterance of {shorten(empty, 8)}. {_HELP}")
+    for split in ("train", "validation"):
+        _check_classes(split, splits[split])
     return Corpus("speech_commands", {name: sorted(those, key=lambda u: u.id) for name, those in splits.items()})
+
+
+def _read_test(root: Path, left_out: LeftOut) -> list[Utterance]:
+    """The test set, sorted by id."""
+    folder = find_folder(root, "Speech Commands' test set", (TEST_FOLDER,), _HELP)
+    if set(folders(folder)) != set(CLASSES):
+        raise BenchmarkError(
+            f"{folder} should have the folders {', '.join(CLASSES)}, and has {listing(folder)}. {_HELP}"
+        )
+    misplaced: list[str] = []
+    utterances = [
+        _word(f"test/{keyword}/{name}", path, keyword, "test")
+        for keyword in CLASSES
+        for name, path in audio_files(folder / keyword, misplaced, left_out).items()
+    ]
+    raise_misplaced("Speech Commands' test set", misplaced, f"{folder}/<class>/<file>.wav")
+    _check_classes("test", utterances)
+    return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+def _check_classes(split: str, utterances: Iterable[Utterance]) -> None:
+    found = {utterance.labels["keyword"] for utterance in utterances}
+    if empty := [name for name in CLASSES if name not in found]:
+        raise BenchmarkError(f"'{split}' of Speech Commands has no utterance of {shorten(empty, 8)}. {_HELP}")
 
 
 def _wavs(folder: Path, misplaced: list[str], left_out: LeftOut, paths: dict[str, str]) -> list[str]:

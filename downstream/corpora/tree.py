@@ -143,8 +143,7 @@ def audio_files(
     others: list[os.DirEntry[str]] = []
     for entry in sorted(scan(folder), key=lambda entry: (not entry.name.endswith(ending), entry.name)):
         if entry.is_dir():
-            below = [os.path.join(top, name) for top, _, names in os.walk(entry.path) for name in names]
-            misplaced += (deep := [path for path in below if is_audio(path)])
+            misplaced += (deep := list(_audio_below(entry.path)))
             if not deep:
                 left_out.add("folders hold no audio", entry.path)
         elif is_audio(entry.name):
@@ -160,6 +159,15 @@ def audio_files(
     if not files:
         left_out.add("folders hold no audio", str(folder))
     return files
+
+
+def _audio_below(folder: str) -> Iterator[str]:
+    """Paths of the audio files in a folder and those below it, except hidden ones."""
+    for entry in scan(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _audio_below(entry.path)
+        elif is_audio(entry.name):
+            yield entry.path
 
 
 def raise_misplaced(corpus: str, misplaced: Sequence[str], expected: str) -> None:

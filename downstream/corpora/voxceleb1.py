@@ -18,7 +18,7 @@ so that only systems not trained on VoxCeleb1 can be scored on them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,13 +62,14 @@ _HELP_IDENTIFICATION = (
 )
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read the tree, for speaker verification.
 
     Only file names are read: audio is checked when it is decoded, a trial list when it is used.
 
     Args:
         root: the data root, the folder that holds ``VoxCeleb1``.
+        training: false: leave ``dev``, which is the training set, out.
 
     Returns:
         splits ``dev`` and ``test``, sorted by id; trials ``veri_test2`` and the other lists that exist.
@@ -77,16 +78,17 @@ def prepare(root: Path) -> Corpus:
     Raises:
         BenchmarkError: something is missing, misplaced, malformed or duplicated.
     """
-    folder, splits = _read_tree(Path(root), _HELP)
-    trials = trial_lists(folder, (*splits["dev"], *splits["test"]))
+    folder, splits = _read_tree(Path(root), _HELP, SPLITS if training else SPLITS[1:])
+    trials = trial_lists(folder, (utterance for those in splits.values() for utterance in those))
     return Corpus("voxceleb1", splits, trials)
 
 
-def prepare_identification(root: Path) -> Corpus:
+def prepare_identification(root: Path, *, training: bool = True) -> Corpus:
     """Read the tree and the publisher's split of it into train, dev and test, for speaker identification.
 
     Args:
         root: the data root, the folder that holds ``VoxCeleb1``.
+        training: false: leave ``train`` out, and ``dev`` or ``test`` where not all of it is there.
 
     Returns:
         splits ``train``, ``dev`` and ``test`` (138,361, 6,904 and 8,251 utterances of the same 1,251 speakers), sorted
@@ -95,7 +97,9 @@ def prepare_identification(root: Path) -> Corpus:
     Raises:
         BenchmarkError: something is missing, misplaced, malformed or duplicated.
     """
-    folder, tree = _read_tree(Path(root), _HELP_IDENTIFICATION)
+    folder = voxceleb1_folder(Path(root), _HELP_IDENTIFICATION)
+    there = [split for split in SPLITS if training or (folder / split).is_dir()]
+    folder, tree = _read_tree(Path(root), _HELP_IDENTIFICATION, there)
     path = next((folder / name for name in IDENTIFICATION if (folder / name).is_file()), None)
     if path is None:
         raise BenchmarkError(
@@ -103,13 +107,15 @@ def prepare_identification(root: Path) -> Corpus:
             f"{folder / IDENTIFICATION[1]}. Download {LISTS}{IDENTIFICATION[0]} and put it there"
         )
     utterances = {utterance.id: utterance for split in tree.values() for utterance in split}
-    part = _read_identification(path, utterances)
+    part = _read_identification(path, utterances, training=training)
     left_out = [name for name in utterances if name not in part]
-    if left_out:
+    if left_out and training:
         log.warning(
             "%d utterances of the tree are not in %s and are not used: %s", len(left_out), path, shorten(left_out)
         )
-    splits: dict[str, list[Utterance]] = {name: [] for name in _PARTS.values()}
+    splits: dict[str, list[Utterance]] = {
+        name: [] for name in (_PARTS.values() if training else sorted({*part.values()}))
+    }
     for name in sorted(part):
         splits[part[name]].append(replace(utterances[name], split=part[name]))
     empty = [name for name, those in splits.items() if not those]
@@ -166,23 +172,25 @@ def voxceleb1_folder(root: Path, how: str) -> Path:
     return find_folder(root, "VoxCeleb1", [FOLDER], how, inside=["dev/wav", "wav"])
 
 
-def _read_tree(root: Path, how: str) -> tuple[Path, dict[str, list[Utterance]]]:
+def _read_tree(root: Path, how: str, names: Sequence[str]) -> tuple[Path, dict[str, list[Utterance]]]:
     folder = voxceleb1_folder(root, how)
-    splits = {split: read_split(folder / split, split, "VoxCeleb1", how) for split in SPLITS}
-    ids = {utterance.id for utterance in splits["dev"]}
-    both = [utterance.id for utterance in splits["test"] if utterance.id in ids]
+    splits = {split: read_split(folder / split, split, "VoxCeleb1", how) for split in names}
+    ids = {utterance.id for utterance in splits.get("dev", ())}
+    both = [utterance.id for utterance in splits.get("test", ()) if utterance.id in ids]
     if both:
         raise BenchmarkError(
             f"{len(both)} utterances are both under {folder / 'dev'} and under {folder / 'test'}: {shorten(both)}. "
             "Every utterance belongs to one of them: delete the wrong copies"
         )
     speakers = {utterance.speaker for utterances in splits.values() for utterance in utterances}
-    warn_about_missing_speakers(folder / "vox1_meta.csv", "\t", speakers)
+    if len(splits) == len(SPLITS):
+        warn_about_missing_speakers(folder / "vox1_meta.csv", "\t", speakers)
     return folder, splits
 
 
-def _read_identification(path: Path, ids: Collection[str]) -> dict[str, str]:
-    """Utterance id -> ``train``, ``dev`` or ``test``, of lines of ``<1, 2 or 3> <utterance>``."""
+def _read_identification(path: Path, ids: Collection[str], *, training: bool) -> dict[str, str]:
+    """Utterance id -> ``train``, ``dev`` or ``test``, of lines of ``<1, 2 or 3> <utterance>``; without ``training``, of
+    those but ``train`` that are whole."""
     part: dict[str, str] = {}
     names = text.Names(ids)
     for number, line in text.lines(path):
@@ -197,6 +205,9 @@ def _read_identification(path: Path, ids: Collection[str]) -> dict[str, str]:
             raise BenchmarkError(f"{path}:{number}: {name} is duplicated; delete one of the two lines")
         part[name] = _PARTS[fields[0]]
     absent = [name for name in part if name not in ids]
+    whole = {"dev", "test"} - {part[name] for name in absent}
+    if whole and not training:
+        return {name: split for name, split in part.items() if split in whole}
     if absent:
         raise BenchmarkError(
             f"{path} names {len(absent):,} of {len(part):,} utterances that are not in the tree: {shorten(absent)}. "

@@ -19,7 +19,7 @@ import logging
 from pathlib import Path
 
 from benchmark.errors import BenchmarkError, shorten
-from benchmark.interfaces import Corpus
+from benchmark.interfaces import Corpus, Utterance
 from downstream.corpora import voxceleb1
 from downstream.corpora.tree import DATA_ROOT, find_folder
 
@@ -34,13 +34,14 @@ _HELP = (
 )
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read both trees.
 
     Only file names are read: audio is checked when it is decoded, a trial list when it is used.
 
     Args:
         root: the data root, the folder that holds ``VoxCeleb2`` and ``VoxCeleb1``.
+        training: false: leave ``dev``, which is the training set, out; then ``VoxCeleb2`` is not looked at.
 
     Returns:
         splits ``dev`` (VoxCeleb2's), ``voxceleb1_test`` and, if available, ``voxceleb1_dev``, sorted by id; VoxCeleb1's
@@ -51,8 +52,10 @@ def prepare(root: Path) -> Corpus:
             corpora.
     """
     root = Path(root)
-    folder = find_folder(root, "VoxCeleb2", [FOLDER], _HELP, inside=["dev/aac", "aac"])
-    splits = {"dev": voxceleb1.read_split(folder / "dev", "dev", "VoxCeleb2", _HELP, below=("wav", "aac"))}
+    splits: dict[str, list[Utterance]] = {}
+    if training:
+        folder = find_folder(root, "VoxCeleb2", [FOLDER], _HELP, inside=["dev/aac", "aac"])
+        splits["dev"] = voxceleb1.read_split(folder / "dev", "dev", "VoxCeleb2", _HELP, below=("wav", "aac"))
     first = voxceleb1.voxceleb1_folder(root, _HELP)
     for split in voxceleb1.SPLITS:
         if split == "dev" and not (first / split).is_dir():
@@ -61,13 +64,14 @@ def prepare(root: Path) -> Corpus:
         name = f"voxceleb1_{split}"
         splits[name] = voxceleb1.read_split(first / split, name, "VoxCeleb1", _HELP)
     speakers = {name: {str(utterance.speaker) for utterance in those} for name, those in splits.items()}
-    both = sorted(speakers["dev"] & set().union(*(those for name, those in speakers.items() if name != "dev")))
-    if both:
-        raise BenchmarkError(
-            f"{len(both)} speakers are both under {folder} and under {first}: {shorten(both)}. VoxCeleb2's dev set "
-            "shares no speaker with VoxCeleb1; one of the two trees holds folders of the other"
-        )
-    voxceleb1.warn_about_missing_speakers(folder / "vox2_meta.csv", ",", speakers["dev"], part="dev")
+    if training:
+        both = sorted(speakers["dev"] & set().union(*(those for name, those in speakers.items() if name != "dev")))
+        if both:
+            raise BenchmarkError(
+                f"{len(both)} speakers are both under {folder} and under {first}: {shorten(both)}. VoxCeleb2's dev set "
+                "shares no speaker with VoxCeleb1; one of the two trees holds folders of the other"
+            )
+        voxceleb1.warn_about_missing_speakers(folder / "vox2_meta.csv", ",", speakers["dev"], part="dev")
     tested = [utterance for name, those in splits.items() if name != "dev" for utterance in those]
     more = (*voxceleb1.OF_TEST, *(voxceleb1.OF_ALL if "voxceleb1_dev" in splits else ()))
     trials = voxceleb1.trial_lists(first, tested, more)

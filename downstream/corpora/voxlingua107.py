@@ -54,11 +54,12 @@ _HELP = (
 _NAME = re.compile(r"(?P<video>.+?)(?:__[A-Z]__S\d+)?---\d+\.\d+-\d+\.\d+\.wav")
 
 
-def prepare(root: Path) -> Corpus:
+def prepare(root: Path, *, training: bool = True) -> Corpus:
     """Read the tree. Only file names are read; no file is opened.
 
     Args:
         root: the data root, the folder that holds ``VoxLingua107``.
+        training: false: leave ``train`` out.
 
     Returns:
         splits ``train`` and ``dev``, sorted by id: ``<language>/<file>``, in dev ``dev/<language>/<file>``, with
@@ -78,8 +79,11 @@ def prepare(root: Path) -> Corpus:
             f"VoxLingua107's dev set, which is the test set, not found: looked for the folder {folder / 'dev'}. "
             f"{folder} contains: {listing(folder)}. {_HELP}"
         )
-    splits = {"train": _read(top, "train", left_out), "dev": _read(folder / "dev", "dev", left_out)}
+    splits = {"train": _read(top, "train", left_out)} if training else {}
+    splits["dev"] = _read(folder / "dev", "dev", left_out)
     left_out.say()
+    if not training:
+        return Corpus("voxlingua107", splits)
     languages = {str(utterance.language) for utterance in splits["train"]}
     if unknown := sorted(languages - LANGUAGES):
         log.warning("%s has languages that VoxLingua107 was not published with: %s", top, shorten(unknown, 8))

@@ -37,13 +37,15 @@ class LanguageIdentification(ClassificationTask):
 
     ``eer``, ``cavg`` and ``min_cavg`` detect each language of an evaluation set in each of its utterances, by LLRs
     against all other training languages (:func:`benchmark.metrics.detection_llrs`); a set of one language has none.
+    ``cllr`` is the cost of the posteriors (:func:`benchmark.calibration.multiclass_cllr`). Both costs are also reported
+    of posteriors that are calibrated on dev, ``cavg_calibrated`` and ``cllr_calibrated``.
     ``languages`` is the number of languages in the set (the N of Cavg), ``utterances`` that of its utterances. Test is
     scored by duration as well, and has a DET plot, ``det.png``.
     """
 
     Config = LIDConfig
     plural = "languages"
-    more_metrics = ("eer", "cavg", "min_cavg")
+    more_metrics = ("eer", "cavg", "min_cavg", "cllr")
 
     @classmethod
     def label(cls, config: Any) -> str:

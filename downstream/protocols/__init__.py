@@ -54,7 +54,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     import yaml  # not at the top: importing the tables stays cheap
 
     try:
-        card = yaml.load(text.read(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        card = text.from_yaml(text.read(path))
     except (BenchmarkError, yaml.YAMLError) as error:
         raise BenchmarkError(f"protocol card {path} cannot be read: {error}") from error
     if not isinstance(card, dict):

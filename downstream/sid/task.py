@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from benchmark.errors import shorten
 from benchmark.evaluation import Classes
 from downstream.classification import ClassificationConfig, ClassificationTask
-
-log = logging.getLogger("wavbench")
 
 
 class SpeakerIdentification(ClassificationTask):
@@ -25,6 +21,7 @@ class SpeakerIdentification(ClassificationTask):
     holds_out = False
     groups = ()
     more_metrics = ("top5_accuracy",)
+    counts_lost = True
     keeps_posteriors = False
     shown = 5
 
@@ -32,10 +29,6 @@ class SpeakerIdentification(ClassificationTask):
     def label(cls, config: Any) -> str:
         """``speaker``."""
         return "speaker"
-
-    def report_lost(self, name: str, lost: Sequence[str]) -> None:
-        """Speakers of whom a label budget left no training utterance count as not recognised."""
-        log.warning("%s: %d speakers have no training utterance: %s", name, len(lost), shorten(lost))
 
     def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
         """``predictions.jsonl`` of test, ``predictions_dev.jsonl`` of dev."""

@@ -17,7 +17,8 @@ from torch import Tensor
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import Classes
 from benchmark.interfaces import Corpus, Head, Splits, Target, Utterance
-from downstream.classification import ClassificationTask, Classifier, HeldOutConfig, confusion_files
+from downstream.classification import ClassificationTask, Classifier, HeldOutConfig
+from downstream.confusion import confusion_files
 from downstream.embedders import EmbedderConfig
 from downstream.losses import LossConfig
 from downstream.splits import labelled, values
@@ -110,7 +111,15 @@ class SlotClassification(ClassificationTask):
     @classmethod
     def class_names(cls, config: SlotsConfig, train: Sequence[Utterance]) -> list[str]:
         """The combinations, in the order of :class:`SlotClassifier`."""
-        slots = cls.slot_values(config, train)
+        return cls._combinations(cls.slot_values(config, train))
+
+    @classmethod
+    def known_classes(cls, vocabulary: Mapping[str, Any]) -> list[str]:
+        """The combinations of the values that a trained run recognises, in the order of :class:`SlotClassifier`."""
+        return cls._combinations(vocabulary["slots"])
+
+    @classmethod
+    def _combinations(cls, slots: Mapping[str, Sequence[str]]) -> list[str]:
         if prod(map(len, slots.values())) > MOST:
             counts = ", ".join(f"{len(found):,} of {name}" for name, found in slots.items())
             raise BenchmarkError(f"task.labels have more than {MOST:,} combinations of values: {counts}; name fewer")
@@ -123,6 +132,14 @@ class SlotClassification(ClassificationTask):
         if target is not None:
             target = replace(target, corpus=cls._joined(config, target.corpus))
         return super().split(config, cls._joined(config, corpus), target)
+
+    @classmethod
+    def split_test(
+        cls, config: SlotsConfig, corpus: Corpus, vocabulary: Mapping[str, Any], name: str | None = None
+    ) -> Splits | None:
+        """As :meth:`ClassificationTask.split_test`, of utterances that have the label of all together."""
+        cls.check(config)
+        return super().split_test(config, cls._joined(config, corpus), vocabulary, name)
 
     @classmethod
     def _joined(cls, config: SlotsConfig, corpus: Corpus) -> Corpus:
@@ -142,7 +159,8 @@ class SlotClassification(ClassificationTask):
     @cached_property
     def slots(self) -> dict[str, list[str]]:
         """Label -> the values that can be recognised."""
-        return self.slot_values(self.config, self.splits.train)
+        known = self.splits.vocabulary
+        return self.slot_values(self.config, self.splits.train) if known is None else dict(known["slots"])
 
     def targets(self, utterances: Sequence[Utterance]) -> Tensor:
         """(batch, slot) int64: the value of each label."""

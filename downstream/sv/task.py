@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark import evaluation, metrics, plots
-from benchmark.errors import BenchmarkError, shorten
+from benchmark.errors import BenchmarkError, MissingData, shorten
 from benchmark.evaluation import About
 from benchmark.interfaces import Corpus, Evaluation, Splits, Target, Utterance
 from benchmark.registry import suggest
@@ -131,14 +131,12 @@ class SpeakerVerification(LabelTask):
                     f"{shorten(sorted(both))}. Verification is of speakers that training has not seen; take them out "
                     f"of one of the two, or leave '{config.dev_split}' out: dev speakers are then held out of training"
                 )
-            advice = "it needs at least two speakers, one of them with two utterances"
         else:
             dev_speakers = hold_out_speakers(values(pool, "speaker"), config)
             dev = [utterance for utterance in pool if utterance.speaker in dev_speakers]
             train = [utterance for utterance in pool if utterance.speaker not in dev_speakers]
-            advice = "a different task.dev_seed holds out others"
         trained = values(train, "speaker")
-        dev_trials = _made("dev", dev, config, advice, speakers=config.dev_speakers)
+        dev_trials = _dev_trials(config, corpus, dev)
         source = corpus if target is None else target.corpus
         own = {utterance.id: utterance for split in corpus.splits.values() for utterance in split}
         check("dev", dev_trials, own, trained)
@@ -151,15 +149,40 @@ class SpeakerVerification(LabelTask):
         there = {utterance.id: utterance for split in source.splits.values() for utterance in split}
         for name, trials in tests.items():
             check(name, trials, there, trained)
-        first, *others = tests
-        ids = {name for trials in tests.values() for name in trials.ids}
+        test, sets = _scored(tests, there)
         return Splits(
             source.name,
             train=sorted(train, key=lambda utterance: utterance.id),
             dev=[own[name] for name in dev_trials.ids],
-            test=[there[name] for name in sorted(ids)],
-            sets={"dev": dev_trials, "test": tests[first], **{name: tests[name] for name in others}},
+            test=test,
+            sets={"dev": dev_trials, **sets},
         )
+
+    @classmethod
+    def split_test(
+        cls, config: SVConfig, corpus: Corpus, vocabulary: Mapping[str, Any], name: str | None = None
+    ) -> Splits | None:
+        """Read or make the trials as :meth:`split` does. The speakers that training has seen are in the vocabulary."""
+        cls.check(config)
+        if config.norm.name != "none":
+            raise MissingData(
+                f"task.norm.name is '{config.norm.name}': the cohort of score normalisation is of training utterances, "
+                "which are not there. Score without it: -o task.norm.name=none"
+            )
+        if name is None:
+            tests = _protocol_trials(config, corpus)
+        elif name == "dev" and name not in corpus.trials:
+            if config.dev_split is None or config.dev_split not in corpus.splits:
+                raise MissingData("the dev trials are of speakers held out of training data, which are not there")
+            dev = labelled(corpus, config.dev_split, "dev_split", "speaker")
+            tests = {name: _dev_trials(config, corpus, dev)}
+        else:
+            tests = {name: _target_trials(config, Target(name, corpus))}
+        there = {utterance.id: utterance for split in corpus.splits.values() for utterance in split}
+        trained = set(cls.known_classes(vocabulary))
+        for key, trials in tests.items():
+            check(key, trials, there, trained)
+        return Splits(corpus.name, (), (), *_scored(tests, there), vocabulary=vocabulary)
 
     def support(self, split: str) -> Sequence[Utterance]:
         """The cohort of score normalisation, at test: ``norm.utterances`` of each training speaker."""
@@ -175,11 +198,13 @@ class SpeakerVerification(LabelTask):
             predictions: utterance id -> embedding, a one-dimensional tensor or array.
 
         Returns:
-            eer in percent, min_dcf_p01 and min_dcf_p05, and whatever else is declared of trials, by evaluation set
+            eer in percent, min_dcf_p01 and min_dcf_p05, cllr, min_cllr, act_dcf_p01 and act_dcf_p05 of the cosines as
+            if they were LLRs, and whatever else is declared of trials, by evaluation set
             (normalised: ``<set>_snorm``); ``scores*.txt``: ``label enrolment test score`` a trial, in the list's order;
             at test ``det*.png``.
         """
-        result = Evaluation(metrics={})
+        sets: dict[str, evaluation.Trials] = {}
+        result = Evaluation(metrics={}, sets=sets)
         cohort = self.support(split)
         norm = AdaptiveSNorm(cohort, predictions, self.config.norm) if cohort else None
         speaker = {utterance.id: utterance.speaker for utterance in self.splits[split]}
@@ -199,6 +224,8 @@ class SpeakerVerification(LabelTask):
                     trials.ids, clusters, "speaker", trials.labels, trials.enrolment, trials.test, scores
                 )
                 result.metrics[key] = metrics.score(items)
+                if key == name:  # dev has no normalised scores to calibrate these by
+                    sets[name] = items
                 if key == split:
                     result.items = items
                 result.files["scores.txt" if key == "test" else f"scores_{key}.txt"] = _lines(trials, scores)
@@ -219,6 +246,23 @@ class SpeakerVerification(LabelTask):
     def present(cls, config: SVConfig, vocabulary: Mapping[str, Any], prediction: Any) -> dict[str, Any]:
         """``{"embedding": [...]}``."""
         return {"embedding": np.asarray(prediction, dtype=np.float32).tolist()}
+
+
+def _dev_trials(config: SVConfig, corpus: Corpus, dev: Sequence[Utterance]) -> TrialList:
+    """The dev trials, of utterances of ``task.dev_split`` or, where there is none, of held-out speakers."""
+    advice = "it needs at least two speakers, one of them with two utterances"
+    if config.dev_split not in corpus.splits:
+        advice = "a different task.dev_seed holds out others"
+    return _made("dev", dev, config, advice, speakers=config.dev_speakers)
+
+
+def _scored(
+    tests: Mapping[str, TrialList], utterances: Mapping[str, Utterance]
+) -> tuple[list[Utterance], dict[str, TrialList]]:
+    """The utterances of the test trials, sorted by id, and the evaluation sets: the first list is ``test``."""
+    first, *others = tests
+    ids = {name for trials in tests.values() for name in trials.ids}
+    return [utterances[name] for name in sorted(ids)], {"test": tests[first], **{name: tests[name] for name in others}}
 
 
 def _protocol_trials(config: SVConfig, corpus: Corpus) -> dict[str, TrialList]:

@@ -25,6 +25,10 @@ WORDS = {
     "too few or too different to speak for others": "which are too few or vary too much to generalise",
 }
 """What tables said -> what they say now."""
+ANOTHER_METHOD = {
+    "95 % from", "to", "test set: 95 % from", "95 % over test set", "P(improvement)", "verdict",
+}  # fmt: skip
+"""Columns of intervals over the test set, which 0.1 drew by a bootstrap that covered too little."""
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +62,11 @@ def test_every_table_has_the_same_figures(name: str, report: page.Report) -> Non
     (table,) = [table for table in report.tables if table.name == name]
     old, new = cells((FOLDER / "tables" / f"{name}.csv").read_text(encoding="utf-8")), cells(table.csv())
     assert len(new) == len(old)
+    kept = [index for index, column in enumerate(old[0]) if column not in ANOTHER_METHOD]
+    kept += [index for index, column in enumerate(old[0]) if column == "to" and old[0][index - 1] == "seeds: 95 % from"]
     for before, after in zip(old, new, strict=True):
-        assert all(same(*pair) for pair in zip(before, after, strict=True)), (before, after)
+        assert len(before) == len(after)
+        assert all(same(before[index], after[index]) for index in kept), (before, after)
 
 
 def test_there_is_an_interval_where_there_was_one(report: page.Report) -> None:
@@ -71,11 +78,15 @@ def test_there_is_an_interval_where_there_was_one(report: page.Report) -> None:
         for row in rows:
             assert row["interval over"] == clusters
             assert float(row["95 % from"]) <= float(row["to"])
-    assert {"voxceleb1_sv_det", "commonlanguage_lid_det", "commonlanguage_lid_confusion_frozen"} <= {
-        picture.name for picture in report.pictures
-    }
-    assert len(report.tables) == 16
-    assert len(report.pictures) == 15
+    (table,) = [table for table in report.tables if table.name == "voxceleb1_sv_metrics"]
+    others = list(csv.DictReader(io.StringIO(table.csv())))
+    assert {row["metric"] for row in others} >= {"min_dcf_0.01", "min_dcf_0.05"}
+    for row in others:
+        assert float(row["95 % from"]) <= float(row["test"]) <= float(row["to"])
+    pictures = {picture.name for picture in report.pictures}
+    assert {"voxceleb1_sv_det", "commonlanguage_lid_confusion_frozen"} <= pictures
+    assert "commonlanguage_lid_det" not in pictures
+    assert {path.stem for path in (FOLDER / "tables").glob("*.csv")} < {table.name for table in report.tables}
     assert "0 without" in report.page
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from benchmark import config
 from benchmark.data import audio
-from benchmark.engine.prepare import read_card, task_class
+from benchmark.engine.cards import read_card, task_class
 from benchmark.engine.trainer import StopRequest, Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Corpus, HiddenStates, Trial, Upstream, Utterance

@@ -16,7 +16,7 @@ from support import REPOSITORY, SMALL, Cli
 
 import benchmark.commands
 from benchmark import config, registry
-from benchmark.cli import main
+from benchmark.cli import COMMANDS, main
 from downstream.protocols import read_card
 from upstream.wav2vec2.cards import Card
 
@@ -56,7 +56,7 @@ def test_commands_are_understood(
             seen.append(super().parse_args(*arguments))
             raise Parsed
 
-    for name in ("run", "list", "prepare", "validate", "predict", "export", "recipe", "report", "table", "doctor"):
+    for name in COMMANDS:
         monkeypatch.setattr(f"benchmark.commands.{name}.Parser", Reader)
     registered = {name for block in blocks(page, "python") for name in re.findall(r'\.register\(\s*"(\w+)"', block)}
     for command in commands(page):

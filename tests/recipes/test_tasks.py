@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ import pytest
 
 from benchmark import cli, evaluation, metrics, registry, results
 from benchmark.data.manifest import OWN_DATA, read, write
+from benchmark.data.trials import write_trials
+from benchmark.engine.prepare import Preparer, saved_configuration
+from benchmark.interfaces import Utterance
 from benchmark.registry import downstreams
 
 # Cards of plug-ins that happen to be installed are their authors' to test.
@@ -77,11 +81,15 @@ def options(name: str) -> list[str]:
     return small
 
 
+def corpus_of(name: str, root: Path) -> Any:
+    return registry.corpora.get(CARDS[name]["corpus"]).load()(root)
+
+
 def elsewhere(name: str, root: Path, trials: bool) -> str:
     """Another trial list or split of the protocol's corpus, its development data where they are published."""
     card = CARDS[name]
     task = card["config"]["task"]
-    corpus = registry.corpora.get(card["corpus"]).load()(root)
+    corpus = corpus_of(name, root)
     if trials:
         return next(name for name in corpus.trials if name != task["trials"])
     preferred = [task.get("dev_split"), *task.get("dev_splits", ()), "dev", *corpus.splits]
@@ -92,6 +100,41 @@ def predicted(expdir: str, files: list[str], capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert cli.main(["predict", expdir, *files]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def same_without_training(pattern: str, *arguments: object) -> None:
+    """Evaluating without training data writes again what is in a folder, byte for byte."""
+    (folder,) = Path().glob(pattern)
+    paths = [path for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".txt", ".csv", ".png", ".trn")]
+    before = {path: path.read_bytes() for path in paths if path.name not in ("result.json", "log.txt")}
+    result = results.read(folder / "result.json")
+    for path in before:
+        path.unlink()
+    assert run("-m", "evaluate", "-p", "run", *arguments) == 0
+    written = [path for path in before if path.exists() or "dev" not in path.name]
+    assert {path: path.read_bytes() for path in written} == {path: before[path] for path in written}
+    assert folder / evaluation.FILE in written
+    again = results.read(folder / "result.json")
+    for field in again.keys() - {"cost", "warnings"}:
+        assert again[field] == result[field], field
+    (new,) = [text for text in again["warnings"] if "without them" in text]
+    assert new.startswith("the run's training data are not there, and it is evaluated without them: ")
+
+
+def root_with_test_alone(root: Path, test: Sequence[Utterance]) -> Path:
+    """A data root without the audio of training and dev; tables and lists are whole."""
+    here = Path("alone")
+    kept = {Path(utterance.path).relative_to(root) for utterance in test}
+    shutil.copytree(root, here)
+    for path in here.rglob("*"):
+        if path.suffix in (".wav", ".flac") and path.relative_to(here) not in kept:
+            path.unlink()
+    for folder in sorted((path for path in here.rglob("*") if path.is_dir()), reverse=True):
+        unpacked = folder.name.startswith(("Session", "librispeech_"))  # whole, where it is
+        silent = unpacked and not (any(folder.rglob("*.wav")) or any(folder.rglob("*.flac")))
+        if silent or all(path.name.endswith(".trans.txt") for path in folder.iterdir()):
+            shutil.rmtree(folder)
+    return here
 
 
 @pytest.mark.parametrize("name", ON_CORPORA)
@@ -122,8 +165,28 @@ def test_a_benchmark_runs(name: str, corpora_root: Path, capsys: pytest.CaptureF
     if about.kind != "trials":  # a set that was scored before; VoxLingua107's own dev is the test set
         digest = other["data"]["test"]["digest"]
         (scored,) = [name for name in ("dev", "test") if result["data"][name]["digest"] == digest]
-        assert other["metrics"]["test"] == result["metrics"][scored]
+        assert result["metrics"][scored].items() <= other["metrics"]["test"].items()  # which may be calibrated, too
     assert results.read(Path("run/result.json")) == result
+
+    splits, _ = Preparer().splits(saved_configuration(Path("run")))
+    alone = root_with_test_alone(corpora_root, splits.test)
+    if "test_snorm" in result["metrics"]:
+        assert run("-m", "evaluate", "-p", "run", "--data-root", alone) == 1
+        assert "the cohort of score normalisation is of training utterances" in capsys.readouterr().err
+        raw = ["-o", "task.norm.name=none"]
+        assert run("-m", "evaluate", "-p", "run", *raw) == 0
+        same_without_training("run/evaluations/rescored-*", *raw, "--data-root", alone)
+    else:
+        raw = []
+        same_without_training("run", "--data-root", alone)
+    published = {u.id: u for those in corpus_of(name, corpora_root).splits.values() for u in those}
+    write(Path("other.jsonl"), [published[utterance.id] for utterance in splits.test])
+    target = ["--test", "other.jsonl", *raw]
+    if about.kind == "trials":
+        write_trials(Path("list.txt"), splits.sets["test"])
+        target += ["--trials", "list.txt"]
+    assert run("-m", "evaluate", "-p", "run", *target) == 0
+    same_without_training("run/evaluations/other*", *target, "--data-root", "nowhere")
 
     wav = str(next(path for path in sorted(corpora_root.rglob("*.wav")) if "/1" in str(path)))
     (line,) = predicted("run", [wav], capsys)
@@ -181,7 +244,12 @@ def test_own_data_runs(name: str, manifests: dict[str, Path], capsys: pytest.Cap
     about = evaluation.read_about(Path("run"))
     assert about is not None
     if about.kind != "trials":
-        assert other["metrics"]["test"] == result["metrics"]["dev"]
+        assert result["metrics"]["dev"].items() <= other["metrics"]["test"].items()  # which may be calibrated, too
+    assert run("-m", "evaluate", "-e", "run", "-t", "dev") == 0
+    manifests["train"].rename("moved.jsonl")
+    same_without_training("run")
+    same_without_training("run/evaluations/dev-*", "--test", manifests["dev"])
+    same_without_training("run/evaluations/dev", "-t", "dev")
     lines = predicted("run", [str(manifests["test"])], capsys)
     assert [line["id"] for line in lines] == ids(manifests["test"])
     assert all(len(line) > 1 for line in lines)

@@ -138,6 +138,7 @@ def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, la
         "seed": seed,
         "selected": {"step": 100, "metric": metric, "value": value + 0.1},
         "metrics": {"dev": {metric: value + 0.1}, "test": values},
+        "calibration": None,
         "layer_weights": weights,
         "layer_norms": None if weights is None else [1.0] * LAYERS,
         "layer_shares": weights,

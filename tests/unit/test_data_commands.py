@@ -330,7 +330,7 @@ DECODED = HEADERS | {
     "hole.flac": "cannot be decoded beyond 8.192 s (",
     "nan.wav": "has 1 samples that are NaN or infinite, first at 0.500 s",
     "silent.wav": "is silent: all samples are 0",
-    "opposite.wav": "is silent",
+    "opposite.wav": "has channels that cancel each other",
     "clipped.wav": "of its samples at full scale (--max-clipped 1)",
     "loud.wav": "it was written without scaling",
 }

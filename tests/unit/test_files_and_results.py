@@ -175,7 +175,7 @@ def test_one_table_is_text_and_markdown_and_html_and_csv() -> None:
         "| name | value |", "|---|---|", r"| a\|b | 1,234 |", "| c | – |", "| d <e> | 7 |"
     ]  # fmt: skip
     assert TABLE.csv() == "name,value\na|b,1234.5\nc,\nd <e>,7\n"
-    assert '<td class="text">d &lt;e&gt;</td><td class="number">7</td>' in TABLE.html()
+    assert 'data-label="name">d &lt;e&gt;</th><td role="cell" class="number" data-label="value">7</td>' in TABLE.html()
 
 
 @pytest.mark.parametrize(

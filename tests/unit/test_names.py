@@ -30,11 +30,12 @@ from benchmark.evaluation import describe, read_about, read_items
 from benchmark.files import on_disk, write_files, write_text
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.metrics import METRICS
+from benchmark.report import figures
 from benchmark.tables import Table
 from benchmark.text import Names, escape, trial, unescape
 from downstream.asr.task import ASRConfig, SpeechRecognition
-from downstream.classification import confusion_files
 from downstream.classify.task import ClassifyConfig, LabelClassification
+from downstream.confusion import confusion_files
 from downstream.sv.task import SpeakerVerification, SVConfig
 
 NASTY = [
@@ -309,8 +310,8 @@ def test_an_installed_font_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_label_can_be_drawn(label: str) -> None:
     """``$`` begins no formula, and a leading underscore hides nothing."""
     assert plots.png(plots.confusion(np.eye(2), [label, "x" * 5000], label)).startswith(b"\x89PNG")
-    points = plots.Points([1.0, 2.0], [1.0, 2.0])
-    figure = plots.learning_curves({label: points}, {1.0: "1", 2.0: "2"}, "y", label)
+    points = figures.Points([1.0, 2.0], [1.0, 2.0])
+    figure = figures.learning_curves({label: points}, {1.0: "1", 2.0: "2"}, "y", label)
     assert plots.png(figure).startswith(b"\x89PNG")
     assert [entry.get_text().strip() for entry in figure.legends[0].get_texts()] == [label.strip()]
 

@@ -12,8 +12,9 @@ from toys import ToyUpstream, toy_corpus
 
 from benchmark import registry
 from benchmark.commands import run as run_command
+from benchmark.engine.cards import read_card
 from benchmark.engine.feature_store import FeatureStore
-from benchmark.engine.prepare import configure, read_card
+from benchmark.engine.prepare import configure
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates
 from benchmark.study.recipe import Study, StudyRegime, StudyTask, StudyUpstream, cells

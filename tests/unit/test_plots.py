@@ -20,6 +20,7 @@ from matplotlib.image import imread
 from benchmark import plots
 from benchmark.errors import BenchmarkError
 from benchmark.metrics import det_curve, eer, min_dcf
+from benchmark.report import figures
 
 deviate = NormalDist().inv_cdf
 
@@ -162,9 +163,10 @@ def test_confusion_is_a_png() -> None:
 
 def test_lines_are_distinct_without_colour() -> None:
     curves = {
-        f"line {k}": plots.Points([600, 3600], [10.0 - k, 5.0 - k], [1.0, None], [(4.0, 12.0), None]) for k in range(6)
+        f"line {k}": figures.Points([600, 3600], [10.0 - k, 5.0 - k], [1.0, None], [(4.0, 12.0), None])
+        for k in range(6)
     }
-    figure = laid_out(plots.learning_curves(curves, {600: "10min", 3600: "1h"}, "EER (%)", "title"))
+    figure = laid_out(figures.learning_curves(curves, {600: "10min", 3600: "1h"}, "EER (%)", "title"))
     (axes,) = figure.axes
     lines = [line for line in axes.lines if line.get_label().startswith("line ")]
     assert [line.get_label() for line in lines] == list(curves)
@@ -178,8 +180,8 @@ def test_lines_are_distinct_without_colour() -> None:
 
 
 def test_bars_and_bands_lie_where_they_should() -> None:
-    points = plots.Points([0, 1], [10.0, 5.0], [2.0, 1.0], [(7.0, 14.0), (4.5, 5.5)], [[8.0, 12.0], [4.0, 6.0]])
-    figure = laid_out(plots.layer_curves({"a": points}, "EER (%)", "title", {"all": 3.0}))
+    points = figures.Points([0, 1], [10.0, 5.0], [2.0, 1.0], [(7.0, 14.0), (4.5, 5.5)], [[8.0, 12.0], [4.0, 6.0]])
+    figure = laid_out(figures.layer_curves({"a": points}, "EER (%)", "title", {"all": 3.0}))
     (axes,) = figure.axes
     band, *bars = axes.collections
     assert [sorted(set(path[:, 1])) for path in (band.get_paths()[0].vertices,)] == [[4.0, 6.0, 8.0, 12.0]]
@@ -190,12 +192,12 @@ def test_bars_and_bands_lie_where_they_should() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: plots.learning_curves({}, {}, "", ""),
-        lambda: plots.learning_curves({"a": plots.Points([0], [1])}, {0: "0"}, "", ""),
-        lambda: plots.layer_curves({}, "", ""),
-        lambda: plots.heat_map({}, "", ""),
-        lambda: plots.heat_map({"a": [1.0], "b": [0.5, 0.5]}, "", ""),
-        lambda: plots.costs({}, "", ""),
+        lambda: figures.learning_curves({}, {}, "", ""),
+        lambda: figures.learning_curves({"a": figures.Points([0], [1])}, {0: "0"}, "", ""),
+        lambda: figures.layer_curves({}, "", ""),
+        lambda: figures.heat_map({}, "", ""),
+        lambda: figures.heat_map({"a": [1.0], "b": [0.5, 0.5]}, "", ""),
+        lambda: figures.costs({}, "", ""),
     ],
 )
 def test_figures_of_nothing_are_refused(draw: Callable[[], Figure]) -> None:
@@ -204,12 +206,12 @@ def test_figures_of_nothing_are_refused(draw: Callable[[], Figure]) -> None:
 
 
 def test_figures_of_little_are_drawn() -> None:
-    point = plots.Points([600], [5.0], [None], [None], [[5.0]])
+    point = figures.Points([600], [5.0], [None], [None], [[5.0]])
     for figure in (
-        plots.learning_curves({"a": point}, {600: "10min"}, "", ""),
-        plots.layer_curves({"a": point}, "", ""),
-        plots.heat_map({"a": [1 / 25] * 25}, "", ""),
-        plots.costs({"updates": {"a": point}, "free": {"a": plots.Points([0.0], [5.0])}}, "", ""),
+        figures.learning_curves({"a": point}, {600: "10min"}, "", ""),
+        figures.layer_curves({"a": point}, "", ""),
+        figures.heat_map({"a": [1 / 25] * 25}, "", ""),
+        figures.costs({"updates": {"a": point}, "free": {"a": figures.Points([0.0], [5.0])}}, "", ""),
     ):
         assert plots.png(figure).startswith(b"\x89PNG")
 
@@ -227,8 +229,8 @@ def test_refusals() -> None:
 def test_figures_belong_to_no_backend_and_are_shown_in_notebooks() -> None:
     code = (
         "import sys\n"
-        "from benchmark import plots\n"
-        "figure = plots.heat_map({'a': [0.5, 0.5]}, '', '')\n"
+        "from benchmark.report import figures\n"
+        "figure = figures.heat_map({'a': [0.5, 0.5]}, '', '')\n"
         "assert figure._repr_png_().startswith(b'\\x89PNG')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -239,7 +241,7 @@ def test_figures_are_drawn_in_any_thread() -> None:
     pngs: list[bytes] = []
 
     def draw() -> None:
-        pngs.append(plots.png(plots.heat_map({"a": [0.5, 0.5]}, "", "")))
+        pngs.append(plots.png(figures.heat_map({"a": [0.5, 0.5]}, "", "")))
 
     threads = [threading.Thread(target=draw) for _ in range(2)]
     for thread in threads:

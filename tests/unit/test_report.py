@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_studies import FILES, HOURS, LAYERS, LEVELS, change, study_yaml, write_cell, write_study
@@ -84,7 +85,8 @@ def test_the_page_stands_alone(made: report.Report) -> None:
     assert not tags.open
     assert len(set(tags.ids)) == len(tags.ids)
     for reference in tags.references:
-        assert reference.startswith("data:image/png;base64,") or reference.removeprefix("#") in tags.ids
+        inside = reference.startswith("data:image/png;base64,") or reference.removeprefix("#") in tags.ids
+        assert inside or reference == "report_whom.html"  # written beside it
     assert not {"script", "link", "iframe"} & set(tags.seen)
     assert "url(" not in made.page
     assert "@import" not in made.page
@@ -97,9 +99,9 @@ def test_all_figures_and_tables_are_there(made: report.Report, tmp_path: Path) -
     pictures = {picture.name for picture in made.pictures}
     for task in FILES:
         assert {f"{task}_{kind}" for kind in ("curves", "layers", "cost")} <= pictures
-    assert {"verify_det", "languages_det", "languages_confusion_frozen", "languages_confusion_finetuned",
+    assert {"verify_det", "languages_confusion_frozen", "languages_confusion_finetuned",
             "layer_weights_tiny", "layer_shares_tiny"} <= pictures  # fmt: skip
-    assert len(pictures) == len(made.pictures) == 15
+    assert len(pictures) == len(made.pictures) == 14
     report.write(made, tmp_path / "page.html")
     assert {path.stem for path in (tmp_path / "page_figures").iterdir()} == pictures
     for one in made.tables:
@@ -177,7 +179,7 @@ def test_tables_hold_full_precision_and_latex_is_escaped(made: report.Report) ->
     assert r"\begin{tabular}{lr}" in tex
     assert r"$\le$ 1 & -- \\" in tex
     assert awkward.csv() == "a_b,c#\nx^2 {~} \\,-1.5\n≤ 1,\n"
-    assert '<td class="text">≤ 1</td>' in awkward.html()
+    assert '<th scope="row" role="rowheader" class="text" data-label="a_b">≤ 1</th>' in awkward.html()
     for one in made.tables:
         assert all(
             line.count(" & ") == len(one.columns) - 1 for line in one.latex().splitlines() if line.endswith(r"\\")
@@ -188,6 +190,67 @@ def test_published_results_stand_beside_ours(made: report.Report) -> None:
     (row,) = rows(table(made, "targets"))
     assert (row["published result"], row["value"], row["source"]) == ("frozen, EER", "6.02", "somebody (2021)")
     assert "frozen, all: " in row["measured here, largest budget"]
+
+
+def test_the_page_goes_from_pictures_to_detail(made: report.Report) -> None:
+    order = re.findall(r'<section id="(\w+)">', made.page)
+    assert order == ["answer", "layers", "ranks", "whom", "comparisons", "tasks", "targets", "cells", "settings"]
+    answer = made.page.split("</section>", 1)[0]
+    assert answer.count('<article class="panel">') == answer.count('<p class="answer">') == len(FILES)
+    for panel in answer.split("<article")[1:]:
+        assert panel.index('<p class="answer">') < panel.index("<img ")
+    assert "<table" not in answer
+    assert made.page.index("<table") > made.page.index('id="ranks"')
+    assert '<a href="report_whom.html">' in made.page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_systems_are_named_as_the_recipe_titles_them(tmp_path: Path) -> None:
+    recipe = study_yaml()
+    recipe["regimes"]["finetuned"]["title"] = "fine-tuning"
+    recipe["tasks"]["words"]["title"] = "Speech recognition"
+    titles = {key: recipe[key] for key in ("regimes", "tasks")}
+    root = write_study(tmp_path / "a", layers=False, upstreams={"tiny": {"name": "x", "title": "A tiny one"}})
+    (root / "study.yaml").write_text(
+        json.dumps(study_yaml(upstreams={"tiny": {"name": "x", "title": "Tiny"}}, **titles))
+    )
+    made = report.make([root], replicates=100)
+    shown = made.page.partition('<section id="cells">')[0]
+    assert "<h3>Speech recognition</h3>" in shown
+    assert re.search(r'<p class="answer">[^<]*fine-tuning wins', shown)
+    assert "finetuned" not in text(shown)
+    assert "Tiny: softmax weight of each layer" in shown
+    assert {row["regime"] for row in rows(table(made, "words_results"))} == {
+        "frozen",
+        "finetuned",
+    }  # keys, for programs
+
+
+def test_intervals_say_what_they_rest_on(made: report.Report) -> None:
+    of = rows(table(made, "verify_intervals"))
+    assert len(of) == 2 * 3 + 3
+    for row in of:
+        assert row["clusters"] == "24"
+        assert 1 <= float(row["effective clusters"]) <= 24
+        assert 1 / 24 <= float(row["its share"]) <= 1
+        assert row["most influential"].startswith("id1")
+    assert "Kinds of speakers rarer than 14 %" in table(made, "verify_intervals").caption
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_more_labels_than_were_tried_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for budget, hours in {"10min": 1 / 6, "20min": 1 / 3, "40min": 2 / 3, "2h": 2.0, "all": 6.0}.items():
+        monkeypatch.setitem(HOURS, budget, hours)
+    monkeypatch.delitem(HOURS, "1h")
+    monkeypatch.setitem(HOURS, "all", HOURS.pop("all"))  # the last again
+    monkeypatch.setitem(LEVELS, "frozen", (30.0, 24.0, 19.0, 13.0, 9.0))
+    monkeypatch.setitem(LEVELS, "finetuned", (40.0, 28.0, 19.0, 9.0, 4.0))
+    root = write_study(tmp_path / "a", tasks=["words"], layers=False)
+    made = report.make([root], replicates=100)
+    section = made.page.partition('<section id="more">')[2].partition("</section>")[0]
+    assert "<b>Extrapolated.</b> None of this was measured." in section
+    assert table(made, "words_extrapolated").rows
+    assert "60 h" in section
 
 
 # --- What was run -----------------------------------------------------------------------------------------------------
@@ -270,27 +333,47 @@ def test_single_layers_alone(tmp_path: Path) -> None:
     assert {picture.name for picture in made.pictures} == {"verify_layers"}
     layers = rows(table(made, "verify_layers"))
     best = min(layers, key=lambda row: float(row["test EER"]))
-    assert f"of 4 single layers, layer {best['layer']} has the best mean on test" in text(made.page)
+    assert f"Of 4 single layers, layer {best['layer']} has the best mean on test" in text(made.page)
 
 
 # --- In a browser -----------------------------------------------------------------------------------------------------
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
+)
 PROBE = """<body style="margin:0"><pre id="found">nothing</pre><script>
+const hidden = one => one.closest('.wide thead') && one.ownerDocument.defaultView.innerWidth < 700;
+const names = one => `${one.tagName}.${one.className} ${one.textContent.trim().slice(0, 40)}`;
+function look(frame) {
+  const page = frame.contentDocument, view = frame.contentWindow, root = page.documentElement;
+  const every = [...page.body.querySelectorAll('*')].filter(one => !hidden(one) && one.checkVisibility());
+  const boxes = every.filter(one => one.clientWidth > 0);
+  const pictures = every.filter(one => one.tagName == 'IMG');
+  const texts = every.filter(one => [...one.childNodes].some(node => node.nodeType == 3 && node.data.trim()));
+  const style = one => view.getComputedStyle(one);
+  return {
+    width: frame.clientWidth, wide: root.scrollWidth, elements: every.length,
+    cut: boxes.filter(one => one.scrollWidth > one.clientWidth + 1).map(names),
+    outside: every.filter(one => {
+      const box = one.getBoundingClientRect();
+      return box.width > 0 && (box.right > frame.clientWidth + 1 || box.left < -1);
+    }).map(names),
+    scrolling: boxes.filter(one => !['visible', 'clip'].includes(style(one).overflowX) ||
+      !['visible', 'clip'].includes(style(one).overflowY)).map(names),
+    broken: pictures.filter(one => !one.complete || one.naturalWidth < 100).length, pictures: pictures.length,
+    narrow: Math.min(...pictures.map(one => one.getBoundingClientRect().width)),
+    colours: [...new Set(texts.map(one => style(one).color))],
+    smallest: Math.min(...texts.map(one => parseFloat(style(one).fontSize))),
+  };
+}
 addEventListener('load', () => {
-  const found = [...document.querySelectorAll('iframe')].map(frame => {
-    const page = frame.contentDocument, root = page.documentElement;
-    const pictures = [...page.images];
-    return {
-      width: frame.clientWidth, wide: root.scrollWidth,
-      broken: pictures.filter(one => !one.complete || one.naturalWidth < 100).length, pictures: pictures.length,
-      narrow: Math.min(...pictures.map(one => one.getBoundingClientRect().width)),
-      outside: [...page.querySelectorAll('p, li, h1, h2, h3, img, figcaption, dl')].filter(
-        one => one.getBoundingClientRect().right > frame.clientWidth + 1).length,
-      background: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
-      text: parseFloat(frame.contentWindow.getComputedStyle(page.querySelector('li')).fontSize),
-    };
-  });
+  const found = [];
+  for (const frame of document.querySelectorAll('iframe')) {
+    const folded = look(frame);
+    frame.contentDocument.querySelectorAll('details').forEach(one => { one.open = true; });
+    found.push([folded, look(frame)]);
+  }
   document.getElementById('found').textContent = JSON.stringify(found);
 });
 </script>"""
@@ -303,31 +386,85 @@ def browse(tmp_path: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
-def test_a_browser_shows_it_on_desk_and_phone(made: report.Report, tmp_path: Path) -> None:
+def looked_at(tmp_path: Path, pages: list[tuple[int, str]]) -> list[list[dict[str, Any]]]:
+    """What a browser finds in pages of some widths, with all detail folded, and with all of it open."""
     frames = "".join(
-        f'<iframe width="{width}" height="900" style="border:0" srcdoc="{html.escape(made.page)}"></iframe>'
-        for width in (1200, 390, 320)
+        f'<iframe width="{width}" height="900" style="border:0" srcdoc="{html.escape(page)}"></iframe>'
+        for width, page in pages
     )
     (tmp_path / "probe.html").write_text(PROBE + frames)
     shown = browse(tmp_path, "--dump-dom", "--window-size=1400,1000", f"file://{tmp_path / 'probe.html'}")
     match = re.search(r'<pre id="found">(.*?)</pre>', shown, re.S)
     assert match is not None
-    found = json.loads(match[1])
-    assert [one["width"] for one in found] == [1200, 390, 320]
-    for one in found:
-        assert one["wide"] <= one["width"], one
-        assert one["outside"] == one["broken"] == 0, one
-        assert one["pictures"] == len(made.pictures)
-        assert one["narrow"] > 0.7 * min(one["width"], 500), one
-        assert one["background"] == "rgb(255, 255, 255)"
-        assert one["text"] >= 14
+    found: list[list[dict[str, Any]]] = json.loads(html.unescape(match[1]))
+    return found
+
+
+def on_paper(page: str) -> str:
+    """The page as it is printed, for a window as wide as the paper between its margins."""
+    assert page.count("@media print") >= 1
+    return page.replace("@media print", "@media all").replace("@media screen", "@media print")
+
+
+def contrast(colour: str) -> float:
+    """With white, by WCAG 2.1."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 1.05 / (0.05 + sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
+
+
+A4 = 718
+"""Pixels between Chromium's margins of 1 cm."""
+
+
+@needs_browser
+def test_nothing_is_cut_off_on_a_desk_a_phone_and_paper(made: report.Report, tmp_path: Path) -> None:
+    assert made.influence is not None
+    pages = [(width, made.page) for width in (1200, 390, 320)]
+    pages += [(width, made.influence.page) for width in (1200, 390)] + [(A4, on_paper(made.page))]
+    found = looked_at(tmp_path, pages)
+    assert [one["width"] for one, _ in found] == [width for width, _ in pages]
+    for (width, _), states in zip(pages, found, strict=True):
+        for one in states:
+            assert one["wide"] <= width, one
+            assert one["cut"] == one["outside"] == one["scrolling"] == [], (width, one)
+            assert one["broken"] == 0
+            assert all(contrast(colour) >= 4.5 for colour in one["colours"]), one["colours"]
+            assert one["smallest"] >= (9 if width == A4 else 12), (width, one["smallest"])
+        more = states[1]["elements"] - states[0]["elements"]
+        assert more == 0 if width == A4 else more > 0  # paper has what screens fold
+    for one, opened in (found[0], found[1], found[5]):
+        assert opened["pictures"] == len(made.pictures)
+        assert one["narrow"] > (300 if one["width"] > 320 else 250), one
+
+
+@needs_browser
+def test_what_is_cut_off_is_found(tmp_path: Path) -> None:
+    pages = [
+        f'<div style="width:200px"><table><tr><td>{"x" * 80}</td></tr></table></div>',
+        f'<p style="overflow:hidden; white-space:nowrap">{"word " * 40}</p>',
+        '<div style="margin-left:-20px">left of the page</div>',
+        '<p style="color:#888">pale</p>',
+    ]
+    cut, clipped, left, pale = (one for one, _ in looked_at(tmp_path, [(390, page) for page in pages]))
+    assert cut["cut"]
+    assert clipped["cut"]
+    assert clipped["scrolling"]
+    assert left["outside"]
+    assert contrast(pale["colours"][0]) < 4.5
+
+
+@needs_browser
+def test_screenshots_and_print(made: report.Report, tmp_path: Path) -> None:
     report.write(made, tmp_path / "report.html")
     address = f"file://{tmp_path / 'report.html'}"
-    browse(tmp_path, f"--screenshot={tmp_path / 'desk.png'}", "--window-size=1200,2000", address)
-    picture = imread(tmp_path / "desk.png")
-    assert picture.shape[:2] == (2000, 1200)
-    assert picture[..., :3].std() > 0.05
+    for width, height in ((1200, 2000), (500, 3000)):  # windows are at least 500 wide
+        path = tmp_path / f"{width}.png"
+        browse(tmp_path, f"--screenshot={path}", f"--window-size={width},{height}", address)
+        picture = imread(path)
+        assert picture.shape[:2] == (height, width)
+        assert picture[..., :3].std() > 0.05
+        assert picture[:, -4:, :3].min() > 0.9  # nothing touches the right edge
     browse(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'print.pdf'}", address)
     pdf = (tmp_path / "print.pdf").read_bytes()
     assert pdf.startswith(b"%PDF")
@@ -357,9 +494,11 @@ def test_the_answer_is_of_the_first_upstream_with_two_regimes(tmp_path: Path) ->
     shutil.rmtree(root / "base/words/finetuned")
     page = report.make([root], replicates=100).page
     answer, rest = page.split("</section>", 1)
-    assert "Area under the error curve from 10 min to 5.2 h: tiny, finetuned" in answer
-    assert answer.count("Area under the error curve") == 1
-    assert "other, finetuned has" not in answer
+    assert "The sentences are about tiny; the curves and tables show all upstreams." in answer
+    assert "other" not in text(answer).partition("The sentences are about tiny;")[2].partition("Bars:")[0]
+    first, _, folded = rest.partition("<details><summary>other, finetuned against other, frozen</summary>")
+    assert first.count("Area under the error curve from 10 min to 5.2 h: tiny, finetuned") == 1
+    assert folded.count("Area under the error curve") > 1
     for pair in ("other, finetuned against other, frozen", "tiny, frozen against base, frozen"):
         assert f"<details><summary>{pair}</summary>" in rest
     assert "tiny, finetuned against tiny, frozen</summary>" not in rest
@@ -371,5 +510,6 @@ def test_the_answer_of_one_regime_compares_upstreams(tmp_path: Path) -> None:
     root = write_study(tmp_path / "a", tasks=["words"], layers=False, upstreams=upstreams, regimes=regimes)
     shutil.rmtree(root / "tiny/words/finetuned")
     shutil.copytree(root / "tiny", root / "base")
-    answer = report.make([root], replicates=100).page.split("</section>", 1)[0]
-    assert "With all labels (5.2 h), tiny, frozen has" in text(answer)
+    page = report.make([root], replicates=100).page
+    assert "No clear difference between tiny and base from 10 min to 5.2 h of labels" in page.split("</section>", 1)[0]
+    assert "With all labels (5.2 h), tiny, frozen has" in text(page)

@@ -13,6 +13,7 @@ import torch
 from tasks import make_task, options
 
 from benchmark import config
+from benchmark.calibration import act_dcf, cllr, min_cllr
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Trials
 from benchmark.interfaces import Corpus, Splits, Target, Trial, Utterance
@@ -197,15 +198,20 @@ def test_metrics_can_be_recomputed_from_the_scores_file(task: SpeakerVerificatio
         "eer": eer(labels, scores),
         "min_dcf_p01": min_dcf(labels, scores, 0.01),
         "min_dcf_p05": min_dcf(labels, scores, 0.05),
+        "act_dcf_p01": act_dcf(labels, scores, 0.01),
+        "act_dcf_p05": act_dcf(labels, scores, 0.05),
+        "cllr": pytest.approx(cllr(labels, scores)),
+        "min_cllr": min_cllr(labels, scores),
     }
     assert task.selection in result.metrics["dev"]
     perfect = task.evaluate("dev", embeddings_of(task, "dev", noise=0.0)).metrics["dev"]
-    assert perfect == {"eer": 0.0, "min_dcf_p01": 0.0, "min_dcf_p05": 0.0}
+    assert [perfect[name] for name in ("eer", "min_dcf_p01", "min_dcf_p05", "min_cllr")] == [0.0] * 4
 
 
 def test_collapsed_embeddings_are_at_chance(task: SpeakerVerification) -> None:
     result = task.evaluate("dev", {u.id: np.zeros(4) for u in task.splits["dev"]}).metrics["dev"]
-    assert result == {"eer": 50.0, "min_dcf_p01": 1.0, "min_dcf_p05": 1.0}
+    costs = ("min_dcf_p01", "min_dcf_p05", "act_dcf_p01", "act_dcf_p05", "cllr", "min_cllr")
+    assert result == {"eer": 50.0, **dict.fromkeys(costs, pytest.approx(1.0))}
 
 
 def test_scores_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch, task: SpeakerVerification) -> None:
@@ -485,6 +491,7 @@ def test_a_cohort_adds_normalised_sets() -> None:
     predictions = {u.id: torch.randn(16, generator=generator) for u in (*cohort, *task.splits["test"])}
     result = task.evaluate("test", predictions)
     assert list(result.metrics) == ["test", "test_snorm", "veri_test", "veri_test_snorm"]
+    assert list(result.sets) == ["test", "veri_test"]  # what a calibration of dev's cosines is for
     assert list(result.files) == [
         "scores.txt", "scores_test_snorm.txt", "scores_veri_test.txt", "scores_veri_test_snorm.txt", "det.png",
         "det_snorm.png",
