@@ -86,7 +86,8 @@ def run(
         Interrupted: Ctrl-C; the run is saved.
     """
     from benchmark import config
-    from benchmark.engine.prepare import configure, default_folder, read_card, task_class
+    from benchmark.engine.cards import read_card, task_class
+    from benchmark.engine.prepare import configure, default_folder
     from benchmark.engine.run import run as run_settings
 
     files = [plugins] if isinstance(plugins, str | os.PathLike) else plugins
@@ -188,7 +189,8 @@ def report(*folders: StrPath, output: StrPath = "report.html", title: str | None
     """
     from benchmark.report import page
 
-    page.write(page.make([Path(folder) for folder in folders], title=title), Path(output))
+    report = page.make([Path(folder) for folder in folders], title=title, stem=Path(output).stem)
+    page.write(report, Path(output))
     return Path(output)
 
 

@@ -1,2 +1,2 @@
-"""Reports on studies: ``collect`` reads runs, ``compare`` compares them, ``sentences`` and ``exhibits`` present them,
-``page`` puts everything on one page."""
+"""Reports on studies: ``collect`` reads runs, ``compare`` compares them; ``headline``, ``exhibits``, ``overall`` and
+``details`` present them in ``sentences``, ``figures`` and tables; ``page`` puts everything on one page."""

@@ -77,6 +77,11 @@ class Gathered:
     synthetic: bool = False
     """A recipe says ``synthetic: true``, or a folder of the data holds the marker."""
 
+    def title(self, part: str, name: str) -> str:
+        """What the recipes call one of their ``upstreams``, ``tasks`` or ``regimes``; by default, its key."""
+        known = (getattr(study, part).get(name) for study in self.studies.values())
+        return next((one.title for one in known if one is not None and one.title), name)
+
 
 _FREE = (*config.FREE, "device", "features.", "upstream.options.")
 """Keys (or their beginnings) that may differ between machines; the data and weights are compared by digests."""
@@ -115,7 +120,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
         gathered.notices.append(
             f"{plural(gathered.repeated, 'cell')} found more than once with the same result; shown once."
         )
-    _check_comparable(list(gathered.runs.values()), gathered.notices)
+    check_comparable(list(gathered.runs.values()), gathered.notices)
     return gathered
 
 
@@ -240,7 +245,7 @@ def _differences(first: Run, second: Run, *, ignored: Sequence[str] = ()) -> lis
     return [f"{key}: {old} -> {new}" for key, old, new in pairs if str(old) != str(new) and key not in ignored]
 
 
-def _check_comparable(runs: Sequence[Run], notices: list[str]) -> None:
+def check_comparable(runs: Sequence[Run], notices: list[str]) -> None:
     """Refuse runs that must not share a figure; see the module's description."""
 
     def check_same(what: str, group: Callable[[Run], Any], value: Callable[[Run], Any]) -> None:

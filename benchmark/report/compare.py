@@ -18,21 +18,25 @@ from benchmark.metrics import Metric
 from benchmark.report.collect import Gathered, Run, declaration
 
 
-def statistic(run: Run) -> tuple[stats.Statistic | None, str]:
-    """The run's metric as a function of the drawn clusters, and what the clusters are; or ``None``, and why not."""
+def statistic(run: Run, metric_name: str | None = None) -> tuple[stats.Statistic | None, str]:
+    """A metric of the run (default: the one that selected it) over its test set, and what the clusters are.
+
+    ``None`` where there is none, and why not.
+    """
+    name = metric_name or run.metric
     try:
         about = run.about()
         if about is None:
             return None, "the run does not say what its metrics are computed from"
-        metric = metrics.METRICS.get(run.metric)
+        metric = metrics.METRICS.get(name)
         if metric is None:
-            return None, f"the metric '{run.metric}' is not declared in this process (--plugin)"
-        made = stats.of(read_items(run.folder, about), {run.metric: metric})
+            return None, f"the metric '{name}' is not declared in this process (--plugin)"
+        made = stats.of(read_items(run.folder, about), {name: metric})
     except BenchmarkError as error:
         return None, str(error)
-    value = made.values()[run.metric]
-    if not math.isclose(value, run.value, rel_tol=1e-3, abs_tol=1e-3):
-        return None, f"the run's files give {value:.5g}, its result {run.value:.5g}"
+    value, reported = made.values()[name], run.result["metrics"]["test"].get(name)
+    if reported is not None and not math.isclose(value, reported, rel_tol=1e-3, abs_tol=1e-3):
+        return None, f"the run's files give {value:.5g}, its result {reported:.5g}"
     noun, space, remark = about.cluster.partition(" ")
     return made, f"{noun}s{space}{remark}"
 
@@ -49,6 +53,10 @@ class Series:
     """In legends and tables."""
     points: dict[str, dict[int, Run]]
     """Budget -> seed -> run, smallest budget first."""
+    title: str = ""
+    """The name, of the titles that the recipe gives its upstream and regime."""
+    upstream_title: str = ""
+    regime_title: str = ""
 
     @property
     def plain(self) -> str:
@@ -130,6 +138,10 @@ class TaskView:
     """Of single layers: (upstream, regime, budget) -> layer -> seed -> run."""
     contrasts: list[Contrast] = field(default_factory=list)
     compositions: list[Composition] = field(default_factory=list)
+    title: str = ""
+    """As the recipe names the task."""
+    titles: dict[str, str] = field(default_factory=dict)
+    """Upstream or regime -> as the recipe names it."""
 
     @property
     def runs(self) -> list[Run]:
@@ -143,29 +155,32 @@ class Bootstrap:
 
     def __init__(self, replicates: int) -> None:
         self.replicates = replicates
-        self._known: dict[Path, tuple[stats.Statistic | None, str]] = {}
-        self._summaries: dict[tuple[Path, ...], tuple[stats.Interval | None, str]] = {}
+        self._known: dict[tuple[Path, str], tuple[stats.Statistic | None, str]] = {}
+        self._summaries: dict[tuple[str, tuple[Path, ...]], tuple[stats.Interval | None, str]] = {}
 
-    def _statistics(self, runs: Iterable[Run]) -> tuple[list[stats.Statistic], str]:
+    def statistics(self, runs: Iterable[Run], metric_name: str | None = None) -> tuple[list[stats.Statistic], str]:
+        """One a run and what their clusters are; or none, and why not. See :func:`statistic`."""
         statistics = []
         for run in runs:
-            if run.folder not in self._known:
-                self._known[run.folder] = statistic(run)
-            known, why = self._known[run.folder]
+            key = run.folder, metric_name or run.metric
+            if key not in self._known:
+                self._known[key] = statistic(run, metric_name)
+            known, why = self._known[key]
             if known is None:
                 return [], why
             statistics.append(known)
         return statistics, why
 
-    def summary(self, runs: Sequence[Run]) -> tuple[stats.Interval | None, str]:
-        """Of the mean over the runs; or ``None``, and why not."""
-        key = tuple(run.folder for run in runs)
+    def summary(self, runs: Sequence[Run], metric_name: str | None = None) -> tuple[stats.Interval | None, str]:
+        """Of the mean over the runs of a metric (default: the one that selected them); or ``None``, and why not."""
+        name = metric_name or runs[0].metric
+        key = (name, tuple(run.folder for run in runs))
         if key not in self._summaries:
-            statistics, why = self._statistics(runs)
+            statistics, why = self.statistics(runs, name)
             interval = None
             if statistics:
                 try:
-                    interval = stats.summarise(statistics, replicates=self.replicates)[runs[0].metric].test_set
+                    interval = stats.summarise(statistics, replicates=self.replicates)[name].test_set
                 except BenchmarkError as error:
                     why = str(error)
             self._summaries[key] = interval, why
@@ -177,7 +192,7 @@ class Bootstrap:
         if not both:
             return None
         seeds = stats.seed_spread([second[seed].value - first[seed].value for seed in both])
-        statistics, why = self._statistics([*(first[seed] for seed in both), *(second[seed] for seed in both)])
+        statistics, why = self.statistics([*(first[seed] for seed in both), *(second[seed] for seed in both)])
         if statistics:
             try:
                 compared = stats.compare(statistics[: len(both)], statistics[len(both) :], replicates=self.replicates)[
@@ -202,20 +217,8 @@ def tasks(gathered: Gathered, bootstrap: Bootstrap) -> list[TaskView]:
     upstream."""
     views = []
     for task in dict.fromkeys(cell.task for cell in gathered.runs):
-        runs = [run for run in gathered.runs.values() if run.cell.task == task]
-        labelled: dict[str, list[float]] = {}
-        for run in runs:
-            labelled.setdefault(run.cell.budget, []).append(run.result["data"]["train"]["seconds"])
-        seconds = {budget: float(np.mean(values)) for budget, values in labelled.items()}
-        seconds = dict(sorted(seconds.items(), key=lambda item: item[1]))
-        layers: dict[tuple[str, str, str], dict[int, dict[int, Run]]] = {}
-        for run in runs:
-            cell = run.cell
-            if cell.layer is not None:
-                single = layers.setdefault((cell.upstream, cell.regime, cell.budget), {})
-                single.setdefault(cell.layer, {})[cell.seed] = run
-        series = _series([run for run in runs if run.cell.layer is None], seconds)
-        view = TaskView(task, _metric(runs[0], gathered.notices), seconds, series, layers)
+        view = task_view(gathered, task)
+        series = view.series
         for second in series:
             first = _baseline(second, series)
             if first is not None:
@@ -227,6 +230,37 @@ def tasks(gathered: Gathered, bootstrap: Bootstrap) -> list[TaskView]:
         view.compositions = list(_compositions(series, bootstrap))
         views.append(view)
     return views
+
+
+def task_view(gathered: Gathered, task: str) -> TaskView:
+    """The runs of a task, with no comparison made yet."""
+    runs = [run for run in gathered.runs.values() if run.cell.task == task]
+    labelled: dict[str, list[float]] = {}
+    for run in runs:
+        labelled.setdefault(run.cell.budget, []).append(run.result["data"]["train"]["seconds"])
+    seconds = {budget: float(np.mean(values)) for budget, values in labelled.items()}
+    seconds = dict(sorted(seconds.items(), key=lambda item: item[1]))
+    layers: dict[tuple[str, str, str], dict[int, dict[int, Run]]] = {}
+    for run in runs:
+        cell = run.cell
+        if cell.layer is not None:
+            single = layers.setdefault((cell.upstream, cell.regime, cell.budget), {})
+            single.setdefault(cell.layer, {})[cell.seed] = run
+    series = _series([run for run in runs if run.cell.layer is None], seconds)
+    _entitle(series, gathered)
+    title = gathered.title("tasks", task)
+    titles = {run.cell.upstream: gathered.title("upstreams", run.cell.upstream) for run in runs}
+    titles |= {run.cell.regime: gathered.title("regimes", run.cell.regime) for run in runs}
+    return TaskView(task, _metric(runs[0], gathered.notices), seconds, series, layers, title=title, titles=titles)
+
+
+def _entitle(series: Sequence[Series], gathered: Gathered) -> None:
+    for one in series:
+        one.upstream_title = gathered.title("upstreams", one.upstream)
+        one.regime_title = gathered.title("regimes", one.regime)
+        several = one.name.startswith(f"{one.upstream}, ")
+        kind = f", {one.kind}" if one.kind and one.name.endswith(f", {one.kind}") else ""
+        one.title = (f"{one.upstream_title}, " if several else "") + one.regime_title + kind
 
 
 def _metric(run: Run, notices: list[str]) -> Metric:
@@ -288,7 +322,7 @@ def _kinds(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(kind for run in runs if (kind := budget_kind(run.cell.budget)))) or [""]
 
 
-def _curve(view: TaskView, series: Series, among: Iterable[str], seed: int | None = None) -> stats.Curve:
+def curve(view: TaskView, series: Series, among: Iterable[str], seed: int | None = None) -> stats.Curve:
     """The learning curve as errors, over some of its budgets; of one seed, or the mean."""
     points: dict[float, list[float]] = {}
     for budget in among:
@@ -309,13 +343,13 @@ def _contrast(view: TaskView, first: Series, second: Series, bootstrap: Bootstra
     differences = {budget: difference for budget, difference in compared.items() if difference is not None}
     contrast = Contrast(first, second, differences, None, None, [], ())
     if len(common) > 1:
-        one, other = (_curve(view, series, common) for series in (first, second))
+        one, other = (curve(view, series, common) for series in (first, second))
         contrast.target = stats.labels_to_target(other, one.errors[-1])
         contrast.multiplier = stats.label_multiplier(one, other).mean
         contrast.crossovers = stats.crossovers(one, other)
         for seed in _complete(first, common):
             if seed in _complete(second, common):
-                one, other = (_curve(view, series, common, seed) for series in (first, second))
+                one, other = (curve(view, series, common, seed) for series in (first, second))
                 single = stats.label_multiplier(one, other).mean
                 contrast.multipliers += [] if single is None else [single]
     return contrast
@@ -340,9 +374,9 @@ def curve_area(
 ) -> tuple[float, list[float], tuple[float, float]]:
     """Normalised area of the mean curve, of single seeds, and the budgets (seconds) that it covers."""
     errors = (0.0, view.metric.ceiling or 0.0)
-    mean = stats.area(_curve(view, series, among), errors=errors, budgets=budgets).value
+    mean = stats.area(curve(view, series, among), errors=errors, budgets=budgets).value
     seeds = [
-        stats.area(_curve(view, series, among, seed), errors=errors, budgets=budgets).value
+        stats.area(curve(view, series, among, seed), errors=errors, budgets=budgets).value
         for seed in _complete(series, among)
     ]
     return mean, seeds, budgets

@@ -1,8 +1,13 @@
-"""The page of a report: one HTML file that loads nothing else, with its tables and figures as files beside it."""
+"""The page of a report: one HTML file that loads nothing else, with its tables and figures as files beside it.
+
+It begins with a picture and a sentence for each task, then come layers, ranks, what more labels would bring, and
+tables. Detail is folded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,50 +15,32 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from benchmark import statistics as stats
+from benchmark.errors import BenchmarkError
 from benchmark.files import write_bytes, write_text
+from benchmark.report import extrapolation, ranking, whom
 from benchmark.report.collect import Gathered, gather
-from benchmark.report.compare import Bootstrap, Contrast, TaskView, tasks
-from benchmark.report.exhibits import Picture, every_run, glance, identifier, targets, task_section, weights
+from benchmark.report.compare import Bootstrap, TaskView, tasks
+from benchmark.report.details import detail
+from benchmark.report.exhibits import BANDS, layer_picture, layer_table, overview
+from benchmark.report.headline import foremost, headline
+from benchmark.report.overall import every_run, glance, targets, weights
+from benchmark.report.parts import Picture, Sheet, capital, estimate, folded, identifier, listed, rounded, sources
 from benchmark.report.sentences import (
+    OPTIMISTIC,
     duration_text,
     sentences,
     sentences_on_compositions,
     sentences_on_layers,
     sentences_without_contrasts,
 )
+from benchmark.report.style import STYLE
 from benchmark.tables import Table, Value, plural
 
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 66rem; padding: 1rem; color: #1b1b1b; background: #fff;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.25; }
-h2 { font-size: 1.3rem; border-bottom: 1px solid #bbb; margin-top: 2.2rem; }
-h3 { font-size: 1.05rem; margin-bottom: .3rem; }
-figure { margin: 1.4rem 0; } figcaption { font-size: .85rem; color: #444; margin: .3rem 0; max-width: 50rem; }
-img { display: block; max-width: min(100%, 36rem); height: auto; } p, li { max-width: 50rem; }
-.scroll { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top;
-  min-width: 3.2rem; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; } td.number { text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-th.number { text-align: right; } td:last-child:not(.number), td.long { min-width: 11rem; }
-.note { border-left: 4px solid #d55e00; background: #fff6ef; padding: .5rem .9rem; }
-pre { overflow-x: auto; background: #f6f6f6; padding: .6rem; font-size: .8rem; }
-nav a { margin-right: .8rem; white-space: nowrap; display: inline-block; } a { color: #00558c; }
-@media (max-width: 40rem) { body { padding: .7rem; } h1 { font-size: 1.3rem; } }
-@media print {
-  body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; }
-  figure, li { break-inside: avoid; } h2, h3 { break-after: avoid; } figure.table { break-inside: auto; }
-  tr { break-inside: avoid; } .scroll { overflow: visible; } img { max-height: 11cm; max-width: 65%; }
-  table { font-size: 7pt; width: 100%; } th, td { padding: .1rem .25rem; min-width: 0; }
-  td:last-child:not(.number), td.long { min-width: 0; } td.number { white-space: normal; }
-}
-"""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The page loads nothing: browsers refuse whatever is not in it."""
+
+Show = Callable[[Iterable[Table | Sheet | Picture | None]], str]
+"""Parts of the page as HTML; their files are kept."""
 
 
 @dataclass
@@ -63,15 +50,25 @@ class Report:
     page: str
     tables: list[Table]
     pictures: list[Picture]
+    stem: str = "report"
+    """The name of the page without ``.html``, as links have it."""
+    influence: whom.Whom | None = None
+    """The page on single speakers."""
 
 
-def make(folders: Sequence[Path], *, title: str | None = None, replicates: int = stats.REPLICATES) -> Report:
+def make(
+    folders: Sequence[Path], *, title: str | None = None, replicates: int = stats.REPLICATES, stem: str = "report",
+    audio: bool = False, data_root: str | None = None,
+) -> Report:  # fmt: skip
     """The report of some results folders.
 
     Args:
         folders: of studies, or of runs.
         title: of the page; default: the studies' names.
-        replicates: of the bootstrap.
+        replicates: of the bootstrap, for metrics whose intervals have no formula.
+        stem: the name that the page will have, without ``.html``.
+        audio: put clips of what single speakers said beside the page on them, where the data is at hand.
+        data_root: where the data is now; default: where the runs found it.
 
     Raises:
         BenchmarkError: as :func:`benchmark.report.collect.gather`.
@@ -84,29 +81,39 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
     tables: list[Table] = []
     pictures: list[Picture] = []
 
-    def show(parts: Iterable[Table | Picture | None]) -> str:
+    def show(parts: Iterable[Table | Sheet | Picture | None]) -> str:
         shown = []
         for part in parts:
-            if part is not None:
-                (tables if isinstance(part, Table) else pictures).append(part)  # type: ignore[arg-type]
-                shown.append(part.html())
+            if part is None:
+                continue
+            if isinstance(part, Picture):
+                pictures.append(part)
+            else:
+                table = part.table if isinstance(part, Sheet) else part
+                tables.extend([table] if table.name else [])
+            shown.append(part.html())
         return "\n".join(shown)
 
-    sections: list[tuple[str, str, str]] = [("answer", "The answer", _answer(gathered, views) + show([glance(views)]))]
-    for view in views:
-        body = show(task_section(view, bootstrap, gathered.notices))
-        sections.append((f"task-{identifier(view.name)}", view.name, _introduction(view) + body))
-    pictures_of_weights, table_of_weights = weights(views)
-    tables += table_of_weights  # long: not on the page
-    layered = show(pictures_of_weights)
-    if layered:
-        sections.append(("weights", "Which layers are used", layered))
-    published = targets(gathered, views)
-    if published is not None:
-        sections.append(("targets", "Published results", show([published])))
-    sections.append(("cells", "What was run", _completeness(gathered, show)))
+    influence = whom.of_views(
+        views, gathered.notices, title=f"{title}: whom does it help?", stem=f"{stem}_whom", audio=audio,
+        data_root=data_root, back=f"{stem}.html",
+    )  # fmt: skip
+    rankings = _rankings(views, bootstrap, gathered.notices)
+    in_detail = [_task(view, rankings.get(view.name), bootstrap, gathered.notices, show) for view in views]
+    sections = [
+        ("answer", "The answer", _answer(gathered, views, bootstrap, show)),
+        ("layers", "Layers", _layers(views, bootstrap, show, tables)),
+        ("ranks", "Ranks", _ranks(views, rankings, show)),
+        ("more", "More labels than were tried", _beyond(views, bootstrap, show)),
+        ("whom", "Whom does it help?", _whom(influence, stem)),
+        ("comparisons", "Comparisons", show([glance(views)])),
+        ("tasks", "Tasks in detail", "\n".join(in_detail)),
+        ("targets", "Published results", show([targets(gathered, views)])),
+        ("cells", "What was run", _completeness(gathered, show)),
+        ("settings", "Method and settings", _settings(gathered)),
+    ]
     tables.append(every_run(gathered))
-    sections.append(("settings", "Settings", _settings(gathered)))
+    sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
     body = "\n".join(f'<section id="{key}"><h2>{escape(name)}</h2>\n{text}</section>' for key, name, text in sections)
     page = f"""<!DOCTYPE html>
@@ -116,7 +123,7 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <header><h1>{escape(title)}</h1>
@@ -128,10 +135,18 @@ def make(folders: Sequence[Path], *, title: str | None = None, replicates: int =
 </body>
 </html>
 """
-    return Report(page, tables, pictures)
+    return Report(page, tables, pictures, stem, influence)
 
 
-def _answer(gathered: Gathered, views: Sequence[TaskView]) -> str:
+def _panels(panels: Sequence[str]) -> str:
+    inside = "\n".join(f'<article class="panel">{panel}</article>' for panel in panels if panel)
+    return f'<div class="panels">\n{inside}\n</div>' if inside else ""
+
+
+# --- The answer -------------------------------------------------------------------------------------------------------
+
+
+def _answer(gathered: Gathered, views: Sequence[TaskView], bootstrap: Bootstrap, show: Show) -> str:
     parts = []
     if gathered.synthetic:
         parts.append(
@@ -143,45 +158,166 @@ def _answer(gathered: Gathered, views: Sequence[TaskView]) -> str:
             f'<p class="note"><b>Incomplete.</b> {len(gathered.absent)} of {len(gathered.absent) + len(gathered.runs)} '
             'cells have no result: see <a href="#cells">what was run</a>.</p>'
         )
-    for view in views:
-        texts = sentences_on_compositions(view)
-        if not view.contrasts:
-            texts += sentences_without_contrasts(view)
-        foremost = [sentences(view, contrast) for contrast in view.contrasts if _foremost(view, contrast)]
-        for about_contrast in foremost or (sentences(view, contrast)[:1] for contrast in view.contrasts):
-            texts += about_contrast
-        texts += sentences_on_layers(view)
-        once = list(dict.fromkeys(texts))  # with all labels, curves over budgets of any kind give the same sentence
-        parts.append(f"<h3>{escape(view.name)}</h3>{_list(once)}")
+    of = {contrast.second.upstream_title for view in views for contrast in foremost(view)}
+    known = {series.upstream for view in views for series in view.series}
+    if len(of) == 1 and len(known) > 1:
+        parts.append(f"<p>The sentences are about {escape(of.pop())}; the curves and tables show all upstreams.</p>")
+    parts.append(_panels([_panel(view, bootstrap, show) for view in views]))
+    parts.append(f'<p class="soft">{escape(BANDS)}</p>')
     return "\n".join(parts)
 
 
-def _foremost(view: TaskView, contrast: Contrast) -> bool:
-    """Whether a comparison is between two regimes of the first upstream that has two: what the page begins with.
-
-    Each of the others has a line in the table below, and sentences in the task's section.
-    """
-    within = [other.first.upstream for other in view.contrasts if other.first.upstream == other.second.upstream]
-    return contrast.first.upstream == contrast.second.upstream == next(iter(within), None)
-
-
-def _list(texts: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in texts)}</ul>"
+def _panel(view: TaskView, bootstrap: Bootstrap, show: Show) -> str:
+    doubts = " ".join(sorted({note for note in _notes(view, bootstrap) if note.startswith("Too few")}))
+    return (
+        f'<h3>{escape(view.title)}</h3><p class="answer">{escape(headline(view))}</p>'
+        f'{show([overview(view, bootstrap)])}<p class="soft">{escape(f"{_test_set(view)} {doubts}")} '
+        f'<a class="more" href="#task-{identifier(view.name)}">More in detail</a></p>'
+    )
 
 
-def _introduction(view: TaskView) -> str:
+def _notes(view: TaskView, bootstrap: Bootstrap) -> list[str]:
+    """What the test set cannot show of the results with the most labels."""
+    intervals = [bootstrap.summary(list(series.points[series.largest].values()))[0] for series in view.series]
+    return [note for interval in intervals if interval is not None for note in interval.notes]
+
+
+def _test_set(view: TaskView) -> str:
     test = view.runs[0].result["data"]["test"]
-    text = f"{view.metric.axis}. Test set: {test['utterances']:,} utterances, {duration_text(test['seconds'])}"
-    text += f", {test['speakers']:,} speakers." if test["speakers"] else "."
-    parts = [f"<p>{escape(text)}</p>"]
+    seeds = len({run.cell.seed for run in view.runs})
+    speakers = f"{plural(test['speakers'], 'speaker')}, " if test["speakers"] else ""
+    length = f"{plural(test['utterances'], 'utterance')}, {duration_text(test['seconds'])}"
+    return f"Test set: {speakers}{length}. {plural(seeds, 'seed').capitalize()}."
+
+
+# --- Layers, ranks, speakers ------------------------------------------------------------------------------------------
+
+
+def _layers(views: Sequence[TaskView], bootstrap: Bootstrap, show: Show, tables: list[Table]) -> str:
+    panels = []
+    for view in views:
+        if not view.layers:
+            continue
+        picture = show([layer_picture(view, bootstrap)]) if view.series else ""  # else it stands at the top
+        texts = " ".join(sentences_on_layers(view))
+        panels.append(f'<h3>{escape(view.title)}</h3><p class="answer">{escape(texts)}</p>{picture}')
+    heat_maps, table = weights(views)
+    tables += table  # long: not on the page
+    parts = [_panels(panels), f'<p class="soft">{OPTIMISTIC}</p>' if panels else ""]
+    if heat_maps:
+        parts.append("<h3>Weights of the layers</h3>" + _panels([show([picture]) for picture in heat_maps]))
+    return "\n".join(part for part in parts if part)
+
+
+def _rankings(views: Sequence[TaskView], bootstrap: Bootstrap, notices: list[str]) -> dict[str, ranking.Ranking]:
+    """By task, of those with two systems or more."""
+    found = {}
+    for view in views:
+        if view.series and ranking.widest_budget(view) is not None:
+            try:
+                found[view.name] = ranking.ranks(view, None, bootstrap)
+            except BenchmarkError as error:
+                notices.append(f"No ranks: {error}.")
+    return found
+
+
+def _ranks(views: Sequence[TaskView], rankings: Mapping[str, ranking.Ranking], show: Show) -> str:
+    panels = []
+    for view in views:
+        if view.name not in rankings:
+            continue
+        ranked = rankings[view.name]
+        whole, _ = _rank_tables(view, ranked)
+        rows: list[list[Value]] = []
+        for place in ranked.ranks.places:
+            interval = ranked.intervals[place.name]
+            rows.append([str(place.rank), place.name, estimate(place.value, interval.low, interval.high), place.groups])
+        shown = Table(["rank", "system", f"{view.metric.label} [95\u00a0%]", "group"], rows, whole.columns[2])
+        answer = ranking.sentences(ranked)[0]
+        panels.append(
+            f'<h3>{escape(view.title)}</h3><p class="answer">{escape(capital(answer))}</p>{show([Sheet(whole, shown)])}'
+        )
+    if not panels:
+        return ""
+    return (
+        "<p>Systems that share a letter are not separated by the test set; a range of ranks holds the true rank.</p>"
+        f"{_panels(panels)}"
+    )
+
+
+def _beyond(views: Sequence[TaskView], bootstrap: Bootstrap, show: Show) -> str:
+    panels = []
+    for view in views:
+        outlook = extrapolation.panel(view, bootstrap)
+        if outlook is not None:
+            *values, answer = outlook.sentences
+            panels.append(
+                f'<h3>{escape(view.title)}</h3><p class="answer">{escape(capital(answer))}</p>'
+                f"{show([outlook.picture])}{listed(values) if values else ''}{show([outlook.sheet])}"
+            )
+    if not panels:
+        return ""
+    return f'<p class="note"><b>Extrapolated.</b> None of this was measured.</p>{_panels(panels)}'
+
+
+def _whom(influence: whom.Whom | None, stem: str) -> str:
+    if influence is None:
+        return ""
+    texts = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in influence.answers if text)
+    return (
+        f'<ul class="plain">{texts}</ul><p><a href="{escape(stem)}_whom.html">Each speaker, language and class, with '
+        "the trials and utterances behind the largest influences</a></p>"
+    )
+
+
+# --- Detail -----------------------------------------------------------------------------------------------------------
+
+
+def _rank_tables(view: TaskView, ranked: ranking.Ranking) -> list[Table]:
+    about = sources([run for runs in ranking.systems(view, ranked.budget).values() for run in runs.values()])
+    of = ranking.tables(ranked, identifier(view.name))
+    return [dataclasses.replace(table, caption=f"{table.caption} {about}") for table in of]
+
+
+def _pairs(view: TaskView, ranked: ranking.Ranking | None) -> Sheet | None:
+    if ranked is None:
+        return None
+    _, whole = _rank_tables(view, ranked)
+    rows: list[list[Value]] = [
+        [
+            f"{tested.pair.second} − {tested.pair.first}",
+            estimate(tested.pair.value, tested.low, tested.high, sign=True), rounded(tested.adjusted_p, None),
+            tested.better or "not separated", tested.clusters_needed,
+        ]
+        for tested in ranked.ranks.pairs
+    ]  # fmt: skip
+    columns = [
+        "difference", f"{ranked.metric.label} [95\u00a0%]", "adjusted p", "better", f"{ranked.noun} needed to tell",
+    ]  # fmt: skip
+    return Sheet(whole, Table(columns, rows, "All pairs, tested together"))
+
+
+def _task(view: TaskView, ranked: ranking.Ranking | None, bootstrap: Bootstrap, notices: list[str], show: Show) -> str:
+    slug = identifier(view.name)
+    chosen = foremost(view)
+    texts = sentences_on_compositions(view)
+    if not view.contrasts:
+        texts += sentences_without_contrasts(view)
+    for contrast in chosen:
+        texts += sentences(view, contrast)
+    once = list(dict.fromkeys(texts))  # with all labels, curves over budgets of any kind give the same sentence
+    parts = [f'<p id="task-{slug}">{escape(f"{view.metric.axis}. {_test_set(view)}")}</p>', listed(once)]
     for contrast in view.contrasts:
-        if not _foremost(view, contrast):
-            title = f"{contrast.second.name} against {contrast.first.name}"
-            parts.append(f"<details><summary>{escape(title)}</summary>{_list(sentences(view, contrast))}</details>")
-    return "\n".join(parts)
+        if contrast not in chosen:
+            title = f"{contrast.second.title} against {contrast.first.title}"
+            parts.append(folded(title, listed(sentences(view, contrast))))
+    parts.append(show([*detail(view, bootstrap, notices), layer_table(view, bootstrap), _pairs(view, ranked)]))
+    if ranked is not None:
+        parts.append(listed(ranking.sentences(ranked)))
+    return folded(view.title, "".join(parts))
 
 
-def _completeness(gathered: Gathered, show: Callable[[Iterable[Table | Picture | None]], str]) -> str:
+def _completeness(gathered: Gathered, show: Show) -> str:
     parts = [
         f"<p>{plural(len(gathered.runs), 'cell')} with a result, {len(gathered.absent)} without. The folder of tables "
         "beside this page holds all its tables, and every run with all metrics and costs, as CSV and LaTeX.</p>"
@@ -193,9 +329,9 @@ def _completeness(gathered: Gathered, show: Callable[[Iterable[Table | Picture |
             for cell, why in gathered.absent.items()
         ]  # fmt: skip
         columns = ["upstream", "task", "regime", "layer", "budget", "seed", "why"]
-        parts.append(show([Table(columns, rows, "Cells without a result.", name="absent")]))
+        parts.append(folded("Cells without a result", show([Table(columns, rows, "", name="absent")])))
     if gathered.notices:
-        parts.append(f"<h3>Notices</h3>{_list(gathered.notices)}")
+        parts.append(f"<h3>Notices</h3>{listed(gathered.notices)}")
     return "\n".join(parts)
 
 
@@ -212,27 +348,28 @@ def _settings(gathered: Gathered) -> str:
         ),
         "Commands": dict.fromkeys(run.result["provenance"]["command"] for run in runs),
     }
-    listed = "".join(f"<dt><b>{name}</b></dt><dd>{'<br>'.join(map(escape, of))}</dd>" for name, of in facts.items())
+    entries = "".join(f"<dt><b>{name}</b></dt><dd>{'<br>'.join(map(escape, of))}</dd>" for name, of in facts.items())
     recipes = "".join(
-        f"<details><summary>Recipe of {escape(root)}</summary><pre>"
-        f"{escape(OmegaConf.to_yaml(OmegaConf.structured(study)))}</pre></details>"
+        folded(f"Recipe of {root}", f"<pre>{escape(OmegaConf.to_yaml(OmegaConf.structured(study)))}</pre>")
         for root, study in gathered.studies.items()
     )
     method = (
         "<p>Budgets are nested and seeded; every regime tried the same number of candidates on dev; test was scored "
-        "once, with the selected candidate. Intervals over the test set are BCa bootstrap intervals over clusters "
-        "(speakers where they are known), of the mean over seeds; intervals over seeds are t-intervals. An interval "
-        "marked as biased has a bootstrap bias above half its standard error and is less reliable than its level says. "
-        "Curves are straight in the logarithm of the labels between budgets and are never extrapolated.</p>"
+        "once, with the selected candidate. Intervals over the test set are for other clusters of the same kind "
+        "(speakers where they are known), of the mean over seeds; those of differences are paired. Intervals over "
+        "seeds are t-intervals. Curves are straight in the logarithm of the labels between budgets and are never "
+        "extrapolated.</p>"
     )
-    return f"{method}<dl>{listed}</dl>{recipes}"
+    return f"{method}{folded('Commits, devices, versions', f'<dl>{entries}</dl>')}{recipes}"
 
 
 def write(report: Report, output: Path) -> None:
-    """Write ``<name>.html``, ``<name>_tables/*.{csv,tex}`` and ``<name>_figures/*.png``."""
+    """Write ``<name>.html``, ``<name>_tables/*.{csv,tex}``, ``<name>_figures/*.png`` and the page on speakers."""
     for table in report.tables:
         write_text(output.parent / f"{output.stem}_tables" / f"{table.name}.csv", table.csv())
         write_text(output.parent / f"{output.stem}_tables" / f"{table.name}.tex", table.latex())
     for picture in report.pictures:
         write_bytes(output.parent / f"{output.stem}_figures" / f"{picture.name}.png", picture.png)
+    if report.influence is not None:
+        whom.write(report.influence, output.parent / f"{report.stem}_whom.html")
     write_text(output, report.page)

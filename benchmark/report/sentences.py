@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark import statistics as stats
+from benchmark.data import budget as label_budgets
 from benchmark.metrics import Metric
-from benchmark.report.compare import Contrast, Difference, TaskView, budget_kind, curve_area
+from benchmark.report.compare import Contrast, Difference, Series, TaskView, budget_kind, curve_area
 from benchmark.tables import number_text, plural
 
 
@@ -16,6 +17,19 @@ def duration_text(seconds: float) -> str:
         if seconds >= 0.995 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def length_text(view: TaskView, budget: str) -> str:
+    """The length of a label budget: as it was asked for, where it is a time, else as it is."""
+    parts = label_budgets.parse(budget)
+    timed = len(parts) == 1 and parts[0].unit == "s"
+    return duration_text(parts[0].amount if timed else view.seconds[budget])
+
+
+def amount(view: TaskView, budget: str) -> str:
+    """A label budget, with its length unless that is its name: ``9 min``, ``all (5.2 h)``."""
+    length = length_text(view, budget).replace(" ", "\u00a0")
+    return length if length.replace("\u00a0", "") == budget else f"{budget} ({length})"
 
 
 def labels_text(budget: str, seconds: float) -> str:
@@ -40,13 +54,16 @@ def verdict(difference: Difference, metric: Metric) -> str:
         return f"{better} on this test set; no interval says whether this extends to others"
     if not _excludes_zero(interval.low, interval.high):
         return "no clear difference on this test set"
-    if interval.biased:
-        return f"{better} on this test set; its interval is unreliable"
     if seeds.n == 1:
         return f"{better} with this seed; the variation between seeds is unknown"
     if not _excludes_zero(seeds.low, seeds.high):
         return f"{better} with these {seeds.n} seeds, which are too few or vary too much to generalise"
     return better
+
+
+def plain(series: Series) -> str:
+    """The title without the kind of budgets."""
+    return series.title.removesuffix(f", {series.kind}")
 
 
 def interval_text(interval: stats.Interval) -> str:
@@ -61,7 +78,7 @@ def sentences(view: TaskView, contrast: Contrast) -> list[str]:
     if len(common) < 2:
         if len(contrast.first.points) == len(contrast.second.points) == 1:
             return texts
-        pair = f"{contrast.second.name} and {contrast.first.name}"
+        pair = f"{contrast.second.title} and {contrast.first.title}"
         return [*texts, f"{pair} share fewer than two budgets, so sample efficiency cannot be compared."]
     texts += _over_budgets(view, contrast)
     budgets = (view.seconds[common[0]], view.seconds[common[-1]])
@@ -69,7 +86,8 @@ def sentences(view: TaskView, contrast: Contrast) -> list[str]:
         one, other = (curve_area(view, series, common, budgets)[0] for series in (contrast.first, contrast.second))
         texts.append(
             f"Area under the error curve from {duration_text(budgets[0])} to {duration_text(budgets[1])}: "
-            f"{contrast.second.name} {number_text(other)}, {contrast.first.name} {number_text(one)} (lower is better)."
+            f"{contrast.second.title} {number_text(other)}, {contrast.first.title} {number_text(one)} (lower is "
+            "better)."
         )
     return texts
 
@@ -78,7 +96,7 @@ def _at_the_largest_budget(view: TaskView, contrast: Contrast) -> str:
     metric = view.metric
     budget, difference = list(contrast.differences.items())[-1]
     one, other = contrast.values(budget)
-    first, second = (side.name if budget_kind(budget) else side.plain for side in (contrast.first, contrast.second))
+    first, second = (side.title if budget_kind(budget) else plain(side) for side in (contrast.first, contrast.second))
     return (
         f"With {labels_text(budget, view.seconds[budget])}, {second} has {metric.label} {metric.text(other)} where "
         f"{first} has {metric.text(one)}: {_difference_text(difference, metric)}"
@@ -106,7 +124,7 @@ def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
     texts = []
     if contrast.multiplier is None:
         texts.append(
-            f"The curves of {second.name} and {first.name} reach no common error over these budgets, so there is no "
+            f"The curves of {second.title} and {first.title} reach no common error over these budgets, so there is no "
             "label multiplier."
         )
     else:
@@ -116,33 +134,33 @@ def _over_budgets(view: TaskView, contrast: Contrast) -> list[str]:
         elif len(contrast.multipliers) == 1:
             seeds = " (one seed)"
         texts.append(
-            f"For the same error {first.name} needs {number_text(contrast.multiplier)} times the labels of "
-            f"{second.name}{seeds}."
+            f"For the same error {first.title} needs {number_text(contrast.multiplier)} times the labels of "
+            f"{second.title}{seeds}."
         )
     target = contrast.target
     assert target is not None
     largest = list(contrast.differences)[-1]
     goal = (
-        f"{metric.text(metric.error(target.error))}, the result of {first.name} with "
+        f"{metric.text(metric.error(target.error))}, the result of {first.title} with "
         f"{labels_text(largest, view.seconds[largest])}"
     )
     needed = duration_text(target.budget or 0)
     if not target.reached:
-        texts.append(f"{second.name} does not reach {goal}, with any of these budgets.")
+        texts.append(f"{second.title} does not reach {goal}, with any of these budgets.")
     elif target.at_smallest:
-        texts.append(f"{second.name} reaches {goal}, already with the smallest budget ({needed}).")
+        texts.append(f"{second.title} reaches {goal}, already with the smallest budget ({needed}).")
     else:
-        texts.append(f"{second.name} reaches {goal}, with about {needed}.")
+        texts.append(f"{second.title} reaches {goal}, with about {needed}.")
     texts.append(_crossing(view, contrast))
     uneven = [name for name in contrast.differences if first.points[name].keys() != second.points[name].keys()]
     if uneven:
-        pair = f"{second.name} and {first.name}"
+        pair = f"{second.title} and {first.title}"
         texts.append(f"At {', '.join(uneven)}, {pair} have different seeds; the mean curves use all of them.")
     return texts
 
 
 def _crossing(view: TaskView, contrast: Contrast) -> str:
-    first, second, crossings = contrast.first.name, contrast.second.name, contrast.crossovers
+    first, second, crossings = contrast.first.title, contrast.second.title, contrast.crossovers
     if len(crossings) == 1:
         before, after = (first, second) if crossings[0].second_better_after else (second, first)
         where = duration_text(crossings[0].budget)
@@ -160,7 +178,7 @@ def _crossing(view: TaskView, contrast: Contrast) -> str:
 def sentences_without_contrasts(view: TaskView) -> list[str]:
     """For tasks without a comparison: results at the largest budget."""
     return [
-        f"{series.name}, budget {series.largest}: {view.metric.label} {view.metric.text(series.mean(series.largest))} "
+        f"{series.title}, budget {series.largest}: {view.metric.label} {view.metric.text(series.mean(series.largest))} "
         f"({plural(len(series.points[series.largest]), 'seed')})."
         for series in view.series
     ]
@@ -174,7 +192,7 @@ def sentences_on_compositions(view: TaskView) -> list[str]:
         first, second = (labels_text(budget, view.seconds[budget]) for budget in composition.budgets)
         one, other = map(metric.text, composition.values())
         texts.append(
-            f"{composition.first.plain} has {metric.label} {other} with {second} and {one} with {first}: "
+            f"{plain(composition.first)} has {metric.label} {other} with {second} and {one} with {first}: "
             f"{_difference_text(difference, metric)}"
         )
     return texts
@@ -182,13 +200,17 @@ def sentences_on_compositions(view: TaskView) -> list[str]:
 
 def sentences_on_layers(view: TaskView) -> list[str]:
     """The best single layer of each upstream, regime and budget."""
+    several = len(view.layers) > 1
     texts = []
     for (upstream, _, budget), layers in view.layers.items():
         means = {layer: float(np.mean([run.value for run in runs.values()])) for layer, runs in layers.items()}
         best = (max if view.metric.higher_is_better else min)(means, key=means.__getitem__)
+        where = f"{view.titles.get(upstream, upstream)}, budget {budget}: of" if several else "Of"
         texts.append(
-            f"{upstream}, budget {budget}: of {plural(len(layers), 'single layer')}, layer {best} has the best mean "
-            f"on test, {view.metric.label} {view.metric.text(means[best])} ({plural(len(layers[best]), 'seed')}). "
-            "As the best of several on test, this value is slightly optimistic."
+            f"{where} {plural(len(layers), 'single layer')}, layer {best} has the best mean on test, "
+            f"{view.metric.label} {view.metric.text(means[best])} ({plural(len(layers[best]), 'seed')})."
         )
     return texts
+
+
+OPTIMISTIC = "As the best of several on test, the value of the best layer is slightly optimistic."

@@ -1,16 +1,5 @@
 """Uncertainty of results, and curves over label budgets; docs/statistics.md explains them."""
 
-from benchmark.statistics.bootstrap import (
-    LEVEL,
-    REPLICATES,
-    Comparison,
-    Interval,
-    SeedSpread,
-    Summary,
-    compare,
-    seed_spread,
-    summarise,
-)
 from benchmark.statistics.curves import (
     Area,
     Crossover,
@@ -22,6 +11,17 @@ from benchmark.statistics.curves import (
     label_multiplier,
     labels_to_target,
     learning_curve,
+)
+from benchmark.statistics.intervals import (
+    LEVEL,
+    REPLICATES,
+    Comparison,
+    Interval,
+    SeedSpread,
+    Summary,
+    compare,
+    seed_spread,
+    summarise,
 )
 from benchmark.statistics.statistic import Statistic, error_rates, identification, of, verification
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchmarkError
-from benchmark.statistics.bootstrap import LEVEL, SeedSpread, seed_spread
+from benchmark.statistics.intervals import LEVEL, SeedSpread, seed_spread
 
 Floats = NDArray[np.float64]
 

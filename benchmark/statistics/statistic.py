@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,12 +20,12 @@ from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes, Items, Trials
 from benchmark.metrics import Edits, Metric, det_curve
 from benchmark.metrics import compute as compute_metric
+from benchmark.statistics.limits import Errors
+from benchmark.statistics.rates import rate_of_losses, rate_of_sums
+from benchmark.statistics.verification import EqualErrorRate, MinimumCost, Side
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-MOST_SLOW = 500
-"""Replicates, at most, of metrics that are computed from the drawn items."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,19 @@ class Statistic:
     """Numbers that ``compute`` holds for one replicate."""
     test_set: str
     """A digest of all but the system's output: the same for two systems on one test set in one order."""
-    replicates: int | None = None
-    """At most this many replicates are worth their time; ``None``: any number."""
+    cluster_names: Sequence[str] = field(repr=False)
+    """(cluster,)"""
+    cluster: str = "cluster"
+    """What the clusters are: speaker, session, utterance."""
+    build: Callable[[], dict[str, Errors]] = field(default=dict, repr=False)
+    """Makes :attr:`errors`."""
+    ceilings: Mapping[str, float | None] = field(default_factory=dict)
+    """The largest possible values of metrics without a formula, where they are known and the smallest is 0."""
+
+    @cached_property
+    def errors(self) -> dict[str, Errors]:
+        """Metric -> the error that its interval is computed from; a metric that is not here gets a bootstrap."""
+        return self.build()
 
     def values(self) -> dict[str, float]:
         """The metrics on the test set as it is."""
@@ -66,8 +78,8 @@ def of(items: Items, metrics: Mapping[str, Metric]) -> Statistic:
     if metrics.keys() <= {*_FAST[items.kind]}:
         statistic = _of_counts(items)
         if metrics.keys() <= {*statistic.names}:  # Cavg is not determined by classes without posteriors
-            return replace(statistic, test_set=_test_set(items))
-    return replace(_of_items(items, metrics), test_set=_test_set(items))
+            return replace(statistic, test_set=_test_set(items), cluster=items.cluster.partition(" ")[0])
+    return replace(_of_items(items, metrics), test_set=_test_set(items), cluster=items.cluster.partition(" ")[0])
 
 
 def _test_set(items: Items) -> str:
@@ -104,7 +116,8 @@ def _of_counts(items: Items) -> Statistic:
 
 def _of_items(items: Items, metrics: Mapping[str, Metric]) -> Statistic:
     """Any metrics: computed from the items that each replicate draws."""
-    cluster, count = _clusters(items.clusters)
+    cluster, found = _clusters(items.clusters)
+    count = len(found)
     if isinstance(items, Trials):
         one, other = cluster[items.enrolment], cluster[items.test]
         other_or_none = np.where(items.labels == 1, count, other)  # a target trial counts once per draw of its speaker
@@ -124,7 +137,8 @@ def _of_items(items: Items, metrics: Mapping[str, Metric]) -> Statistic:
         return values
 
     directions = tuple(metric.higher_is_better for metric in metrics.values())
-    return Statistic(tuple(metrics), directions, count, compute, max(count, len(items)), "", MOST_SLOW)
+    ceilings = {name: metric.ceiling for name, metric in metrics.items()}
+    return Statistic(tuple(metrics), directions, count, compute, max(count, len(items)), "", found, ceilings=ceilings)
 
 
 def error_rates(
@@ -144,7 +158,8 @@ def error_rates(
         BenchmarkError: no utterance; sizes differ; a number that is negative or not finite; denominators all 0; fewer
             than 2 clusters.
     """
-    of, count = _clusters(clusters)
+    of, found = _clusters(clusters)
+    count = len(found)
     sums = np.empty((2, count, len(rates)))
     digests: list[NDArray[np.generic]] = [of]
     for index, (name, pair) in enumerate(rates.items()):
@@ -162,8 +177,13 @@ def error_rates(
     def compute(counts: Floats) -> Floats:
         return 100 * _ratio(counts @ sums[0], counts @ sums[1])
 
-    names = tuple(rates)
-    return Statistic(names, (higher_is_better,) * len(names), count, compute, count, _digest(*digests))
+    def errors() -> dict[str, Errors]:
+        wrong = sums[1] - sums[0] if higher_is_better else sums[0]
+        ceiling = 1.0 if higher_is_better else math.inf
+        return {name: rate_of_sums(wrong[:, m], sums[1, :, m], ceiling=ceiling) for m, name in enumerate(names)}
+
+    names, digest = tuple(rates), _digest(*digests)
+    return Statistic(names, (higher_is_better,) * len(names), count, compute, count, digest, found, build=errors)
 
 
 def verification(
@@ -192,7 +212,8 @@ def verification(
         raise BenchmarkError(f"{score.size} trials, but speakers of {len(first)} and {len(second)}; give both of each")
     if not all(0 < prior < 1 for prior in p_targets):
         raise BenchmarkError(f"minDCF needs priors between 0 and 1, got {list(p_targets)}")
-    both, count = _clusters([*first, *second])
+    both, found = _clusters(np.concatenate([np.asarray(side, dtype=str) for side in (first, second)]))
+    count = len(found)
     one, other = both[: score.size], both[score.size :]
     wrong = np.flatnonzero((one == other) != is_target)
     if wrong.size:
@@ -231,9 +252,23 @@ def verification(
             values[:, index] = (prior * p_miss + (1 - prior) * p_fa).min(axis=1) / min(prior, 1 - prior)
         return values
 
+    def errors() -> dict[str, Errors]:
+        sides = (
+            Side(score[targets][::-1], [target[::-1]], count),
+            Side(-score[nontargets], [left, right], count),
+        )
+        value, *costs = compute(np.ones((1, count)))[0].tolist()
+        of: dict[str, Errors] = {"eer": EqualErrorRate(*sides, value / 100)}
+        return of | {
+            name: MinimumCost(*sides, cost, prior)
+            for name, cost, prior in zip(names[1:], costs, p_targets, strict=True)
+        }
+
     names = ("eer", *(f"min_dcf_p{round(100 * prior):02d}" for prior in p_targets))
     digest = _digest(is_target, one, other)
-    return Statistic(names, (False,) * len(names), count, compute, max(count, score.size), digest)
+    return Statistic(
+        names, (False,) * len(names), count, compute, max(count, score.size), digest, found, "speaker", errors
+    )
 
 
 def identification(
@@ -261,7 +296,8 @@ def identification(
     """
     from scipy.sparse import csr_array
 
-    of, count = _clusters(clusters)
+    of, found = _clusters(clusters)
+    count = len(found)
     spoken, predicted = np.asarray(references), np.asarray(predictions)
     if not spoken.shape == predicted.shape == of.shape:
         raise BenchmarkError(
@@ -317,17 +353,41 @@ def identification(
             values.append(_ratio(p_target * miss + (1 - p_target) * _ratio(alarm, languages - 1.0), languages))
         return np.stack(values, axis=1)
 
+    def errors() -> dict[str, Errors]:
+        size = np.bincount(language).astype(np.float64)
+        of_all = dict(zip(names, compute(np.ones((1, count)))[0].tolist(), strict=True))
+        wrong = (spoken != predicted).astype(np.float64)
+        every = np.stack([np.bincount(of, part, count) for part in (wrong, np.ones(of.size))])
+        here: dict[str, Errors] = {"accuracy": rate_of_sums(*every, ceiling=1.0)}
+
+        def mean(name: str, losses: Floats, **more: float) -> Errors:
+            value = of_all[name] if name == "cavg" else 1 - of_all[name] / 100
+            return rate_of_losses(value, losses / present.size, language, of, count, **more)
+
+        here["macro_accuracy"] = mean("macro_accuracy", wrong / size[language])
+        answer = np.where(known, np.searchsorted(present, predicted), 0)
+        answers = np.bincount(answer[known], minlength=present.size)
+        both = size + answers
+        f1 = 2 * np.bincount(language, 1 - wrong) / both
+        losses = f1[language] / both[language] + known * (f1 / both)[answer] - 2 * (1 - wrong) / both[language]
+        here["macro_f1"] = mean("macro_f1", losses)
+        if llrs is not None:
+            cost = p_target * (~accepted & own).sum(axis=1)
+            cost = cost + (1 - p_target) * (accepted & ~own).sum(axis=1) / (present.size - 1)
+            here["cavg"] = mean("cavg", cost / size[language], share=p_target**2, scale=1.0)
+        return here
+
     directions = tuple(name != "cavg" for name in names)
     width = max(count, 8 * present.size)
-    return Statistic(tuple(names), directions, count, compute, width, _digest(of, spoken))
+    return Statistic(tuple(names), directions, count, compute, width, _digest(of, spoken), found, build=errors)
 
 
-def _clusters(names: Sequence[str]) -> tuple[Ints, int]:
-    """(item,) index of the cluster of each item, and how many clusters there are."""
+def _clusters(names: Sequence[str] | NDArray[np.str_]) -> tuple[Ints, list[str]]:
+    """(item,) index of the cluster of each item, and the clusters."""
     found, index = np.unique(np.asarray(names, dtype=str), return_inverse=True)
     if found.size < 2:
-        raise BenchmarkError(f"a bootstrap needs at least 2 clusters (speakers, or utterances), got {found.size}")
-    return index, int(found.size)
+        raise BenchmarkError(f"an interval needs at least 2 clusters (speakers, or utterances), got {found.size}")
+    return index, found.tolist()
 
 
 def _digest(*arrays: NDArray[np.generic]) -> str:

@@ -30,6 +30,8 @@ class StudyUpstream:
     """One of the study's upstreams."""
 
     name: str = "???"
+    title: str = ""
+    """How the report names it; default: its key in the recipe."""
     checkpoint: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     regimes: list[str] | None = None
@@ -42,6 +44,8 @@ class StudyUpstream:
 class StudyTask:
     """One of the study's downstreams."""
 
+    title: str = ""
+    """How the report names it; default: its key in the recipe."""
     config: Any = None
     """Values over the protocol card's, for all regimes: a mapping, or a YAML file beside the recipe."""
     budgets: list[str] = field(default_factory=lambda: ["all"])
@@ -55,6 +59,8 @@ class StudyRegime:
     """One of the study's regimes."""
 
     regime: str = "frozen"
+    title: str = ""
+    """How the report names it; default: its key in the recipe."""
     layers: Any = None
     """``single_layer``: a list of layers, or ``all``."""
     config: Any = None
