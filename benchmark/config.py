@@ -120,8 +120,22 @@ class OptimConfig:
 
 
 @dataclass
+class ProbeConfig:
+    """How a head is trained that is linear on the mean of frozen states; see ``docs/running.md``."""
+
+    solver: str = "gradient"
+    """``gradient``: by updates, as any head. ``exact``: the classifier that minimises the cross-entropy, solved for
+    each penalty of ``regularisation``, among which dev chooses (``benchmark/engine/exact.py``). Utterances are whole
+    then, their states are kept (``features.keep``), and an update is one penalty."""
+    regularisation: list[float] = field(default_factory=lambda: [1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+    """``exact``: factors of half the squared weights, for features of variance 1, beside the mean loss."""
+    tolerance: float = 1e-6
+    """``exact``: what the objective may be above its minimum, in nats."""
+
+
+@dataclass
 class TuneConfig:
-    """What of the upstream is trained in the regimes ``partial``, ``finetune`` and ``lora``, and from when on."""
+    """What of the upstream is trained in the regimes that train some of it, and from when on."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the upstream while it is trained, under ``upstream.options``: dropouts, LayerDrop, masking inside the
@@ -138,6 +152,11 @@ class TuneConfig:
     lora_dropout: float = 0.0
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     """Names of the linear layers that get adapters (Hu et al., LoRA, section 4.2: queries and values)."""
+    adapter_size: int = 64
+    """``houlsby``: features of the bottleneck."""
+    adapter_targets: list[str] = field(default_factory=lambda: ["out_proj", "fc2"])
+    """``houlsby``: names of the linear layers whose outputs get adapters: the last one of the attention and of the
+    feed-forward layers, before the residual connection (Houlsby et al., figure 2)."""
 
 
 @dataclass
@@ -184,7 +203,7 @@ class RunConfig:
     """Of the downstream's card, so that results of different versions are not mixed."""
     regime: str = "frozen"
     """``frozen`` (weighted sum), ``single_layer`` (``featurizer.layer``), ``partial`` (the last blocks train too),
-    ``finetune`` (all of the upstream), ``lora`` (low-rank adapters), or one that a plug-in registers."""
+    ``finetune`` (all of the upstream), ``bitfit`` (biases), ``houlsby`` and ``lora`` (adapters), or a plug-in's."""
     budget: str = "all"
     """How many of the training labels are used (``--budget``; ``benchmark/data/budget.py``); the seed decides which."""
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
@@ -193,6 +212,7 @@ class RunConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
@@ -253,6 +273,8 @@ def compose(
     run = cast(RunConfig, OmegaConf.to_object(config))
     run.regime = registry.regimes.get(run.regime).name
     _validate(run)
+    if run.probe.solver == "exact":
+        _set_exact(run)
     run.upstream.checkpoint = absolute(run.upstream.checkpoint)
     for name in ("root", *MANIFESTS):
         setattr(run.data, name, absolute(getattr(run.data, name)))
@@ -421,7 +443,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 _FROM_1 = (
     "trainer.max_steps", "trainer.batch_size", "trainer.accumulate", "trainer.eval_every", "trainer.save_every",
-    "trainer.eval_batch_size", "trainer.log_every", "tune.lora_rank", "tune.top_blocks",
+    "trainer.eval_batch_size", "trainer.log_every", "tune.lora_rank", "tune.adapter_size", "tune.top_blocks",
 )  # fmt: skip
 _FROM_0 = (
     "optim.lr", "optim.weights_lr", "optim.upstream_lr", "optim.weight_decay", "optim.warmup_steps", "data.workers",
@@ -435,6 +457,14 @@ def _are_shares(phases: Sequence[float]) -> bool:
 
 def _are_betas(betas: Sequence[float]) -> bool:
     return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+
+
+def _set_exact(run: RunConfig) -> None:
+    """What exact solutions determine of the other options: whole utterances, kept; an update is one penalty."""
+    run.features.keep, run.data.crop_seconds = True, None
+    run.trainer.max_steps, run.trainer.eval_every = len(run.probe.regularisation), 1
+    run.trainer.eval_batch_size = max(run.trainer.eval_batch_size, 256)
+    run.optim.warmup_steps = 0
 
 
 def _validate(run: RunConfig) -> None:
@@ -455,6 +485,7 @@ def _validate(run: RunConfig) -> None:
     among("device", ("auto", "cpu", "cuda"))
     among("optim.name", ("adamw", "adam"))
     among("optim.schedule", SCHEDULES)
+    among("probe.solver", ("gradient", "exact"))
     among("trainer.precision", ("no", "fp16", "bf16"))
     among("trainer.keep", ("all", "best", "none"))
     among("trainer.trackers", TRACKERS)
@@ -466,6 +497,8 @@ def _validate(run: RunConfig) -> None:
     for key in ("optim.layer_decay", "optim.init_scale", "optim.final_scale"):
         check(key, lambda share: 0 < share <= 1, "more than 0, at most 1")
     check("optim.eps", lambda eps: eps > 0, "more than 0")
+    check("probe.tolerance", lambda tolerance: tolerance > 0, "more than 0")
+    check("probe.regularisation", lambda penalties: penalties and min(penalties) > 0, "numbers above 0")
     check("optim.clip", lambda norm: norm > 0, "more than 0, or null for no clipping")
     check("data.crop_seconds", lambda seconds: seconds > 0, "more than 0, or null")
     check("optim.phases", _are_shares, "three shares that sum to 1")
@@ -489,6 +522,8 @@ def _validate(run: RunConfig) -> None:
             f"optim.warmup_steps={run.optim.warmup_steps} of trainer.max_steps={steps} updates warm up: the rates "
             "would never reach their values. Set -o optim.warmup_steps lower, too"
         )
+    if run.probe.solver == "exact" and regime.trains_upstream:
+        raise BenchmarkError(f"probe.solver=exact is for frozen upstreams; regime '{run.regime}' trains its own")
     if run.features.keep and regime.trains_upstream:
         raise BenchmarkError(f"features.keep is for frozen upstreams; in regime '{run.regime}' the states change")
 

@@ -26,7 +26,7 @@ FIELDS = {
     "upstream": "name, checkpoint (file), sha256 of the file, and what its card says",
     "downstream": "name, protocol_version, task, corpus; evaluated: the data behind 'test' in metrics and data, 'test' "
     "or the target of -m evaluate",
-    "regime": "frozen, single_layer, partial, finetune, lora or the name of a plug-in's regime",
+    "regime": "frozen, single_layer, partial, finetune, bitfit, houlsby, lora or the name of a plug-in's regime",
     "state": "the layer that the head sees (hidden states are numbered from 0), or null for the weighted sum",
     "budget": "name: amount of labelled training data, as --budget takes it; seed: of the order in which it is drawn, "
     "null for 'all'; the ids are in budget.txt, their number, hours and digest in data.train",

@@ -57,7 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
     own.add_argument("--trials", metavar="FILE", help="lines of 'label enrolment test', for speaker verification")
     own.add_argument("--label", metavar="NAME", help="for -d classify: the column to predict (= -o task.label=NAME)")
     how = parser.add_argument_group("how to train")
-    how.add_argument("--regime", metavar="NAME", help="frozen (default) | single_layer | partial | finetune | lora")
+    how.add_argument(
+        "--regime",
+        metavar="NAME",
+        help="frozen (default) | single_layer | partial | finetune | bitfit | houlsby | lora",
+    )
     how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
     how.add_argument(
         "-l", "--layer", metavar="K", type=_layer, help="layer K alone (0: input of the first block), or all in turn"

@@ -9,6 +9,8 @@ _REGIMES = (
     ("single_layer", "SingleLayerRegime", "the upstream is fixed; the head is trained on one layer (-l K)", ("probe",)),
     ("partial", "Partial", "the last tune.top_blocks transformer blocks are trained too (--top-blocks K)", ()),
     ("finetune", "Finetune", "everything is trained, the convolutional extractor only with tune.extractor (-f)", ()),
+    ("bitfit", "BitFit", "the biases of the transformer blocks are trained (Ben Zaken et al., 2022)", ()),
+    ("houlsby", "Houlsby", "bottleneck adapters within the blocks are trained (Houlsby et al., 2019)", ("adapters",)),
     ("lora", "LoRA", "low-rank adapters of the attention are trained (Hu et al., 2021), by PEFT", ()),
 )
 

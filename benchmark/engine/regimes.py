@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from torch import Tensor, nn
+
 from benchmark.config import TuneConfig
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Regime, Upstream
@@ -68,6 +72,62 @@ class Finetune(Regime):
         upstream.requires_grad_(True)
         if upstream.extractor is not None:
             upstream.extractor.requires_grad_(tune.extractor)
+
+
+class BitFit(Regime):
+    """The biases of the transformer blocks are trained (Ben Zaken, Ravfogel and Goldberg, ACL 2022)."""
+
+    def apply(self, upstream: Upstream, tune: TuneConfig) -> None:
+        """Give the biases gradients, those of LayerNorms too."""
+        for block in upstream.blocks:
+            for name, parameter in block.named_parameters():
+                parameter.requires_grad_(name.rpartition(".")[2] == "bias")
+
+
+class Adapter(nn.Module):
+    """A linear layer followed by a bottleneck with a residual connection, which begins as nothing."""
+
+    def __init__(self, linear: nn.Linear, size: int) -> None:
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Linear(linear.out_features, size, device=linear.weight.device, dtype=linear.weight.dtype)
+        self.up = nn.Linear(size, linear.out_features, device=linear.weight.device, dtype=linear.weight.dtype)
+        nn.init.normal_(self.down.weight, std=1e-2)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
+        y: Tensor = self.linear(x)
+        return y + cast(Tensor, self.up(nn.functional.gelu(self.down(y))))
+
+
+class Houlsby(Regime):
+    """Bottleneck adapters in each transformer block, and its LayerNorms, are trained (Houlsby et al., ICML 2019)."""
+
+    def apply(self, upstream: Upstream, tune: TuneConfig) -> None:
+        """Put an adapter behind the linear layers that ``tune.adapter_targets`` names."""
+        count = 0
+        for block in upstream.blocks:
+            for name, module in list(block.named_modules()):
+                if isinstance(module, nn.LayerNorm):
+                    module.requires_grad_(True)
+                parent, _, attribute = name.rpartition(".")
+                if isinstance(module, nn.Linear) and attribute in tune.adapter_targets:
+                    setattr(block.get_submodule(parent), attribute, Adapter(module, tune.adapter_size))
+                    count += 1
+        if not count:
+            raise BenchmarkError(
+                f"tune.adapter_targets {list(tune.adapter_targets)}: the blocks of upstream '{_name(upstream)}' "
+                "have no linear layers of these names"
+            )
+
+    def merge(self, upstream: Upstream) -> None:
+        """An adapter is no linear map: it cannot be merged."""
+        raise BenchmarkError(
+            "an upstream with Houlsby adapters cannot be exported: other libraries have no place for them"
+        )
 
 
 class LoRA(Regime):

@@ -12,6 +12,7 @@ from toys import ToyHead, ToyUpstream
 from benchmark.config import FeaturizerConfig, OptimConfig, TuneConfig
 from benchmark.engine import optim
 from benchmark.engine.model import Model
+from benchmark.engine.regimes import Houlsby
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch
 from upstream import load_upstream
@@ -84,9 +85,47 @@ def test_lora_trains_adapters_only() -> None:
         pair("lora", lora_targets=["nope"])
 
 
+def test_bitfit_trains_the_biases_of_the_blocks() -> None:
+    model = pair("bitfit")
+    biases = {
+        name
+        for name, _ in model.upstream.named_parameters()
+        if name.startswith("encoder.layers.") and name.endswith(".bias")
+    }
+    assert changed(model) == biases
+    trained = sum(value.numel() for value in model.upstream.parameters() if value.requires_grad)
+    assert trained < 0.01 * sum(value.numel() for value in model.upstream.parameters())
+
+
+def test_houlsby_trains_adapters_and_norms() -> None:
+    plain = pair("frozen").eval()
+    model = pair("houlsby", adapter_size=4)
+    trained = {name for name, value in model.upstream.named_parameters() if value.requires_grad}
+    blocks, dim = len(plain.upstream.blocks), plain.upstream.hidden_size
+    adapters = {name for name in trained if ".down." in name or ".up." in name}
+    assert len(adapters) == 2 * 4 * blocks
+    assert len(trained - adapters) == 2 * 2 * blocks
+    assert all("layer_norm" in name for name in trained - adapters)
+    count = sum(value.numel() for name, value in model.upstream.named_parameters() if name in adapters)
+    assert count == blocks * 2 * (2 * 4 * dim + 4 + dim)  # 2md + d + m an adapter (section 3)
+    for one, other in zip(model.eval()._hidden(batch()).states, plain._hidden(batch()).states, strict=True):
+        torch.testing.assert_close(one, other)  # an adapter starts as nothing
+    assert changed(model.train()) <= trained
+    moved = [one for one, other in zip(model.eval()._hidden(batch()).states, plain._hidden(batch()).states, strict=True)
+             if not torch.allclose(one, other, atol=1e-4)]  # fmt: skip
+    assert len(moved) == blocks
+    with pytest.raises(BenchmarkError, match=r"tune\.adapter_targets \['nope'\]"):
+        pair("houlsby", adapter_targets=["nope"])
+    with pytest.raises(BenchmarkError, match="cannot be exported"):
+        Houlsby().merge(model.upstream)
+
+
 @pytest.mark.parametrize(
-    ("regime", "tune"), [("finetune", {}), ("partial", {"top_blocks": 1}), ("lora", {}), ("frozen", {})]
-)
+    ("regime", "tune"),
+    [
+        ("finetune", {}), ("partial", {"top_blocks": 1}), ("bitfit", {}), ("houlsby", {}), ("lora", {}), ("frozen", {}),
+    ],
+)  # fmt: skip
 def test_what_was_trained_is_saved_and_comes_back(regime: str, tune: dict[str, Any]) -> None:
     model = pair(regime, **tune)
     changed(model)
