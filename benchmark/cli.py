@@ -25,6 +25,8 @@ COMMANDS = {
     "prepare": "write manifests of a corpus, a Kaldi directory, lhotse cuts or a Hugging Face dataset",
     "validate": "read the audio of manifests and list problems",
     "predict": "embeddings, classes or transcripts of audio files, by a trained run",
+    "extract": "hidden states of audio files, or their means, to a folder",
+    "check-upstream": "whether an upstream keeps its promises: lengths, padding, precision, gradients …",
     "export": "the upstream of a fine-tuned run, for fairseq, for transformers, or as an upstream again",
     "recipe": "run a study: upstreams x tasks x regimes x budgets x seeds",
     "report": "one HTML page on studies, with tables and figures beside it",
@@ -35,7 +37,7 @@ COMMANDS = {
     "cache": "kept features of frozen upstreams: list, verify, clear",
     "doctor": "versions, devices, codecs, folders: what a bug report needs, and what is wrong",
 }
-"""``wavbench COMMAND``, a module of ``benchmark.commands`` each: summary."""
+"""``wavbench COMMAND``: summary. Each is a module of ``benchmark.commands``, where a hyphen is an underscore."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,13 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: wavbench COMMAND …   (wavbench COMMAND --help)\n")
-        print("\n".join(f"  {name:<13}{summary}" for name, summary in COMMANDS.items()))
+        print("\n".join(f"  {name:<16}{summary}" for name, summary in COMMANDS.items()))
         return 0 if arguments else 2
     command, *rest = arguments
     if command not in COMMANDS:
         print(f"error: unknown command '{command}'. {registry.suggest(command, list(COMMANDS))}", file=sys.stderr)
         return 2
-    run: Callable[[Sequence[str]], int] = importlib.import_module(f"benchmark.commands.{command}").main
+    module = f"benchmark.commands.{command.replace('-', '_')}"
+    run: Callable[[Sequence[str]], int] = importlib.import_module(module).main
     return run(rest)
 
 

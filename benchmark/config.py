@@ -82,6 +82,8 @@ class DataConfig:
     bucket: int = 0
     """Sort by length among the utterances of this many training batches, so that batches hold utterances of about one
     length; 0: batches are drawn at random."""
+    batch_seconds: float | None = None
+    """Training batches of at most this much audio, instead of ``trainer.batch_size`` utterances (of one at least)."""
     workers: int = 0
     """Processes that read audio; 0: the main process reads."""
 
@@ -127,9 +129,9 @@ class ProbeConfig:
     """``gradient``: by updates, as any head. ``exact``: the classifier that minimises the cross-entropy, solved for
     each penalty of ``regularisation``, among which dev chooses (``benchmark/engine/exact.py``). Utterances are whole
     then, their states are kept (``features.keep``), and an update is one penalty."""
-    regularisation: list[float] = field(default_factory=lambda: [1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+    regularisation: list[float] = field(default_factory=lambda: [1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5])
     """``exact``: factors of half the squared weights, for features of variance 1, beside the mean loss."""
-    tolerance: float = 1e-6
+    tolerance: float = 1e-5
     """``exact``: what the objective may be above its minimum, in nats."""
 
 
@@ -500,7 +502,8 @@ def _validate(run: RunConfig) -> None:
     check("probe.tolerance", lambda tolerance: tolerance > 0, "more than 0")
     check("probe.regularisation", lambda penalties: penalties and min(penalties) > 0, "numbers above 0")
     check("optim.clip", lambda norm: norm > 0, "more than 0, or null for no clipping")
-    check("data.crop_seconds", lambda seconds: seconds > 0, "more than 0, or null")
+    for key in ("data.crop_seconds", "data.batch_seconds"):
+        check(key, lambda seconds: seconds > 0, "more than 0, or null")
     check("optim.phases", _are_shares, "three shares that sum to 1")
     check("optim.betas", _are_betas, "two numbers from 0 up to, not including, 1")
     if "checkpoint" in run.upstream.options:

@@ -313,6 +313,17 @@ class Head(nn.Module, ABC):
     def predict(self, features: Tensor, lengths: Tensor) -> list[Any]:
         """One prediction an utterance (an embedding, log-posteriors, token ids), on the CPU."""
 
+    def set_linear(self, weight: Tensor, bias: Tensor, mean: Tensor) -> None:
+        """Of heads that :meth:`Task.make_linear_head` makes: become the classifier whose logits of an utterance are
+        ``weight @ (x - mean) + bias``, ``x`` being the mean of its features.
+
+        Args:
+            weight: (class, dim) float64.
+            bias: (class,).
+            mean: (dim,): of the training utterances.
+        """
+        raise NotImplementedError
+
 
 @dataclass
 class Evaluation:
@@ -437,6 +448,16 @@ class Task(ABC):
     @abstractmethod
     def make_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
         """A freshly initialised head for features of ``feature_size``."""
+
+    @classmethod
+    def make_linear_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
+        """A head with :meth:`Head.set_linear`, for ``probe.solver=exact``: one class an utterance (:meth:`targets`),
+        cross-entropy, a linear map of full rank of mean features.
+
+        Raises:
+            BenchmarkError: the task has none, or its options ask for another head or loss.
+        """
+        raise BenchmarkError("probe.solver=exact is for tasks with one class an utterance, such as LID, SID and SV")
 
     @abstractmethod
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:

@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from benchmark.errors import BenchmarkError
 
@@ -49,9 +49,14 @@ class Entry:
     needs: str | None = None
     """``"module:attr"`` of a function that takes ``checkpoint`` and the entry's ``kwargs`` and returns what has to be
     fetched before the entry can be used and how, or ``None``."""
+    about: str | None = None
+    """Upstreams: ``"module:attr"`` of a function that takes the entry's ``kwargs`` and returns what is known without
+    loading, under the names of :data:`FACTS`."""
     synthetic: str | None = None
     """Corpora: ``"module:attr"`` of a function that takes the corpus' name and a data root and writes a small synthetic
     corpus in the layout that the entry reads."""
+    heard: tuple[str, ...] = ()
+    """Corpora: names on upstreams' cards (``pretrained_on``) of corpora with the same recordings or sources."""
     origin: str = "built in"
     problem: str | None = None
     """Why the plug-in that brought this entry is unusable."""
@@ -79,6 +84,24 @@ class Entry:
             return None
         found: str | None = pkgutil.resolve_name(self.needs)(checkpoint=checkpoint, **self.kwargs)
         return found
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of an upstream without loading it, under the names of :data:`FACTS`; ``None`` where nothing is.
+
+        Raises:
+            BenchmarkError: the plug-in that brought it is unusable.
+        """
+        if self.about is None:
+            target = self.load()
+            known = {name: getattr(target, name, None) for name in FACTS}  # of a class; a function has none
+        else:
+            known = dict(pkgutil.resolve_name(self.about)(**self.kwargs))
+        return {name: value if isinstance(value := known.get(name), int | str) else None for name in FACTS}
+
+
+FACTS = ("parameters", "num_states", "hidden_size", "sample_rate", "frame_shift", "licence", "data")
+"""Of an upstream: how many parameters; :class:`benchmark.interfaces.Upstream`'s attributes; the licence of its weights;
+what it was pre-trained on."""
 
 
 class Registry:
@@ -241,7 +264,15 @@ def takes(factory: Callable[..., Any], argument: str) -> bool:
     return argument in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-def list_upstreams(pattern: str = "*") -> list[str]:
+@overload
+def list_upstreams(pattern: str = "*") -> list[str]: ...
+
+
+@overload
+def list_upstreams(pattern: str = "*", *, details: Literal[True]) -> list[dict[str, Any]]: ...
+
+
+def list_upstreams(pattern: str = "*", *, details: bool = False) -> list[str] | list[dict[str, Any]]:
     """The names of the upstreams, plug-ins included, sorted.
 
     >>> list_upstreams("xls_r*")
@@ -249,8 +280,19 @@ def list_upstreams(pattern: str = "*") -> list[str]:
 
     Args:
         pattern: as in a shell, matched against names and aliases: ``xlsr*``, ``*voxpopuli*``.
+        details: give a row for each, ready for ``pandas.DataFrame``: ``name``, ``summary`` and what is known without
+            loading it, as in :data:`FACTS`; ``None``: it is not known.
     """
-    return upstreams.names(pattern)
+    names = upstreams.names(pattern)
+    return [_details(upstreams.get(name)) for name in names] if details else names
+
+
+def _details(entry: Entry) -> dict[str, Any]:
+    try:
+        facts = entry.facts()
+    except BenchmarkError:  # a plug-in that cannot be used; the listing says why
+        facts = dict.fromkeys(FACTS)
+    return {"name": entry.name, "summary": entry.summary, **facts}
 
 
 def list_downstreams(pattern: str = "*") -> list[str]:

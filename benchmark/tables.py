@@ -124,8 +124,13 @@ def _cell(value: Value) -> str:
     return number_text(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
+_FIGURES = tuple("0123456789+−<>≤")
+"""What text begins with that narrow pages do not break within a word."""
+
+
 def _html_cell(column: str, value: Value, kind: str, *, heads: bool) -> str:
-    kind = "long" if isinstance(value, str) and len(value) > 30 else kind
+    if isinstance(value, str):
+        kind = "long" if len(value) > 30 else "figures" if value[:1] in _FIGURES else "text"
     label = f' data-label="{escape(column)}"' if column else ""
     if heads:
         return f'<th scope="row" role="rowheader" class="{kind}"{label}>{escape(_cell(value))}</th>'

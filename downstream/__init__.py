@@ -46,6 +46,19 @@ _CORPORA = {
     ),
 }
 
+_LIBRIVOX = ("LibriSpeech", "Libri-Light", "MLS")
+_HEARD = {
+    "voxlingua107": ("VoxLingua107",),
+    "commonlanguage": ("CommonVoice",),  # clips of it
+    "fleurs": ("FLEURS",),
+    "voxceleb1": ("VoxCeleb1",),
+    "voxceleb1_identification": ("VoxCeleb1",),
+    "voxceleb2": ("VoxCeleb1", "VoxCeleb2"),
+    "librispeech": _LIBRIVOX,
+    "librilight": _LIBRIVOX,
+}
+"""Corpus -> corpora with the same recordings or sources, as upstreams' cards name them (``pretrained_on``)."""
+
 
 def entries() -> list[Entry]:
     """One entry a protocol card; loading and calling it gives the card as a dictionary."""
@@ -73,4 +86,7 @@ def task_entries() -> list[Entry]:
 def corpus_entries() -> list[Entry]:
     """Corpus names -> ``prepare(root: Path) -> Corpus``."""
     synthetic = "downstream.corpora.synthetic:synthesise_quick"
-    return [Entry(name, target, summary=summary, synthetic=synthetic) for name, (target, summary) in _CORPORA.items()]
+    return [
+        Entry(name, target, summary=summary, synthetic=synthetic, heard=_HEARD.get(name, ()))
+        for name, (target, summary) in _CORPORA.items()
+    ]

@@ -27,8 +27,8 @@ from benchmark.interfaces import Corpus, Evaluation, Head, Seconds, Splits, Targ
 from benchmark.registry import suggest
 from downstream import recover
 from downstream.confusion import confusion_files
-from downstream.embedders import EMBEDDERS, EmbedderConfig
-from downstream.losses import LOSSES, LossConfig
+from downstream.embedders import EMBEDDERS, EmbedderConfig, MeanPooling
+from downstream.losses import LOSSES, LossConfig, Softmax
 from downstream.splits import hold_out, labelled, values, warn_of_unknown
 
 log = logging.getLogger("wavbench")
@@ -65,6 +65,22 @@ class Classifier(Head):
         """Mean loss; ``targets`` (batch,) int64 are classes."""
         loss: Tensor = self.objective(self.embedder.classified(self.embed(features, lengths)), targets)
         return loss
+
+    @torch.no_grad()
+    def set_linear(self, weight: Tensor, bias: Tensor, mean: Tensor) -> None:
+        """See :meth:`benchmark.interfaces.Head.set_linear`. With ``weight = U S V'``, the embedding is
+        ``S^(1/2) V' (x - mean)``: of all pairs of layers with this product the one of the least squared weights, which
+        is what weight decay on both leads to."""
+        assert isinstance(self.embedder, MeanPooling)
+        assert isinstance(self.objective, Softmax)
+        connector, classifier = self.embedder.connector, self.objective.fc
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        first, second = values.sqrt()[:, None] * right, left * values.sqrt()  # (size, dim), (class, size)
+        for parameter, value in (
+            (connector.weight, first), (connector.bias, -first @ mean), (classifier.weight, second),
+            (classifier.bias, bias),
+        ):  # fmt: skip
+            parameter.copy_(value)
 
     def log_posteriors(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(batch, frame, dim) and (batch,) valid frames -> (batch, class), in float32."""
@@ -144,6 +160,18 @@ class LabelTask(Task):
                 "the training data, or take a larger --budget or a smaller data.min_seconds"
             )
         return cls.head(feature_size, len(names), config.head, config.loss)
+
+    @classmethod
+    def make_linear_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
+        """The head ``mean`` with as large a ``size`` as a linear map of full rank needs."""
+        if (config.head.name, config.loss.name) != ("mean", "softmax"):
+            raise BenchmarkError(
+                "probe.solver=exact solves linear classifiers on mean states with cross-entropy, not head "
+                f"'{config.head.name}' with loss '{config.loss.name}': add -o task.head.name=mean "
+                "task.loss.name=softmax, or leave it out"
+            )
+        size = min(feature_size, len(vocabulary[cls.plural]))
+        return cls.make_head(replace(config, head=replace(config.head, size=size)), vocabulary, feature_size)
 
 
 @dataclass

@@ -10,10 +10,15 @@ from collections.abc import Iterable
 
 from benchmark.registry import Entry, list_upstreams, load_upstream
 from upstream.wav2vec2.cards import read_cards
+from upstream.whisper.cards import read_cards as read_whisper_cards
 
 __all__ = ["entries", "list_upstreams", "load_upstream"]
 
-TABLE = (Entry("fbank", "upstream.fbank:Fbank", "log mel filterbank with deltas, no checkpoint"),)
+TABLE = (
+    Entry("fbank", "upstream.fbank:Fbank", "log mel filterbank with deltas, no checkpoint"),
+    Entry("s3prl", "upstream.adapters.s3prl:S3prl", "any upstream of s3prl", needs="upstream.adapters:needs_source"),
+    Entry("xares", "upstream.adapters.xares:Xares", "any encoder of XARES", needs="upstream.adapters:needs_source"),
+)
 """Upstreams without a card."""
 
 
@@ -28,4 +33,15 @@ def entries() -> Iterable[Entry]:
             card.aliases,
             kwargs={"card": card.name},
             needs="upstream.wav2vec2:missing",
+            about="upstream.facts:wav2vec2",
+        )
+    for about in read_whisper_cards().values():
+        yield Entry(
+            about.name,
+            "upstream.whisper:load_card",
+            about.summary,
+            about.aliases,
+            kwargs={"card": about.name},
+            needs="upstream.whisper:missing",
+            about="upstream.facts:whisper",
         )

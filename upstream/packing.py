@@ -16,6 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def one_by_one(device: torch.device) -> bool:
+    """Whether utterances go through convolutions one after the other: activations then fit a CPU's caches."""
+    return device.type != "cuda"
+
+
 class Packing:
     """Which rows of (row, …) tensors belong to which utterance.
 

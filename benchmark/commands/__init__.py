@@ -6,9 +6,13 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from benchmark import registry
+from benchmark.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from benchmark.interfaces import Upstream
 
 
 def program() -> str:
@@ -49,6 +53,34 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {text!r}")
     return int(text)
+
+
+def add_upstream_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which upstream, for :func:`load_chosen_upstream`, beside its name."""
+    parser.add_argument("-k", "--checkpoint", metavar="FILE", help="for upstreams that read one")
+    parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that adds names")
+    parser.add_argument(
+        "--option", metavar="NAME=VALUE", action="append", default=[],
+        help="an option of the upstream (in runs -o upstream.options.NAME=VALUE); may be repeated",
+    )  # fmt: skip
+
+
+def load_chosen_upstream(name: str, options: argparse.Namespace) -> tuple[Upstream, dict[str, Any]]:
+    """The upstream that the arguments choose, and its options.
+
+    Raises:
+        BenchmarkError: an unknown name, plug-in, checkpoint or option, or one that cannot be loaded.
+    """
+    import yaml
+
+    registry.load_plugin(*options.plugin)
+    values: dict[str, Any] = {}
+    for text in options.option:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise BenchmarkError(f"--option {text}: expected NAME=VALUE")
+        values[key] = yaml.safe_load(value)
+    return registry.load_upstream(name, checkpoint=options.checkpoint, **values), values
 
 
 def log_to_terminal() -> None:

@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
     parser.add_argument("--jobs", type=positive, metavar="N", help="cells at a time; default: by GPUs or cores")
     parser.add_argument("--per-gpu", type=positive, default=1, metavar="N", help="cells at a time on a GPU; default 1")
+    parser.add_argument("--one-by-one", action="store_true", help="train each cell by itself, also linear probes")
     parser.add_argument("--dry-run", action="store_true", help="print the cells and their cost, and stop")
     options = parser.parse_args(argv)
     data_root = options.data_root or os.environ.get("BENCHMARK_DATA")
@@ -37,7 +38,14 @@ def main(argv: Sequence[str]) -> int:
     from benchmark.study.runner import run_study
 
     output = Path(options.output or f"results/{study.name}")
-    failed = run_study(study, output, data_root=data_root, jobs=options.jobs, per_gpu=options.per_gpu)
+    failed = run_study(
+        study,
+        output,
+        data_root=data_root,
+        jobs=options.jobs,
+        per_gpu=options.per_gpu,
+        one_by_one=options.one_by_one,
+    )
     if any(output.rglob("result.json")):
         print(results.markdown(results.collect([output])))
     if failed:

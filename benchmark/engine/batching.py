@@ -6,9 +6,11 @@ a run that resumes at update N meets the same batches as one that was never stop
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,10 @@ Targets = Callable[[Sequence[Utterance]], Any]
 
 
 class TrainingBatches(Sampler[list[tuple[int, int]]]):
-    """An endless stream of batches of (epoch, index): each epoch is a fresh permutation, batches are always full.
+    """An endless stream of batches of (epoch, index): each epoch is a fresh permutation.
+
+    Batches by count are always full. A batch by duration takes what comes until the next utterance would exceed it;
+    what is left at the end of a bucket, or without buckets at the end of an epoch, is a smaller batch.
 
     Args:
         seconds: duration of each utterance of the split.
@@ -38,6 +43,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         bucket: sort by duration among the utterances of this many batches, and shuffle these batches; 0: do not.
         start: batches that were already consumed.
         chances: (utterance,) draw with these relative chances, with replacement; ``None``: each once an epoch.
+        batch_seconds: instead of ``batch_size``, at most this much audio a batch, but one utterance at least.
     """
 
     def __init__(
@@ -49,13 +55,17 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         bucket: int = 0,
         start: int = 0,
         chances: Sequence[float] | None = None,
+        batch_seconds: Seconds | None = None,
     ) -> None:
         self.seconds, self.batch_size, self.seed = np.asarray(seconds), batch_size, seed
+        self.batch_seconds = batch_seconds
         self.chances = None if chances is None else np.asarray(chances) / np.sum(chances)
         self.window, self.start = max(bucket, 1), start
         self._orders: dict[int, np.ndarray] = {}
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        if self.batch_seconds is not None:
+            yield from islice(self._by_duration(self.batch_seconds), self.start, None)
         number, window, batches = self.start, -1, []
         while True:
             if number // self.window != window:
@@ -67,12 +77,35 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
     def _window(self, window: int) -> list[list[tuple[int, int]]]:
         """The batches number ``window * self.window`` and the following ones."""
         count = self.window * self.batch_size
-        keys = [self._place(position) for position in range(window * count, (window + 1) * count)]
-        if self.window == 1:
-            return [keys]
-        keys.sort(key=lambda key: self.seconds[key[1]])
+        keys = self._keys(window, count)
         batches = [keys[first : first + self.batch_size] for first in range(0, count, self.batch_size)]
-        return [batches[i] for i in np.random.default_rng([self.seed, window, 1]).permutation(self.window)]
+        return self._shuffled(batches, window)
+
+    def _by_duration(self, limit: Seconds) -> Iterator[list[tuple[int, int]]]:
+        """All batches. How many there are before one follows from the durations before it, so they are all made."""
+        count = len(self.seconds)
+        if self.window > 1:
+            count = max(1, round(self.window * limit / float(np.mean(self.seconds))))
+        for window in itertools.count():
+            batches: list[list[tuple[int, int]]] = []
+            total = 0.0
+            for key in self._keys(window, count):
+                total += float(self.seconds[key[1]])
+                if not batches or total > limit:
+                    batches.append([])
+                    total = float(self.seconds[key[1]])
+                batches[-1].append(key)
+            yield from self._shuffled(batches, window)
+
+    def _keys(self, window: int, count: int) -> list[tuple[int, int]]:
+        """The ``count`` utterances of a window; with buckets, by duration."""
+        keys = [self._place(position) for position in range(window * count, (window + 1) * count)]
+        return sorted(keys, key=lambda key: self.seconds[key[1]]) if self.window > 1 else keys
+
+    def _shuffled(self, batches: list[list[tuple[int, int]]], window: int) -> list[list[tuple[int, int]]]:
+        if self.window == 1:
+            return batches
+        return [batches[i] for i in np.random.default_rng([self.seed, window, 1]).permutation(len(batches))]
 
     def _place(self, position: int) -> tuple[int, int]:
         """(epoch, index) of a place in the endless stream of utterances."""

@@ -12,7 +12,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically
 
 FORMAT = 2
-_BULKY = ("pairing", "optimizer", "scheduler", "scaler")
+BULKY = ("pairing", "optimizer", "scheduler", "scaler")
 """What of ``last.pt`` only further training needs."""
 
 
@@ -77,7 +77,7 @@ def prune(folder: Path, keep: str, *, chosen: bool = True) -> None:
 
     def shrink(state: dict[str, Any]) -> None:
         if state["pairing"] is not None:
-            write(last, state | dict.fromkeys(_BULKY))
+            write(last, state | dict.fromkeys(BULKY))
 
     read(last, shrink)
     if keep == "none" or not chosen:

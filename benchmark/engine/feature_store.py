@@ -48,12 +48,24 @@ BATCH_SECONDS = 160.0
 """Audio of a batch on a GPU. On a CPU, utterances are faster one by one."""
 
 
+def identity(weights: str | None, name: str, options: Mapping[str, Any], *more: str) -> str:
+    """What tells an upstream's states from another's, for :class:`FeatureStore`.
+
+    Args:
+        weights: digest of its weights.
+        name: of the registry.
+        options: that it was loaded with.
+        more: a regime that may have changed it; a precision other than float32.
+    """
+    return repr((weights, name, dict(options), *more))
+
+
 class FeatureStore:
     """The states of one upstream.
 
     Args:
         upstream: in evaluation mode.
-        identity: what tells its states from another's: weights digest, name, options, precision.
+        identity: what tells its states from another's: :func:`identity`.
         means: keep means over time instead of frames.
         normalize: means are of states normalised over their features, as the featurizer would have.
         limit: bytes that all stores together may take; those used longest ago make room.

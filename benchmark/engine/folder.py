@@ -90,7 +90,10 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 class RunLog:
-    """Collects what is logged from the start of a run, and writes it to ``log.txt`` once the folder is the run's."""
+    """Collects what is logged from the start of a run, and writes it to ``log.txt`` once the folder is the run's.
+
+    Can be entered again and again, until the folder is open.
+    """
 
     _lock = threading.Lock()
     _open = 0
@@ -105,6 +108,11 @@ class RunLog:
         self._file: logging.FileHandler | None = None
         self.warnings: list[str] = []
         """What was logged as a warning, each once."""
+
+    @property
+    def records(self) -> list[logging.LogRecord]:
+        """What was collected, as long as no folder is open."""
+        return list(self._buffer.buffer)
 
     def _is_ours(self, record: logging.LogRecord) -> bool:
         """Runs in other threads have logs of their own."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.config import FeaturizerConfig, TuneConfig, find_regime
+from benchmark.config import FeaturizerConfig, RunConfig, TuneConfig, find_regime
 from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum
 from benchmark.engine.regimes import apply_regime
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import Batch, Head, HiddenStates, Upstream
+from benchmark.interfaces import Batch, Head, HiddenStates, Task, Upstream
+
+
+def make_head(run: RunConfig, task: type[Task], vocabulary: Mapping[str, Any], feature_size: int) -> Head:
+    """A freshly initialised head of a run."""
+    make = task.make_linear_head if run.probe.solver == "exact" else task.make_head
+    return make(run.task, vocabulary, feature_size)
 
 
 class Model(nn.Module):

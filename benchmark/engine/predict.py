@@ -16,7 +16,7 @@ from benchmark import registry, results
 from benchmark.data import audio, manifest
 from benchmark.engine import batching, checkpoint
 from benchmark.engine.cards import open_labels, read_card, task_class
-from benchmark.engine.model import Model
+from benchmark.engine.model import Model, make_head
 from benchmark.engine.precision import choose_device, use_tf32
 from benchmark.engine.prepare import frame_counts, saved_configuration, weights_digest
 from benchmark.errors import BenchmarkError
@@ -57,7 +57,7 @@ class TrainedRun:
                     f"found now ({weights[:12]}…); restore that checkpoint"
                 )
             self.vocabulary = state["inventory"]
-            head = self.task.make_head(self.config.task, self.vocabulary, upstream.hidden_size)
+            head = make_head(self.config, self.task, self.vocabulary, upstream.hidden_size)
             self.model = Model(upstream, head, self.config.regime, self.config.featurizer, self.config.tune)
             self.model.load_trained_state(state["pairing"])
 

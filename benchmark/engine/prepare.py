@@ -209,6 +209,7 @@ class Preparer:
         prepared = Prepared(run, card, task(run.task, chosen, seconds), upstream, dropped, scored, recorded)
         for name in prepared.names:
             _refuse_too_short(name, prepared)
+        _warn_of_heard_data(prepared)
         return prepared
 
     def splits(self, run: RunConfig) -> tuple[Splits, Mapping[str, Seconds]]:
@@ -380,6 +381,22 @@ def _refuse_too_short(split: str, prepared: Prepared) -> None:
             f"{len(bad)} {split} utterances are too short for a single frame of this upstream: {shown}"
             f"{', …' if len(bad) > 5 else ''}. Remove them"
             + (", or set -o data.min_seconds" if split == "train" else " from the list")
+        )
+
+
+def _warn_of_heard_data(prepared: Prepared) -> None:
+    """Log where the upstream was trained on the corpus of the test set, or on one that shares its source."""
+    corpus = prepared.task.splits.corpus
+    known = registry.corpora.get(corpus).heard if corpus in registry.corpora else ()
+    names = {name.lower() for name in known or (corpus,)}
+    heard = [name for name in prepared.upstream.info.get("pretrained_on") or () if name.lower() in names]
+    if heard:
+        log.warning(
+            "upstream '%s' was trained on %s, and the test set of this run, %s, is of that corpus or shares its "
+            "source: the result may be better than on speech that is new to the upstream",
+            prepared.run.upstream.name,
+            ", ".join(heard),
+            corpus,
         )
 
 

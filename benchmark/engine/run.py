@@ -15,6 +15,7 @@ from benchmark import calibration, config, evaluation, plots, results
 from benchmark.config import RunConfig
 from benchmark.engine import checkpoint
 from benchmark.engine.cards import read_card, task_class
+from benchmark.engine.exact import ExactTrainer
 from benchmark.engine.folder import RunLog, check_available, clear, clear_artefacts, exclusive
 from benchmark.engine.prepare import (
     NAMES,
@@ -97,7 +98,8 @@ def run(
                 for line in describe(prepared):
                     log.info(line)
                 provenance = results.provenance(check_device(settings))
-                trainer = Trainer(
+                kind = ExactTrainer if settings.probe.solver == "exact" else Trainer
+                trainer = kind(
                     settings,
                     prepared.task,
                     prepared.upstream,
@@ -112,9 +114,9 @@ def run(
                     if mode == "evaluate":
                         _take_over(trainer, output)
                     else:
-                        _fit(trainer, stop, resume=resume, overwrite=overwrite)
+                        fit(trainer, stop, resume=resume, overwrite=overwrite)
                     assert trainer.best is not None
-                    result = None if mode == "fit" else _evaluate(prepared, trainer, output, stop)
+                    result = None if mode == "fit" else evaluate(prepared, trainer, output, stop)
                     if mode == "train":
                         checkpoint.prune(folder, settings.trainer.keep)
                 return Outcome(output, trainer.best, result)
@@ -137,7 +139,7 @@ def _evaluation_folder(folder: Path, settings: RunConfig, scored: Scored | None)
     return folder / "evaluations" / "-".join(part for part in (name, suffix) if part)
 
 
-def _fit(trainer: Trainer, stop: StopRequest, *, resume: bool, overwrite: bool) -> None:
+def fit(trainer: Trainer, stop: StopRequest, *, resume: bool, overwrite: bool) -> None:
     """Train, or continue training, to the last update; test is not looked at."""
     folder, settings = trainer.folder, trainer.run
     if overwrite:  # not before everything that the new run needs is known to be there
@@ -180,7 +182,7 @@ def _restore(trainer: Trainer, result: dict[str, Any]) -> None:
     trainer.warnings[:] = dict.fromkeys([*result["warnings"], *trainer.warnings])
 
 
-def _evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest) -> dict[str, Any]:
+def evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest) -> dict[str, Any]:
     """Evaluate the chosen checkpoint on test, write the result into ``folder`` and return it."""
     settings = prepared.run
     best = trainer.load_best()
@@ -202,7 +204,7 @@ def _evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequ
         "budget": {"name": settings.budget, "seed": None if settings.budget == "all" else settings.seed},
         "seed": settings.seed,
         "selected": {"step": best["step"], "metric": best["metric"], "value": best["value"]},
-        "metrics": {"dev": best["dev"], **scores.metrics},
+        "metrics": {"dev": best["dev"], **scores.metrics, **best.get("training", {})},
         "calibration": best.get("calibration"),
         **layers,
         "cost": {

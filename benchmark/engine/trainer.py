@@ -27,9 +27,9 @@ from tqdm import tqdm
 from benchmark import calibration
 from benchmark.config import RunConfig, changes_upstream
 from benchmark.engine import batching, checkpoint, oom, optim
-from benchmark.engine.feature_store import FeatureStore
+from benchmark.engine.feature_store import FeatureStore, identity
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
-from benchmark.engine.model import Model
+from benchmark.engine.model import Model, make_head
 from benchmark.engine.precision import Precision, choose_device, use_tf32
 from benchmark.engine.trackers import Trackers
 from benchmark.errors import BenchmarkError
@@ -109,7 +109,7 @@ class Trainer:
         self._quiet = not sys.stderr.isatty()  # no progress bars in log files
         self._seed(0)
         self.vocabulary = task.vocabulary()
-        head: Head = task.make_head(run.task, self.vocabulary, upstream.hidden_size)
+        head = make_head(run, type(task), self.vocabulary, upstream.hidden_size)
         if not changes_upstream(run.regime):
             upstream = self.precision.frozen(upstream)
         self.model = Model(upstream, head, run.regime, run.featurizer, run.tune).to(self.device)
@@ -121,6 +121,8 @@ class Trainer:
         self.step = 0
         self.evaluated = -1
         self.best: dict[str, Any] | None = None
+        self.training_metrics: dict[str, dict[str, float]] = {}
+        """Of the training data, by set: kept with the best checkpoint."""
         self._part: int | None = None
         """Utterances of a forward pass, where whole batches do not fit into memory."""
         self._stop = StopRequest()
@@ -296,26 +298,36 @@ class Trainer:
         rank = self.task.rank(metrics, self.metric.error(value))
         if self.best is None or rank < self.best["rank"]:
             self.best = {"step": self.step, "metric": self.task.selection, "value": value, "rank": rank}
-            featurizer = self.model.featurizer
-            kept = {
-                "format": checkpoint.FORMAT,
-                "fingerprint": self.fingerprint,
-                "inventory": self.vocabulary,
-                **self.best,
-                "dev": metrics,
-                "calibration": fitted.plain() if (fitted := calibration.of_dev(evaluation)) else None,
-                "layers": statistics.summary(featurizer) if isinstance(featurizer, WeightedSum) else None,
-                "pairing": self.model.trained_state(),
-            }
-            write_files(self.folder, evaluation.files)
-            checkpoint.write(self._path("best"), kept)
+            self._keep_best(evaluation, statistics)
         self.evaluated = self.step
+
+    def _keep_best(self, evaluation: Evaluation, statistics: StateStatistics) -> None:
+        """Write ``checkpoints/best.pt``, and what dev gives to keep."""
+        assert self.best is not None
+        featurizer = self.model.featurizer
+        kept = {
+            "format": checkpoint.FORMAT,
+            "fingerprint": self.fingerprint,
+            "inventory": self.vocabulary,
+            **self.best,
+            "dev": evaluation.metrics["dev"],
+            "training": self.training_metrics,
+            "calibration": fitted.plain() if (fitted := calibration.of_dev(evaluation)) else None,
+            "layers": statistics.summary(featurizer) if isinstance(featurizer, WeightedSum) else None,
+            "pairing": self.model.trained_state(),
+        }
+        write_files(self.folder, evaluation.files)
+        checkpoint.write(self._path("best"), kept)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write ``checkpoints/last.pt``, atomically."""
-        state = {
+        checkpoint.write(self._path("last"), self._state())
+
+    def _state(self) -> dict[str, Any]:
+        """What the run is resumed from."""
+        return {
             "format": checkpoint.FORMAT,
             "fingerprint": self.fingerprint,
             "provenance": self.provenance,
@@ -329,7 +341,6 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler.is_enabled() else None,
         }
-        checkpoint.write(self._path("last"), state)
 
     def resume(self) -> bool:
         """Continue from ``checkpoints/last.pt``; false where there is none yet."""
@@ -407,15 +418,22 @@ class Trainer:
         torch.manual_seed(seed)
 
     def _training_batches(self) -> Iterator[Batch]:
-        batches = batching.TrainingBatches(
-            [self.task.seconds[utterance.id] for utterance in self.task.splits["train"]],
+        return self._load(self.task.splits["train"], self._sampler())
+
+    def _sampler(self) -> batching.TrainingBatches:
+        data = self.run.data
+        seconds = np.array([self.task.seconds[utterance.id] for utterance in self.task.splits["train"]])
+        if data.batch_seconds is not None:
+            seconds = seconds.clip(max=data.crop_seconds or np.inf)  # what a batch holds
+        return batching.TrainingBatches(
+            seconds,
             self.run.trainer.batch_size,
             seed=self.run.seed,
-            bucket=self.run.data.bucket,
+            bucket=data.bucket,
             start=self.step * self.run.trainer.accumulate,
             chances=self.task.chances(),
+            batch_seconds=data.batch_seconds,
         )
-        return self._load(self.task.splits["train"], batches)
 
     def _load(self, utterances: Sequence[Utterance], batches: Any, *, scoring: str | None = None) -> Iterator[Batch]:
         """Batches of audio or, with a feature store, of states, for which the upstream runs where it has not yet."""
@@ -450,14 +468,12 @@ class Trainer:
                 f"features.keep=true keeps the states of whole utterances, but {len(longer)} training utterances are "
                 f"longer than data.crop_seconds={crop} and would be cropped: {longer[0]} …; set data.crop_seconds=null"
             )
-        parts = [self.fingerprint.get("upstream"), self.run.upstream.name, dict(self.run.upstream.options)]
-        if changes_upstream(self.run.regime):
-            parts.append(self.run.regime)
-        if self.precision.dtype is not None:
-            parts.append(self.run.trainer.precision)
+        more = [self.run.regime] if changes_upstream(self.run.regime) else []
+        more += [self.run.trainer.precision] if self.precision.dtype is not None else []
+        chosen = self.run.upstream
         store = FeatureStore(
             upstream,
-            repr(tuple(parts)),
+            identity(self.fingerprint.get("upstream"), chosen.name, chosen.options, *more),
             means=head.mean_suffices,
             normalize=self.run.featurizer.normalize,
             limit=features.limit_gb * 1e9,

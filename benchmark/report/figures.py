@@ -193,7 +193,7 @@ def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> Figu
     Args:
         rows: name -> (layer,) shares; all of one length.
         title: above the axes.
-        unit: label of the colour bar.
+        unit: label of the colour bar, which there is for more layers.
 
     Raises:
         BenchmarkError: no row, or rows of different lengths.
@@ -204,7 +204,7 @@ def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> Figu
     states = shares.shape[1]
     longest = max(map(len, rows))
     width = max(_WIDTH, min(0.3 * states, 5) + 0.07 * longest + 0.9)
-    figure = Figure(width, 1.3 + 0.26 * len(rows))
+    figure = Figure(width, max(1.3 + 0.26 * len(rows), 2.8 if states > 14 else 0.0))
     axes = figure.subplots()
     top = max(float(shares.max()), 2 / states)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
@@ -217,7 +217,8 @@ def heat_map(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> Figu
             axes.text(state, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_xlabel("layer (0: before the first block)", fontsize=_FONT)
     figure.suptitle(title, fontsize=10)
-    figure.colorbar(image, ax=axes, pad=0.02, format=lambda share, _: f"{100 * share:.0f} %").set_label(unit)
+    if states > 14:
+        figure.colorbar(image, ax=axes, pad=0.02, format=lambda share, _: f"{100 * share:.0f} %").set_label(unit)
     return figure
 
 

@@ -10,6 +10,7 @@ from benchmark import statistics as stats
 from benchmark.metrics import Metric
 from benchmark.report.compare import Contrast, Difference, Series, TaskView, curve
 from benchmark.report.parts import capital, rounded
+from benchmark.report.ranking import Ranking
 from benchmark.report.sentences import (
     amount,
     duration_text,
@@ -43,6 +44,22 @@ def headline(view: TaskView) -> str:
     if view.series:
         return _sentence(_result(view))
     return sentences_on_layers(view)[0]
+
+
+def ranks_headline(view: TaskView, ranked: Ranking) -> str:
+    """Which system is first, and which the test set does not separate from it."""
+    places, start = ranked.ranks.places, f"with {_with(view, ranked.budget)}, "
+    first = places[0].name
+    tied = [
+        tested.pair.second if tested.pair.first == first else tested.pair.first
+        for tested in ranked.ranks.pairs
+        if tested.better is None and first in (tested.pair.first, tested.pair.second)
+    ]
+    if all(tested.better is None for tested in ranked.ranks.pairs):
+        return _sentence(f"{start}the test set separates none of the {len(places)} systems")
+    if not tied:
+        return _sentence(f"{start}{first} is the best of {len(places)} systems")
+    return _sentence(f"{start}{first} is first of {len(places)} systems, but not separated from {_listed(tied)}")
 
 
 def _sentence(text: str) -> str:
@@ -240,5 +257,6 @@ def _about(seconds: float) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    """``a``, ``a and b``, ``a, b and c``; names with commas of their own are parted by semicolons."""
+    comma = "; " if any("," in name for name in names) else ", "
+    return " and ".join(part for part in (comma.join(names[:-1]), names[-1]) if part)

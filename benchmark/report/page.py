@@ -22,7 +22,7 @@ from benchmark.report.collect import Gathered, gather
 from benchmark.report.compare import Bootstrap, TaskView, tasks
 from benchmark.report.details import detail
 from benchmark.report.exhibits import BANDS, layer_picture, layer_table, overview
-from benchmark.report.headline import foremost, headline
+from benchmark.report.headline import foremost, headline, ranks_headline
 from benchmark.report.overall import every_run, glance, targets, weights
 from benchmark.report.parts import Picture, Sheet, capital, estimate, folded, identifier, listed, rounded, sources
 from benchmark.report.sentences import (
@@ -138,9 +138,9 @@ def make(
     return Report(page, tables, pictures, stem, influence)
 
 
-def _panels(panels: Sequence[str]) -> str:
+def _panels(panels: Sequence[str], kind: str = "panels") -> str:
     inside = "\n".join(f'<article class="panel">{panel}</article>' for panel in panels if panel)
-    return f'<div class="panels">\n{inside}\n</div>' if inside else ""
+    return f'<div class="{kind}">\n{inside}\n</div>' if inside else ""
 
 
 # --- The answer -------------------------------------------------------------------------------------------------------
@@ -205,7 +205,9 @@ def _layers(views: Sequence[TaskView], bootstrap: Bootstrap, show: Show, tables:
     tables += table  # long: not on the page
     parts = [_panels(panels), f'<p class="soft">{OPTIMISTIC}</p>' if panels else ""]
     if heat_maps:
-        parts.append("<h3>Weights of the layers</h3>" + _panels([show([picture]) for picture in heat_maps]))
+        parts.append(
+            "<h3>Weights of the layers</h3>" + _panels([show([picture]) for picture in heat_maps], "panels broad")
+        )
     return "\n".join(part for part in parts if part)
 
 
@@ -233,9 +235,9 @@ def _ranks(views: Sequence[TaskView], rankings: Mapping[str, ranking.Ranking], s
             interval = ranked.intervals[place.name]
             rows.append([str(place.rank), place.name, estimate(place.value, interval.low, interval.high), place.groups])
         shown = Table(["rank", "system", f"{view.metric.label} [95\u00a0%]", "group"], rows, whole.columns[2])
-        answer = ranking.sentences(ranked)[0]
         panels.append(
-            f'<h3>{escape(view.title)}</h3><p class="answer">{escape(capital(answer))}</p>{show([Sheet(whole, shown)])}'
+            f'<h3>{escape(view.title)}</h3><p class="answer">{escape(ranks_headline(view, ranked))}</p>'
+            f"{show([Sheet(whole, shown)])}"
         )
     if not panels:
         return ""

@@ -121,7 +121,7 @@ def estimate(value: float, low: float | None, high: float | None, *, sign: bool 
     """
     half = (high - low) / 2 if low is not None and high is not None else None
     text = ("+" if sign and value > 0 else "") + rounded(value, half)
-    return text if half is None else f"{text}\u00a0{span(low, high)}"
+    return text if half is None else f"{text} {span(low, high)}"
 
 
 def span(low: float | None, high: float | None) -> str:

@@ -15,6 +15,7 @@ nav a { margin-right: 1rem; display: inline-block; }
 .soft, figcaption { color: var(--soft); font-size: .875rem; }
 .note { border-left: 4px solid #b34700; background: #fff6ef; padding: .5rem .9rem; }
 .panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.broad { grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
 .panel { border: 1px solid var(--line); border-radius: .4rem; padding: .2rem .9rem .6rem;
   min-width: 0; max-width: 40rem; }
 .panel h3 { margin-top: .7rem; } .answer { font-weight: 600; margin: .2rem 0 .6rem; }
@@ -32,7 +33,7 @@ tbody th { font-weight: 600; } thead th { border-bottom: 2px solid #767676; vert
 thead .number { white-space: normal; }
 .long { overflow-wrap: anywhere; } td.long { min-width: 9rem; }
 .panel th, .panel td { padding: .3rem .4rem; }
-.panel tbody th, .panel td { overflow-wrap: anywhere; }
+.panel tbody .text { overflow-wrap: anywhere; }
 pre { background: #f5f5f5; padding: .6rem; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media screen and (max-width: 44rem) {
   body { padding: .8rem; } h1 { font-size: 1.25rem; }
@@ -44,7 +45,7 @@ pre { background: #f5f5f5; padding: .6rem; font-size: .8rem; white-space: pre-wr
   .wide tbody [data-label]::before { content: attr(data-label); color: var(--soft); font-weight: 400;
     text-align: left; flex: 0 1 45%; }
   .wide tbody .long { display: block; text-align: left; } .wide tbody .long::before { display: block; }
-  .narrow th, .narrow td { padding: .3rem .35rem; } .narrow tbody th, .narrow td { overflow-wrap: anywhere; }
+  .narrow th, .narrow td { padding: .3rem .35rem; } .narrow tbody .text { overflow-wrap: anywhere; }
 }
 @media screen and (max-width: 22rem) {
   .narrow th { overflow-wrap: anywhere; }

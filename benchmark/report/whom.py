@@ -298,8 +298,13 @@ def _systems(view: TaskView) -> list[System]:
         first, second = contrasts[0].first, contrasts[0].second
         budget = list(contrasts[0].differences)[-1]
         seeds = [seed for seed in first.points[budget] if seed in second.points[budget]]
+        same = first.upstream == second.upstream
         return [
-            read([side.points[budget][seed].folder for seed in seeds], side.title or side.name, view.metric.name)
+            read(
+                [side.points[budget][seed].folder for seed in seeds],
+                (side.regime_title if same else side.title) or side.name,
+                view.metric.name,
+            )
             for side in (first, second)
         ]
     if not view.series:

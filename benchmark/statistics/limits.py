@@ -122,7 +122,7 @@ def limits(runs: Sequence[Errors], reach: float) -> Limits:
         low, top = runs[0].around(value, reach * math.sqrt(shares.variance))
         high = max(high, top)
     if value > ceiling / 2:
-        low = -_outermost(lambda down: compatible(-down), -start, runs[0].unit, 0.0)
+        low = max(value - start - _outermost(lambda down: compatible(-down), -start, runs[0].unit, 0.0), 0.0)
     return Limits(min(low, value), max(high, value), shares)
 
 

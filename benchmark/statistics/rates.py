@@ -43,7 +43,8 @@ class Rate(Errors):
         here = self._size(min(max(self.value, self.unit), self.ceiling - self.unit))
         there = self._size(min(rate, self.ceiling))
         growth = (there / here) ** POWER
-        floor = max(there * self.unit, growth * self.unit**2)  # of independent errors; of a single error, where there is none
+        # of independent errors; of a single one, where there is none
+        floor = max(there * self.unit, growth * self.unit**2)
         return Shares(math.sqrt(growth) * self.influence, floor=floor)
 
     def _size(self, rate: float) -> float:

@@ -22,7 +22,7 @@ from benchmark.metrics import Edits, Metric, det_curve
 from benchmark.metrics import compute as compute_metric
 from benchmark.statistics.limits import Errors
 from benchmark.statistics.rates import rate_of_losses, rate_of_sums
-from benchmark.statistics.verification import EqualErrorRate, MinimumCost, Side
+from benchmark.statistics.trials import EqualErrorRate, MinimumCost, Side
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

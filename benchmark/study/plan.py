@@ -62,7 +62,8 @@ def _add(cost: _Cost, run: RunConfig, durations: Durations, *, already_extracted
         return
     crop = run.data.crop_seconds or float("inf")
     mean = float(durations["train"].clip(max=crop).mean())
-    training = run.trainer.max_steps * run.trainer.accumulate * run.trainer.batch_size * mean
+    batch = run.data.batch_seconds or run.trainer.batch_size * mean
+    training = run.trainer.max_steps * run.trainer.accumulate * batch
     evaluations = -(-run.trainer.max_steps // run.trainer.eval_every) * float(durations["dev"].sum())
     cost.upstream += training + evaluations
     cost.gradient += training if find_regime(run.regime).trains_upstream else 0.0

@@ -77,12 +77,14 @@ class LanguageIdentification(ClassificationTask):
     def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
         """Those of every classification task, and ``det.png`` of the first four sets."""
         files = super().files(split, sets)
+        if not files:
+            return files
         curves = {
             name: metrics.det_curve(*metrics.language_pairs(items.references, items.llrs))
             for name, items in sets.items()
             if items.llrs is not None and len(np.unique(items.references)) > 1
         }
-        if files and curves:
+        if curves:
             title = f"{self.title(sets[split])},\neach against each"
             shown = dict(list(curves.items())[:4])
             files["det.png"] = plots.png(plots.det(shown, title, p_target=P_TARGET))

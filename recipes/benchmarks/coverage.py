@@ -46,7 +46,7 @@ class Case:
     """Test sets of one kind."""
 
     name: str
-    truth: Mapping[str, float]
+    truth: Callable[[], Mapping[str, float]]
     """Metric -> value, or difference (second - first)."""
     draw: Draw
     """One test set: a list of runs (one a seed) of one system, or of two that are compared."""
@@ -92,16 +92,17 @@ def count(case: Case, simulations: int, api: Any = statistics, **options: Any) -
         api: a module with ``summarise`` and ``compare``.
         options: of these.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in case.truth}
+    truths = case.truth()
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in truths}
     compared = False
     for simulation in range(simulations):
         systems = case.draw(np.random.default_rng([simulation, len(case.name), *case.name.encode()]))
         compared = len(systems) == 2
         result = api.compare(*systems, **options) if compared else api.summarise(*systems, **options)
-        for name in case.truth:
+        for name in truths:
             found[name].append((result[name].test_set.low, result[name].test_set.high))
     rows = []
-    for name, truth in case.truth.items():
+    for name, truth in truths.items():
         low, high = np.array(found[name]).T
         above, below = 100 * float((low > truth).mean()), 100 * float((high < truth).mean())
         different = 100 * float(((low > 0) | (high < 0)).mean()) if compared else None
@@ -144,10 +145,8 @@ class Voices:
     @property
     def name(self) -> str:
         """Of the case."""
-        return (
-            f"voices {self.speakers}x{self.each} {100 * self.eer:g} % {self.spread:g}"
-            f"{' unequal' if self.unequal else ''}"
-        )
+        more = " unequal" if self.unequal else ""
+        return f"voices {self.speakers}x{self.each} {100 * self.eer:g} % {self.spread:g}{more}"
 
     def sizes(self, random: np.random.Generator, count: int) -> Floats:
         """Of the noise of speakers, mean 1."""
@@ -244,18 +243,20 @@ def _independent(model: Voices, noise: float) -> tuple[Floats, Floats]:
     return same, different
 
 
+def _rates(same: Floats, different: Floats) -> tuple[Floats, Floats]:
+    """Miss and false alarm rates at many thresholds."""
+    threshold = np.quantile(different, 1 - np.geomspace(1e-6, 0.6, 6000))
+    return np.searchsorted(same, threshold) / same.size, 1 - np.searchsorted(different, threshold) / different.size
+
+
 def _equal(same: Floats, different: Floats) -> float:
-    threshold = np.quantile(different, 1 - np.geomspace(1e-4, 0.6, 4000))
-    miss = np.searchsorted(same, threshold) / same.size
-    alarm = 1 - np.searchsorted(different, threshold) / different.size
+    miss, alarm = _rates(same, different)
     at = int(np.abs(miss - alarm).argmin())
     return float((miss[at] + alarm[at]) / 2)
 
 
 def _cost(same: Floats, different: Floats, prior: float) -> float:
-    threshold = np.quantile(different, 1 - np.geomspace(1e-6, 0.6, 4000))
-    miss = np.searchsorted(same, threshold) / same.size
-    alarm = 1 - np.searchsorted(different, threshold) / different.size
+    miss, alarm = _rates(same, different)
     return float((prior * miss + (1 - prior) * alarm).min() / prior)
 
 
@@ -279,9 +280,8 @@ class Speech:
     @property
     def name(self) -> str:
         """Of the case."""
-        return f"speech {self.speakers}x{self.each} {100 * self.wer:g} % {self.speaker_cv:g}" + (
-            " unequal" if self.unequal else ""
-        )
+        more = " unequal" if self.unequal else ""
+        return f"speech {self.speakers}x{self.each} {100 * self.wer:g} % {self.speaker_cv:g}{more}"
 
     def truth(self) -> dict[str, float]:
         """WER in percent."""
@@ -384,38 +384,30 @@ def _large(model: Languages) -> dict[str, float]:
 def of_model(model: Voices | Speech | Languages, kind: str, quick: bool = False) -> Case:
     """``one`` system, the ``mean`` of three seeds, or an ``equal pair``: two systems with one true error."""
     if kind == "one":
-        return Case(model.name, model.truth(), lambda random: [model.draw(random)], quick)
+        return Case(model.name, model.truth, lambda random: [model.draw(random)], quick)
     several = replace(model, systems=3 if kind == "mean" else 2)
     if kind == "mean":
-        return Case(f"{model.name}, mean of 3 seeds", model.truth(), lambda random: [several.draw(random)], quick)
-    equal = dict.fromkeys(model.truth(), 0.0)
-    return Case(f"{model.name}, {kind}", equal, lambda random: [[run] for run in several.draw(random)], quick)
+        return Case(f"{model.name}, mean of 3 seeds", model.truth, lambda random: [several.draw(random)], quick)
+
+    def none() -> dict[str, float]:
+        return dict.fromkeys(model.truth(), 0.0)
+
+    return Case(f"{model.name}, {kind}", none, lambda random: [[run] for run in several.draw(random)], quick)
 
 
 def cases() -> Iterator[Case]:
     """All cases."""
     for model, quick in (
-        (Voices(40, 100, 0.01, 0.35), True),
-        (Voices(40, 100, 0.05, 0.35), False),
-        (Voices(40, 100, 0.05, 0.0), False),
-        (Voices(40, 470, 0.01, 0.35), False),
-        (Voices(10, 40, 0.05, 0.35), False),
-        (Voices(20, 100, 0.01, 0.35), False),
-        (Voices(40, 100, 0.01, 0.35, unequal=True), False),
-        (Voices(200, 100, 0.01, 0.35), False),
-        (Speech(20, 40, 0.05), True),
-        (Speech(40, 65, 0.03), True),
-        (Speech(100, 6, 0.2), False),
-        (Speech(10, 40, 0.1, 0.8), False),
-        (Speech(40, 40, 0.01, 0.8, unequal=True), False),
+        (Voices(40, 100, 0.01, 0.35), True), (Voices(40, 100, 0.05, 0.35), False), (Voices(40, 100, 0.05, 0.0), False),
+        (Voices(40, 470, 0.01, 0.35), False), (Voices(10, 40, 0.05, 0.35), False), (Voices(20, 100, 0.01, 0.35), False),
+        (Voices(40, 100, 0.01, 0.35, unequal=True), False), (Voices(200, 100, 0.01, 0.35), False),
+        (Speech(20, 40, 0.05), True), (Speech(40, 65, 0.03), True), (Speech(100, 6, 0.2), False),
+        (Speech(10, 40, 0.1, 0.8), False), (Speech(40, 40, 0.01, 0.8, unequal=True), False),
         (Speech(2000, 1, 0.1, 0.0), False),
-        (Languages(4, 10, 10, 3.0), False),
-        (Languages(10, 10, 5, 4.0), True),
-        (Languages(10, 25, 4, 4.0), False),
-        (Languages(12, 40, 12, 4.0, crossed=True), False),
-        (Languages(30, 20, 30, 5.0, crossed=True), False),
+        (Languages(4, 10, 10, 3.0), False), (Languages(10, 10, 5, 4.0), True), (Languages(10, 25, 4, 4.0), False),
+        (Languages(12, 40, 12, 4.0, crossed=True), False), (Languages(30, 20, 30, 5.0, crossed=True), False),
         (Languages(40, 6, 5, 4.5), False),
-    ):
+    ):  # fmt: skip
         for kind in ("one", "equal pair", "mean"):
             yield of_model(model, kind, quick)
 
@@ -435,31 +427,39 @@ def of_simulator(path: Path) -> Iterator[Case]:
         scores = np.r_[trials.target_scores, trials.nontarget_scores]
         return statistics.verification(labels, scores, *map(texts, sides))
 
+    few, hard = {"speakers": 10, "each": 40}, {"log_sd": 0.35}
     for options in (
-        {"each": 470, "eer": 0.01, "log_sd": 0.35}, {"each": 470, "log_sd": 0.35}, {"each": 470, "eer": 0.01},
-        {"eer": 0.01, "log_sd": 0.35}, {"log_sd": 0.35}, {},
-        {"speakers": 10, "each": 40, "eer": 0.01, "log_sd": 0.35}, {"speakers": 10, "each": 40, "eer": 0.01},
-        {"speakers": 10, "each": 40, "log_sd": 0.35}, {"speakers": 10, "each": 40},
-        {"speakers": 20, "eer": 0.01, "log_sd": 0.35},
-        {"eer": 0.01, "log_sd": 0.35, "unbalanced": True}, {"log_sd": 0.35, "unbalanced": True},
-        {"speakers": 200, "eer": 0.01, "log_sd": 0.35},
-        {"model": "effects", "each": 60}, {"model": "effects", "tail": "t3", "log_sd": 0.2},
-        {"log_sd": 0.35, "tail": "goats"},
+        {"each": 470, "eer": 0.01, **hard}, {"each": 470, **hard}, {"each": 470, "eer": 0.01}, {"eer": 0.01, **hard},
+        {**hard}, {}, {**few, "eer": 0.01, **hard}, {**few, "eer": 0.01}, {**few, **hard}, {**few},
+        {"speakers": 20, "eer": 0.01, **hard}, {"eer": 0.01, "unbalanced": True, **hard}, {"unbalanced": True, **hard},
+        {"speakers": 200, "eer": 0.01, **hard}, {"model": "effects", "each": 60},
+        {"model": "effects", "tail": "t3", "log_sd": 0.2}, {"tail": "goats", **hard},
     ):  # fmt: skip
         setting = simulator.Setting(**options)
-        parameter, targets, nontargets = simulator.population(setting)
-        truth = {"eer": 100 * simulator.truth_eer(targets, nontargets)}
-        for prior in (0.01, 0.05):
-            name = f"min_dcf_p{round(100 * prior):02d}"
-            truth[name] = simulator.truth_min_dcf(targets, nontargets, prior)
-        del targets, nontargets
-        draw = functools.partial(simulator.draw, setting, parameter=parameter)
-        yield Case(setting.name(), truth, lambda random, draw=draw: [[statistic(draw(random=random))]])
+        truth = functools.partial(_of_simulator, simulator, setting)
+
+        def draw(
+            random: np.random.Generator, systems: int = 1, setting: Any = setting, truth: Callable[[], Any] = truth
+        ) -> list[Any]:
+            drawn = simulator.draw(setting, random, truth()[0], systems)
+            return [statistic(trials) for trials in (drawn if systems > 1 else [drawn])]
+
+        yield Case(setting.name(), lambda truth=truth: truth()[1], lambda random, draw=draw: [draw(random)])
         yield Case(
             f"{setting.name()}, equal pair",
-            dict.fromkeys(truth, 0.0),
-            lambda random, draw=draw: [[statistic(trials)] for trials in draw(random=random, systems=2)],
+            lambda truth=truth: dict.fromkeys(truth()[1], 0.0),
+            lambda random, draw=draw: [[run] for run in draw(random, systems=2)],
         )
+
+
+@functools.cache
+def _of_simulator(simulator: Any, setting: Any) -> tuple[Any, dict[str, float]]:
+    """What the simulator is set to, and the true metrics."""
+    parameter, targets, nontargets = simulator.population(setting)
+    truth = {"eer": 100 * simulator.truth_eer(targets, nontargets)}
+    for prior in (0.01, 0.05):
+        truth[f"min_dcf_p{round(100 * prior):02d}"] = simulator.truth_min_dcf(targets, nontargets, prior)
+    return parameter, truth
 
 
 def write(rows: Sequence[Row], output: Path) -> None:

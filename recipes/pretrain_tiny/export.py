@@ -17,7 +17,7 @@ import torch
 
 from benchmark.errors import BenchmarkError
 from recipes.pretrain_tiny.pretrain import HERE, read_config
-from upstream.readers.fairseq import load_state
+from upstream.readers.torchfile import load_state
 from upstream.wav2vec2.checkpoint import load_model
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.export import save_checkpoint

@@ -138,7 +138,7 @@ def test_transformers_computes_our_states(name: str, tmp_path: Path) -> None:
     overrides, normalize = MODELS[name]
     save_fairseq(make_fairseq(overrides), normalize, tmp_path / "checkpoint.pt")
     model = checkpoint.load_model(tmp_path / "checkpoint.pt")
-    assert export_huggingface(model, tmp_path / "out").startswith("transformers.")
+    assert "or transformers.Wav2Vec2Model" in export_huggingface(model, tmp_path / "out")
     wav = waveforms()[0]
     expected = our_states(model, wav)
     assert_same(transformers_states(load_transformers(tmp_path / "out"), prepared(wav, normalize)), expected)

@@ -161,7 +161,7 @@ def test_layouts_are_read(layout: str, zipped: bool, reference: FairseqModel, tm
     assert checkpoint.config.normalize
     assert checkpoint.config.extractor_mode == "layer_norm"
     if not layout.startswith("fine-tuned"):
-        assert set(checkpoint.weights) | set(checkpoint.pretraining) == set(reference.state_dict())
+        assert set(checkpoint.tensors) | set(checkpoint.pretraining) == set(reference.state_dict())
         assert {"quantizer.vars", "project_q.bias", "final_proj.weight"} < set(checkpoint.pretraining)
     assert_same_states(load_model(path), reference, normalize=True)
 

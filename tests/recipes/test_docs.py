@@ -57,7 +57,7 @@ def test_commands_are_understood(
             raise Parsed
 
     for name in COMMANDS:
-        monkeypatch.setattr(f"benchmark.commands.{name}.Parser", Reader)
+        monkeypatch.setattr(f"benchmark.commands.{name.replace('-', '_')}.Parser", Reader)
     registered = {name for block in blocks(page, "python") for name in re.findall(r'\.register\(\s*"(\w+)"', block)}
     for command in commands(page):
         try:

@@ -52,6 +52,46 @@ def test_buckets_hold_the_same_utterances_sorted_by_length(size: int, batch: int
         assert all(before[1] <= after[0] for before, after in pairwise(ranges))
 
 
+@given(size=st.integers(1, 40), limit=st.floats(2, 60), seed=st.integers(0, 5), start=st.integers(0, 30))
+@pytest.mark.parametrize("bucket", [0, 3])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_by_duration_a_resumed_stream_is_the_rest_of_the_whole(
+    size: int, limit: float, seed: int, start: int, bucket: int, drawn: bool
+) -> None:
+    chances = [1.0 + i for i in range(size)] if drawn else None
+
+    def stream(start: int) -> TrainingBatches:
+        return TrainingBatches(
+            lengths(size), 8, seed=seed, bucket=bucket, start=start, chances=chances, batch_seconds=limit
+        )
+
+    assert list(islice(stream(start), 5)) == list(islice(stream(0), start + 5))[start:]
+
+
+@given(size=st.integers(1, 40), limit=st.floats(2, 60))
+@pytest.mark.parametrize("bucket", [0, 4])
+def test_batches_by_duration_are_as_full_as_they_can_be(size: int, limit: float, bucket: int) -> None:
+    seconds = lengths(size)
+    batches = list(islice(TrainingBatches(seconds, 8, seed=1, bucket=bucket, batch_seconds=limit), 60))
+    totals = [sum(seconds[index] for _, index in batch) for batch in batches]
+    assert all(total <= limit or len(batch) == 1 for total, batch in zip(totals, batches, strict=True))
+    if bucket:
+        assert all(batch == sorted(batch, key=lambda key: seconds[key[1]]) for batch in batches)
+        return
+    stream = [key for batch in batches for key in batch]
+    assert stream == [key for batch in islice(TrainingBatches(seconds, 1, seed=1), len(stream)) for key in batch]
+    for (total, batch), following in zip(zip(totals, batches, strict=True), batches[1:], strict=False):
+        if batch[0][0] == following[0][0]:  # of one epoch: not one utterance more would have fitted
+            assert total + seconds[following[0][1]] > limit
+
+
+def test_buckets_by_duration_hold_about_as_many_batches_as_asked_for() -> None:
+    """30 utterances of 2 s, 6.5 s a batch: a bucket of ten batches is 32 or 33 utterances, in 11 batches of 3."""
+    batches = list(islice(TrainingBatches([2.0] * 30, 8, seed=1, bucket=10, batch_seconds=6.5), 22))
+    assert sum(len(batch) for batch in batches) in (64, 66)
+    assert sorted(map(len, batches))[2:] == [3] * 20
+
+
 def test_the_batches_of_a_bucket_come_in_random_order() -> None:
     made = TrainingBatches(lengths(64), 4, seed=0, bucket=16)
     firsts = [[lengths(64)[one[0][1]] for one in window] for window in zip(*[iter(islice(made, 64))] * 16, strict=True)]

@@ -132,11 +132,11 @@ HELP = ("help", "description", "epilog")
 
 def registered() -> set[str]:
     """What the names of the project's own upstreams, tasks and corpora begin with (``voxceleb``, ``sv``, ``xlsr``), but
-    for everyday words of any program about speech."""
+    for everyday words of any program about speech and ``hf``, which importers of data read too."""
     tables = (registry.upstreams, registry.tasks, registry.corpora)
     entries = [entry for table in tables for entry in table if entry.origin == "built in"]
     names = {name for entry in entries for name in (entry.name, *entry.aliases)}
-    return {name.split("_")[0].rstrip("0123456789") for name in names} - {"slots", "speech"}
+    return {name.split("_")[0].rstrip("0123456789") for name in names} - {"slots", "speech", "hf"}
 
 
 def spoken(module: str) -> Iterator[str]:

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from scipy.stats import t
 
 from benchmark import statistics as stats
 from benchmark.metrics import METRICS
 from benchmark.report import compare
 from benchmark.report.collect import Run
-from benchmark.report.headline import headline
+from benchmark.report.headline import headline, ranks_headline
 from benchmark.report.parts import estimate, rounded
+from benchmark.statistics.ranks import Pair, rank
 
 SECONDS = {"3min": 180.0, "9min": 540.0, "27min": 1620.0}
 
@@ -135,6 +137,26 @@ def test_several_regimes_and_several_upstreams() -> None:
     assert headline(view(frozen, other, half=1)).startswith("Large is better than tiny from 3 min to 27 min")
 
 
+@pytest.mark.parametrize(
+    ("se", "sentence"),
+    [
+        ((0.5, 0.5, 0.5), "With 9 min of labels, A is the best of 3 systems."),
+        ((5.0, 0.5, 0.5), "With 9 min of labels, A is first of 3 systems, but not separated from B."),
+        ((5.0, 5.0, 0.5), "With 9 min of labels, A is first of 3 systems, but not separated from B and C."),
+        ((5.0, 5.0, 5.0), "With 9 min of labels, the test set separates none of the 3 systems."),
+    ],
+)
+def test_ranks(se: tuple[float, float, float], sentence: str) -> None:
+    values = {"A": 5.0, "B": 8.0, "C": 11.0}
+    pairs = []
+    for (first, second), error in zip((("A", "B"), ("A", "C"), ("B", "C")), se, strict=True):
+        difference = values[second] - values[first]
+        p_value = float(2 * t.sf(difference / error, 39))
+        pairs.append(Pair(first, second, difference, error, 40, p_value))
+    ranked = SimpleNamespace(budget="9min", ranks=rank(values, pairs, higher_is_better=False))
+    assert ranks_headline(view(FROZEN, half=1), cast(Any, ranked)) == sentence
+
+
 def test_a_result_alone() -> None:
     assert headline(view(FROZEN, half=1)) == "EER 12.0 % with 27 min of labels."
 
@@ -142,13 +164,13 @@ def test_a_result_alone() -> None:
 @pytest.mark.parametrize(
     ("value", "low", "high", "text"),
     [
-        (12.3456, 9.8, 15.1, "12.3\u00a0[9.8,\u00a015.1]"),
-        (12.3456, 12.3, 12.4, "12.3\u00a0[12.3,\u00a012.4]"),
-        (-3.21, -17.0, 11.0, "−3\u00a0[−17,\u00a011]"),
-        (0.0123, 0.010, 0.015, "0.0123\u00a0[0.0100,\u00a00.0150]"),
+        (12.3456, 9.8, 15.1, "12.3 [9.8,\u00a015.1]"),
+        (12.3456, 12.3, 12.4, "12.3 [12.3,\u00a012.4]"),
+        (-3.21, -17.0, 11.0, "−3 [−17,\u00a011]"),
+        (0.0123, 0.010, 0.015, "0.0123 [0.0100,\u00a00.0150]"),
         (1234.5, None, None, "1,234"),
-        (0.0, 0.0, 3.0, "0\u00a0[0,\u00a03.0]"),
-        (5.0, 5.0, 5.0, "5.00\u00a0[5.00,\u00a05.00]"),
+        (0.0, 0.0, 3.0, "0 [0,\u00a03.0]"),
+        (5.0, 5.0, 5.0, "5.00 [5.00,\u00a05.00]"),
     ],
 )
 def test_numbers_have_the_digits_that_mean_something(

@@ -19,7 +19,7 @@ from scipy.stats import norm
 
 from benchmark.statistics import Interval, Statistic, bootstrap, compare, error_rates, identification, summarise
 from benchmark.statistics import verification as of_trials
-from benchmark.statistics.verification import Side
+from benchmark.statistics.trials import Side
 
 Floats = NDArray[np.float64]
 SPREAD = 0.6

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import upstream.wav2vec2.model as module
 from upstream.packing import Packing
+from upstream.wav2vec2 import extractor
+from upstream.wav2vec2 import model as module
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.model import Wav2Vec2Model
 
@@ -41,7 +42,8 @@ def as_on_a_gpu(model: Wav2Vec2Model, wavs: list[Tensor], most: int = 10**6, *, 
     padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "one_by_one", lambda _: False)
-        patch.setattr(module, "MOST_SAMPLES", most)
+        patch.setattr(extractor, "one_by_one", lambda _: False)
+        patch.setattr(extractor, "MOST_SAMPLES", most)
         if attend:
             patch.setattr(Packing, "one_by_one", lambda _: False)
         states = model._forward_batch(padded, lens.tolist(), list(range(model.num_states)))

@@ -198,11 +198,45 @@ def test_bars_and_bands_lie_where_they_should() -> None:
         lambda: figures.heat_map({}, "", ""),
         lambda: figures.heat_map({"a": [1.0], "b": [0.5, 0.5]}, "", ""),
         lambda: figures.costs({}, "", ""),
+        lambda: figures.systems({}, ""),
     ],
 )
 def test_figures_of_nothing_are_refused(draw: Callable[[], Figure]) -> None:
     with pytest.raises(BenchmarkError):
         draw()
+
+
+def test_systems_stand_under_each_other_with_their_intervals() -> None:
+    points = {
+        "first": figures.Points([600], [10.0], [1.0], [(7.0, 14.0)], [[9.0, 11.0]]),
+        "second, with a long name": figures.Points([600], [5.0], [None], [None], [[5.0]]),
+    }
+    figure = laid_out(figures.systems(points, "EER (%), lower is better"))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(points)
+    low, high = axes.get_ylim()
+    assert low > high  # the first on top
+    (bar,) = axes.collections
+    assert bar.get_segments()[0].tolist() == [[7.0, 0.0], [14.0, 0.0]]
+    box = figure.get_window_extent()
+    for label in (*axes.get_yticklabels(), axes.xaxis.label):
+        extent = label.get_window_extent()
+        assert box.x0 <= extent.x0 < extent.x1 <= box.x1
+
+
+@pytest.mark.parametrize("states", [7, 25])
+def test_heat_maps_fit_their_figure(states: int) -> None:
+    rows = {f"Speaker verification, fine-tuning, {k} min": [1 / states] * states for k in range(2)}
+    figure = laid_out(figures.heat_map(rows, "wav2vec 2.0 tiny: share of each layer", "share of the summed feature"))
+    assert len(figure.axes) == (1 if states <= 14 else 2)
+    box = figure.get_window_extent()
+    for axes in figure.axes:
+        labels = [label for label in (*axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label) if label.get_text()]
+        for extent in (label.get_window_extent() for label in labels):
+            assert box.x0 - 1 <= extent.x0
+            assert extent.x1 <= box.x1 + 1
+            assert box.y0 - 1 <= extent.y0
+            assert extent.y1 <= box.y1 + 1
 
 
 def test_figures_of_little_are_drawn() -> None:

@@ -30,7 +30,19 @@ FAMILY_PARAMETERS = {  # without the modules of pre-training; those of transform
     "large_ll60k": 315_438_720,
     "xls_r_1b": 962_497_408,
     "xls_r_2b": 2_159_259_648,
+    # those of transformers' HubertModel, WavLMModel and Data2VecAudioModel (5.24)
+    "hubert_base": 94_371_712,
+    "hubert_large": 315_435_136,
+    "hubert_xlarge": 962_493_824,
+    "wavlm_base": 94_381_936,
+    "wavlm_large": 315_453_120,
+    "data2vec_base": 93_164_288,
 }
+
+
+CORPORA = {"LibriSpeech", "Libri-Light", "MLS", "CommonVoice", "VoxPopuli", "VoxLingua107", "BABEL", "MMS-lab-U",
+           "GigaSpeech", "Switchboard", "Fisher"}  # fmt: skip
+"""Spellings in ``pretrained_on``."""
 
 
 def test_importing_and_listing_import_no_torch() -> None:
@@ -67,16 +79,21 @@ def test_entries_are_well_formed(name: str) -> None:
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=list(CARDS))
 def test_cards_are_well_formed(card: cards.Card) -> None:
-    if card.name != "wav2vec2_local":
+    if not card.name.endswith("_local") and card.name != "hf":
         assert card.licence in ("MIT", "CC-BY-NC-4.0", "Apache-2.0")
         assert card.data
         assert (card.url is None) != (card.file is None)
     if card.url is not None:
-        assert re.fullmatch(r"https://dl\.fbaipublicfiles\.com/[\w/]+\.pt", card.url)
+        assert re.fullmatch(
+            r"https://(dl\.fbaipublicfiles\.com|huggingface\.co/s3prl/converted_ckpts/resolve/main)/[\w/]+\.pt",
+            card.url,
+        )
         assert card.paper is not None
         assert re.fullmatch(r"\d{4}\.\d{5}", card.paper)
         assert card.architecture["encoder_layers"] in (12, 24, 48)
     assert card.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", card.sha256)
+    assert set(card.pretrained_on) <= CORPORA
+    assert card.pretrained_on or card.url is None
     Wav2Vec2Config(**card.architecture)  # known fields of the right types
 
 

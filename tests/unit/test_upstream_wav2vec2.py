@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {"conv_feature_layers": CONV, "encoder_layers": 3, "enco
 FAMILIES: dict[str, dict[str, Any]] = {
     "base": {},
     "ll60k": {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True, "normalize": True},
+    "wavlm": {"relative_position_embedding": True, "gru_rel_pos": True, "num_buckets": 16, "max_distance": 40},
     "deep positions": {"pos_conv_depth": 3, "conv_pos": 12, "normalize": True},
 }
 

@@ -1,37 +1,49 @@
-"""Reading fairseq's checkpoints, without fairseq and without running any code in them.
+"""Reading fairseq's checkpoints of wav2vec 2.0, HuBERT and data2vec-audio 1.0, without fairseq.
 
-A checkpoint is a pickle, and unpickling can run any code. Here torch's weights-only unpickler reads it: it calls
-nothing but torch's own rebuilding of tensors and the names that it is given. Checkpoints also hold configuration
-objects (argparse, omegaconf, fairseq); each of those is given to the unpickler as an inert stand-in that only
-remembers its arguments (:class:`StandIn`), and :func:`plain` turns the stand-ins into plain data. Any other name is
-refused, and named.
-
-Zip checkpoints are memory-mapped: weights are paged in as they are used, and optimizer states not at all. Mapping
-also confines a storage that claims to be larger than it is to the bytes of the file.
-
-Nothing here knows a model: what the configuration and the tensors mean is up to the family that reads them.
+The native model has fairseq's names, so that there is no map: only configurations differ, and what pre-training adds.
 """
 
 from __future__ import annotations
 
-import _compat_pickle
-import pickle
-import pickletools
-import struct
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
+from upstream.readers import Checkpoint, usual_names
+from upstream.readers.torchfile import load_state, plain, unreadable
+from upstream.wav2vec2.config import Wav2Vec2Config
 
-ZIP_MAGIC = b"PK\x03\x04"
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""Pickle of ``torch.serialization.MAGIC_NUMBER``, with which files written before torch 1.6 start."""
+FAMILIES = {"wav2vec2": "wav2vec2", "hubert": "hubert", "data2vec_audio": "data2vec"}
+"""fairseq's name of a pre-trained model (``_name`` or ``arch``) -> family."""
+
+FINE_TUNED = {"wav2vec_ctc": "wav2vec2", "hubert_ctc": "hubert"}
+"""fairseq's name of a model fine-tuned with CTC -> that of the pre-trained one inside."""
+
+PRETRAINING_MODULES = {
+    "wav2vec2": ("quantizer", "project_q", "final_proj", "target_glu"),
+    "hubert": ("final_proj", "target_glu", "label_embs_concat"),
+    "data2vec": ("final_proj", "_ema"),
+}
+"""Family -> modules that only pre-training uses; ``_ema`` is data2vec's teacher, a dict of its parameters."""
+
+PRETRAINING_FIELDS = (
+    "final_dim", "quantize_targets", "target_glu", "latent_vars", "latent_groups", "latent_dim", "latent_temp",
+    "quantizer_depth", "quantizer_factor", "logit_temp", "num_negatives", "cross_sample_negatives",
+)  # fmt: skip
+"""Fields of fairseq's configuration that shape the modules of wav2vec 2.0's pre-training."""
+
+CTC_PREFIX, CTC_HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."
+"""Where a fine-tuned model keeps the pre-trained one, and its own output layer."""
+
+_EXPECTED = (
+    "expected a fairseq checkpoint: 'model' with 'cfg' or 'args' (or s3prl's 'model_weight' with 'model_cfg'); "
+    "or WavLM's or fairseq2's file, or a Hugging Face folder"
+)
 
 
 @dataclass
@@ -47,21 +59,25 @@ class FairseqFile:
     """The model's parameters and buffers."""
 
 
-def read_fairseq(path: str | Path) -> FairseqFile:
-    """Read a checkpoint without running any code in it.
+def read_fairseq(path: str | Path, state: Any = None) -> FairseqFile:
+    """Read a checkpoint of any model without running any code in it.
 
     Layouts: ``model`` with ``cfg`` (a dict or an omegaconf DictConfig) or with the older ``args`` (an argparse
     Namespace), and s3prl's converted files (``model_weight`` with ``model_cfg``).
+
+    Args:
+        path: of the file.
+        state: what :func:`upstream.readers.torchfile.load_state` found there; ``None``: it is called here.
 
     Raises:
         BenchmarkError: naming the file and what is wrong with it.
     """
     path = Path(path)
-    state = load_state(path)
+    state = load_state(path) if state is None else state
     try:
         return _interpret(path, state)
     except RecursionError as error:  # a configuration nested without end
-        raise _damaged(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _interpret(path: Path, state: Any) -> FairseqFile:
@@ -79,27 +95,19 @@ def _interpret(path: Path, state: Any) -> FairseqFile:
     model = mapping(model, path, "the configuration of the model")
     task = mapping(task or {}, path, "the configuration of the task")
     tensors = mapping(tensors, path, "'model'")
+    if isinstance(tensors.get("_ema"), dict):
+        del tensors["_ema"]
+    return FairseqFile(path, model, task, usual_names(only_tensors(tensors, path)))
+
+
+def only_tensors(tensors: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """``tensors``, whose values must be tensors, dense and with their numbers in the file."""
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             raise BenchmarkError(f"{path}: '{key}' among the weights is a {type(tensor).__name__}, not a tensor")
-    return FairseqFile(path, model, task, _usual_names(tensors))
-
-
-_WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before the name of every parameter."""
-_WEIGHT_NORM = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
-"""How torch.nn.utils.parametrizations.weight_norm names what fairseq's weight_norm calls otherwise."""
-
-
-def _usual_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under the names that they have in the model alone, as fairseq writes it."""
-    while wrapper := next((w for w in _WRAPPERS if tensors and all(name.startswith(w) for name in tensors)), ""):
-        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-    for new, old in _WEIGHT_NORM.items():
-        tensors = {
-            name.removesuffix(new) + old if name.endswith(new) else name: tensor for name, tensor in tensors.items()
-        }
-    return tensors
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+            raise BenchmarkError(f"{path}: '{key}' among the weights is no dense tensor")
+    return dict(tensors)
 
 
 def mapping(value: Any, path: Path, what: str) -> dict[Any, Any]:
@@ -110,179 +118,51 @@ def mapping(value: Any, path: Path, what: str) -> dict[Any, Any]:
     return value
 
 
-class StandIn:
-    """What the unpickler makes instead of a configuration object: it remembers its arguments and state."""
+def interpret(path: Path, state: Any) -> Checkpoint:
+    """A file of :func:`upstream.readers.torchfile.load_state` as wav2vec 2.0, HuBERT or data2vec-audio 1.0.
 
-    qualified_name = ""
-    arguments: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *arguments: Any) -> StandIn:  # noqa: D102
-        self = object.__new__(cls)
-        self.arguments, self.state = arguments, None
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-def _make_dict(*_: Any) -> dict[Any, Any]:
-    """Replaces ``defaultdict``, whose factory is not called."""
-    return {}
-
-
-def _stand_in(name: str) -> Any:
-    """What replaces a global (``module.name``); ``None`` if it is not allowed."""
-    if name == "collections.defaultdict":
-        return _make_dict
-    if name in _INERT_NAMES or name.startswith(_INERT_PACKAGES):
-        return type(name.rpartition(".")[2], (StandIn,), {"qualified_name": name})
-    return None
-
-
-_INERT_PACKAGES = ("omegaconf.", "fairseq.", "hydra.", "typing.", "pathlib.")
-_INERT_NAMES = {
-    "argparse.Namespace",
-    # the types of omegaconf's fields: typing.Dict[str, int] is operator.getitem(typing.Dict, (str, int))
-    *(f"builtins.{name}" for name in ("int", "float", "str", "bool", "bytes", "dict", "list", "tuple", "object")),
-    "operator.getitem",
-    "_operator.getitem",
-    # numbers in the trainer's meters
-    *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype",
-    "numpy.ndarray",
-}
-_TORCH = ("torch.", "collections.OrderedDict", "collections.Counter", "_codecs.encode",
-          "builtins.set", "builtins.bytearray", "builtins.complex")  # fmt: skip
-"""Left to torch's unpickler, which has its own list and names what is not on it."""
-
-_EXPECTED = "expected a fairseq checkpoint: 'model' with 'cfg' or 'args' (or s3prl's 'model_weight' with 'model_cfg')"
-
-
-def plain(value: Any) -> Any:
-    """Stand-ins -> dicts, lists, strings and numbers."""
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else list(value)
-    if isinstance(value, type) and issubclass(value, StandIn):
-        return value.qualified_name
-    if not isinstance(value, StandIn):
-        return value
-    if isinstance(value.state, dict):
-        for key in ("_content", "_val"):  # omegaconf's containers, omegaconf's values
-            if key in value.state and value.qualified_name.startswith("omegaconf."):
-                return plain(value.state[key])
-        return plain(value.state)  # Namespace, dataclass
-    if value.qualified_name.startswith("pathlib."):
-        return "/".join(str(part) for part in value.arguments)
-    return plain(value.arguments[0]) if len(value.arguments) == 1 else None  # enumerations
-
-
-def load_state(path: Path) -> Any:
-    """The pickled object of a torch checkpoint, with stand-ins for configuration objects.
+    Also fine-tuned with CTC: the pre-trained model under ``w2v_encoder.w2v_model``, its configuration in ``w2v_args``.
 
     Raises:
-        BenchmarkError: for what is not a torch checkpoint, is damaged, or names a global that is not allowed.
+        BenchmarkError: naming the file and what is wrong with it.
     """
-    if path.is_dir():
-        raise BenchmarkError(f"{path} is a folder; expected a checkpoint file")
+    file = read_fairseq(path, state)
+    model, task, tensors = file.model, file.task, file.tensors
+    name = _model_name(model, tensors)
+    if name in FINE_TUNED or any(key.startswith(CTC_PREFIX) for key in tensors):
+        inner = mapping(model.get("w2v_args"), path, "the configuration of the fine-tuned model, 'w2v_args',")
+        # a nested cfg with model and task, or old args that hold both
+        model = mapping(inner.get("model", inner), path, "the configuration of the model in 'w2v_args'")
+        inner_task = mapping(inner.get("task") or {}, path, "the task in 'w2v_args'") if "model" in inner else inner
+        task = {**inner_task, **{key: value for key, value in task.items() if value is not None}}
+        tensors = {
+            key.removeprefix(CTC_PREFIX): tensor for key, tensor in tensors.items() if not key.startswith(CTC_HEAD)
+        }
+        name = _model_name(model, tensors)
+    if name not in FAMILIES:
+        raise BenchmarkError(f"{path} is a '{name}' model; supported: {', '.join([*FAMILIES, *FINE_TUNED])}")
+    family = FAMILIES[name]
+    pretraining = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in PRETRAINING_MODULES[family]}
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(LEGACY_MAGIC))
-    except OSError as error:
-        raise BenchmarkError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    is_zip = magic.startswith(ZIP_MAGIC)
-    if not is_zip and magic != LEGACY_MAGIC:
-        raise BenchmarkError(f"{path} is not a torch checkpoint: {_kind_of(path, magic)}")
-    try:
-        names = set(_globals_in_zip(path) if is_zip else _globals_in_legacy(path))
-        stand_ins = {name: _stand_in(name) for name in names if not name.startswith(_TORCH)}
-        refused = sorted(name for name, stand_in in stand_ins.items() if stand_in is None)
-        if refused:
-            raise _refusal(path, ", ".join(refused))
-        allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except BenchmarkError:
-        raise
-    except pickle.UnpicklingError as error:
-        message = str(error)
-        marker = "GLOBAL "
-        if marker in message:
-            raise _refusal(path, message.partition(marker)[2].split()[0]) from None
-        raise _damaged(path, error) from error
-    except Exception as error:  # whatever a damaged or hostile file makes torch, zipfile and pickletools raise
-        raise _damaged(path, error) from error
-
-
-def _globals_in_zip(path: Path) -> Iterator[str]:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        names = [member.filename for member in members]
-        pickles = {name for name in names if name.endswith("/data.pkl") and name.count("/") == 1}
-        if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in names):  # the latter: TorchScript
-            raise BenchmarkError(f"{path} is a zip archive, but not one written by torch.save")
-        if len(set(names)) < len(names):
-            raise ValueError("two members of one name")
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("compressed members, which torch.save does not write")
-        with archive.open(pickles.pop()) as file:
-            yield from _globals_in_pickle(file, path)
-
-
-def _globals_in_legacy(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for _ in range(5):  # magic number, protocol, system, the object, keys of its storages
-            yield from _globals_in_pickle(file, path)
-
-
-def _globals_in_pickle(file: IO[bytes], path: Path) -> Iterator[str]:
-    """The globals that a pickle names, without running it. Torch's unpickler checks them again."""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "GLOBAL":
-            module, _, name = str(argument).partition(" ")
-            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
-            yield f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
-        elif opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
-            raise BenchmarkError(
-                f"{path}: refused: its pickle uses {opcode.name}, which torch.save does not write by default; "
-                "load it where it comes from and save it again with torch.save"
-            )
-
-
-def _refusal(path: Path, names: str) -> BenchmarkError:
-    return BenchmarkError(
-        f"{path}: refused: its pickle names {names}, which a checkpoint of weights and configuration does not need. "
-        "Nothing in it was run. If you trust its source, load it with the program that made it, and save "
-        "{'cfg': <plain dict>, 'model': <state dict>} again"
+        config = Wav2Vec2Config.from_fairseq(model, task, family)
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{path}: {error}") from error
+    return Checkpoint(
+        config,
+        tensors={key: tensor for key, tensor in tensors.items() if key not in pretraining},
+        pretraining=pretraining,
+        pretraining_config={key: model[key] for key in PRETRAINING_FIELDS if model.get(key) is not None},
     )
 
 
-def _damaged(path: Path, error: Exception) -> BenchmarkError:
-    reason = (str(error).splitlines() or [""])[0][:200]
-    return BenchmarkError(
-        f"checkpoint {path} ({path.stat().st_size:,} bytes) is truncated or damaged; fetch it again. "
-        f"({type(error).__name__}: {reason})"
-    )
-
-
-def _kind_of(path: Path, magic: bytes) -> str:
-    if not magic:
-        return "it is empty"
-    if len(magic) > 8 and magic[8:9] == b"{" and struct.unpack("<Q", magic[:8])[0] < path.stat().st_size:
-        return "it looks like safetensors; expected the .pt file that fairseq published"
-    start = magic.lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is an HTML or XML page; was the download answered by a web page?"
-    if magic.startswith(b"version https"):
-        return "it is a Git LFS pointer; fetch the file itself"
-    if magic.isascii() and magic.decode("ascii").isprintable():
-        return f"it starts with the text {magic.decode('ascii')!r}"
-    return f"it starts with the bytes {magic.hex(' ')}"
+def _model_name(model: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """fairseq's name for the model. Files without one (s3prl's) are told by their tensors, and otherwise count as
+    wav2vec 2.0 until their tensors disagree."""
+    known = model.get("_name") or model.get("arch")
+    return str(known) if known else ("hubert" if "label_embs_concat" in tensors else "wav2vec2")
 
 
 def _hint(state: Mapping[Any, Any]) -> str:
     if any(isinstance(key, str) and ("feature_projection" in key or key.startswith("wav2vec2.")) for key in state):
-        return "these look like Hugging Face weights; "
+        return "these look like Hugging Face weights, which need the config.json of their folder: give the folder; "
     return ""

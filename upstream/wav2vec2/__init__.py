@@ -1,10 +1,11 @@
-"""wav2vec 2.0: a native model with fairseq's parameter names, loaded from fairseq's checkpoints.
+"""wav2vec 2.0 and the families with its architecture: one native model with fairseq's parameter names, and its readers.
 
 Importing this imports no torch; :func:`load_card` does.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ OPTIONS = (
 
 
 def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights: bool = False, **options: Any) -> Any:
-    """Load the model of a card, in evaluation mode; the factory behind the registry's wav2vec 2.0 entries.
+    """Load the model of a card, in evaluation mode; the factory behind the registry's entries.
 
     Args:
         card: a name in ``cards.yaml``.
-        checkpoint: a local file to read in place of the card's own.
+        checkpoint: a local file or Hugging Face folder to read in place of the card's own.
         random_weights: keep the checkpoint's architecture and draw new weights from torch's random state, as a
             baseline for the pre-trained model.
         options: values for training, see :data:`OPTIONS`.
@@ -34,11 +35,11 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
         A :class:`~upstream.wav2vec2.model.Wav2Vec2Model`.
 
     Raises:
-        BenchmarkError: no file, a file that is not a fairseq checkpoint, or one that does not match the card.
+        BenchmarkError: no file, a file that no reader knows, or one that does not match the card.
     """
-    from upstream.download import cached, sha256_of
+    from upstream.download import cached
     from upstream.wav2vec2.checkpoint import load_model
-    from upstream.wav2vec2.export import EXPORTS
+    from upstream.wav2vec2.export import exports
 
     about = read_cards()[card]
     for option in options:
@@ -49,7 +50,10 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
     if checkpoint is not None:
         path = Path(checkpoint).expanduser()
         if not path.exists():
-            raise BenchmarkError(f"checkpoint {path} does not exist (given for '{card}' with -k)")
+            hint = ". A folder of the Hugging Face hub is fetched by `hf download NAME --local-dir FOLDER`"
+            raise BenchmarkError(
+                f"checkpoint {path} does not exist (given for '{card}' with -k){hint if card == 'hf' else ''}"
+            )
     elif about.file is not None:
         path = FOLDER / about.file
         if not path.exists():
@@ -61,15 +65,16 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
 
     model = load_model(path, options=options, random_weights=random_weights)
     _check(model.config, about, path)
-    model.exports = EXPORTS
+    model.exports = exports(model.config)
     config = model.config
     model.info = {
         "name": card,
         "checkpoint": str(path),
-        "sha256": None if random_weights else sha256 or sha256_of(path),
+        "sha256": None if random_weights else sha256 or _digest(path),
         "random_weights": random_weights,
         "architecture": {
             "family": about.family,
+            "method": config.family,
             "extractor_mode": config.extractor_mode,
             "layer_norm_first": config.layer_norm_first,
             "encoder_layers": config.encoder_layers,
@@ -81,6 +86,7 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
         "url": about.url if checkpoint is None else None,
         "paper": about.paper,
         "objective": about.objective,
+        "pretrained_on": [] if random_weights or checkpoint is not None else list(about.pretrained_on),
         "options": options,
     }
     return model
@@ -104,6 +110,17 @@ def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     )
 
 
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the lines ``<sha256>  <name>`` of the files that are read."""
+    from upstream.download import sha256_of
+    from upstream.readers import huggingface
+
+    if not path.is_dir():
+        return sha256_of(path)
+    lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in huggingface.files(path))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def _check(config: Any, card: Card, path: Path) -> None:
     differences = [
         f"{name} is {getattr(config, name)!r}, the card says {value!r}"
@@ -112,5 +129,6 @@ def _check(config: Any, card: Card, path: Path) -> None:
     ]
     if differences:
         raise BenchmarkError(
-            f"{path} is not '{card.name}': {'; '.join(differences)}. -u wav2vec2_local -k FILE takes any checkpoint"
+            f"{path} is not '{card.name}': {'; '.join(differences)}. -u {config.family}_local -k FILE takes any "
+            "checkpoint of its kind"
         )

@@ -33,6 +33,8 @@ class Card:
     objective: str
     """What it was pre-trained (and fine-tuned) to do."""
     data: str | None = None
+    pretrained_on: tuple[str, ...] = ()
+    """Names of the corpora in ``data``, spelt alike on all cards."""
     summary: str
     aliases: tuple[str, ...] = ()
 
@@ -44,9 +46,11 @@ def read_cards() -> dict[str, Card]:
     table = yaml.load((FOLDER / "cards.yaml").read_text(encoding="utf-8"), Loader=loader)
     cards = {}
     for name, values in table["cards"].items():
-        architecture = dict(table["families"][values["family"]])
+        architecture = {"family": "wav2vec2", **table["families"][values["family"]]}
+        if architecture["family"] is None:
+            del architecture["family"]
         if "normalize" in values:
             architecture["normalize"] = values.pop("normalize")
-        aliases = tuple(values.pop("aliases", ()))
-        cards[name] = Card(name=name, architecture=architecture, aliases=aliases, **values)
+        values |= {key: tuple(values.get(key, ())) for key in ("pretrained_on", "aliases")}
+        cards[name] = Card(name=name, architecture=architecture, **values)
     return cards

@@ -1,9 +1,9 @@
-"""A fairseq checkpoint -> a wav2vec 2.0 model."""
+"""A checkpoint of any format that a reader knows -> the native model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,11 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
-from upstream.readers.fairseq import mapping, read_fairseq
-from upstream.wav2vec2.config import Wav2Vec2Config
-from upstream.wav2vec2.model import PRETRAINING_MODULES, Wav2Vec2Model
+from upstream.readers import Checkpoint, fairseq, huggingface, wavlm
+from upstream.readers.torchfile import load_state
+from upstream.wav2vec2.model import Wav2Vec2Model
 
-MODEL_NAMES = ("wav2vec2", "wav2vec_ctc")
-"""Model names (fairseq's ``_name`` or ``arch``) that can be read."""
-
-CTC_PREFIX, CTC_HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."
-"""Where a fine-tuned model keeps the pre-trained one, and its own output layer."""
-
-PRETRAINING_FIELDS = (
-    "final_dim", "quantize_targets", "target_glu", "latent_vars", "latent_groups", "latent_dim", "latent_temp",
-    "quantizer_depth", "quantizer_factor", "logit_temp", "num_negatives", "cross_sample_negatives",
-)  # fmt: skip
-"""Fields of fairseq's configuration that shape the modules in :data:`PRETRAINING_MODULES`."""
-
-
-@dataclass
-class Checkpoint:
-    """A checkpoint as a wav2vec 2.0 model."""
-
-    config: Wav2Vec2Config
-    weights: dict[str, Tensor]
-    """The upstream's parameters, under fairseq's names."""
-    pretraining: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors of :data:`PRETRAINING_MODULES`."""
-    pretraining_config: dict[str, Any] = field(default_factory=dict)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_model(
@@ -46,14 +24,14 @@ def load_model(
     """Read a checkpoint into a model, in evaluation mode.
 
     Args:
-        path: a fairseq checkpoint of any layout that :func:`read_checkpoint` knows.
+        path: a file or folder that :func:`read_checkpoint` knows.
         options: fields of :class:`Wav2Vec2Config` to change: those that matter while training.
         random_weights: take the architecture only; the weights are drawn as before pre-training, from torch's random
             state.
 
     Raises:
         BenchmarkError: for a file that is not such a checkpoint, or whose tensors are not those that its configuration
-            asks for.
+            asks for: missing, unread or of another shape, by their names in the file.
     """
     checkpoint = read_checkpoint(path)
     config = replace(checkpoint.config, **(options or {}))
@@ -65,34 +43,43 @@ def load_model(
             pretraining=checkpoint.pretraining,
             pretraining_config=checkpoint.pretraining_config,
         )
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in checkpoint.weights]
-    unexpected = [name for name in checkpoint.weights if name not in expected]
-    misshapen = [
-        f"{name} {list(tensor.shape)}, expected {list(expected[name].shape)}"
-        for name, tensor in checkpoint.weights.items()
-        if name in expected and tensor.shape != expected[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    tensors = dict(checkpoint.tensors)
+    expected = {checkpoint.name_in_file(name): (name, parameter) for name, parameter in model.state_dict().items()}
+    for theirs, (name, parameter) in expected.items():
+        if name in checkpoint.optional and theirs not in tensors:
+            tensors[theirs] = torch.zeros(parameter.shape)
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "misshapen": [
+            f"{name} {list(tensor.shape)}, expected {list(expected[name][1].shape)}"
+            for name, tensor in tensors.items()
+            if name in expected and tensor.shape != expected[name][1].shape
+        ],
+    }
     if any(problems.values()):
         raise BenchmarkError(
             f"{path}: the tensors do not fit the checkpoint's configuration. "
             + "; ".join(f"{len(names)} {kind}: {shorten(names, most=5)}" for kind, names in problems.items() if names)
         )
-    weights = {name: tensor.float() for name, tensor in checkpoint.weights.items()}
-    _check_values(Path(path), checkpoint.weights)
+    _check_types(Path(path), tensors)
+    weights = {name: tensors[theirs].float() for theirs, (name, _) in expected.items()}
+    _check_values(Path(path), weights)
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()
 
 
-def _check_values(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Raise on weights that are no floating-point numbers, or not finite, as training that diverged leaves them."""
-    quantised = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
+def _check_types(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    quantised = [name for name, tensor in tensors.items() if tensor.dtype not in FLOATS]
     if quantised:
         raise BenchmarkError(
             f"{path}: {len(quantised)} tensors are not floating-point numbers, but quantised: "
             f"{shorten(quantised, most=5)}; take the checkpoint from before it was quantised"
         )
+
+
+def _check_values(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise on weights that are not finite, as training that diverged leaves them."""
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise BenchmarkError(
@@ -104,42 +91,14 @@ def _check_values(path: Path, weights: Mapping[str, Tensor]) -> None:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint without running any code in it.
 
-    Layouts: those of :func:`upstream.readers.fairseq.read_fairseq`, each also fine-tuned with CTC (the pre-trained
-    model under ``w2v_encoder.w2v_model``, its configuration in ``w2v_args``).
+    A folder is Hugging Face's (:mod:`upstream.readers.huggingface`); a file is WavLM's (:mod:`upstream.readers.wavlm`)
+    or fairseq's (:mod:`upstream.readers.fairseq`).
 
     Raises:
         BenchmarkError: naming the file and what is wrong with it.
     """
-    file = read_fairseq(path)
-    path, model, task, tensors = file.path, file.model, file.task, file.tensors
-    name = _model_name(model)
-    if name not in MODEL_NAMES:
-        raise BenchmarkError(f"{path} is a '{name}' model; supported: {', '.join(MODEL_NAMES)}")
-
-    if name == "wav2vec_ctc" or any(key.startswith(CTC_PREFIX) for key in tensors):
-        inner = mapping(model.get("w2v_args"), path, "the configuration of the fine-tuned model, 'w2v_args',")
-        # a nested cfg with model and task, or old args that hold both
-        model = mapping(inner.get("model", inner), path, "the configuration of the model in 'w2v_args'")
-        inner_task = mapping(inner.get("task") or {}, path, "the task in 'w2v_args'") if "model" in inner else inner
-        task = {**inner_task, **{key: value for key, value in task.items() if value is not None}}
-        if _model_name(model) != "wav2vec2":
-            raise BenchmarkError(f"{path} is a fine-tuned '{_model_name(model)}' model; supported: wav2vec2")
-        tensors = {
-            key.removeprefix(CTC_PREFIX): tensor for key, tensor in tensors.items() if not key.startswith(CTC_HEAD)
-        }
-    pretraining = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in PRETRAINING_MODULES}
-    try:
-        config = Wav2Vec2Config.from_fairseq(model, task)
-    except BenchmarkError as error:
-        raise BenchmarkError(f"{path}: {error}") from error
-    return Checkpoint(
-        config,
-        weights={key: tensor for key, tensor in tensors.items() if key not in pretraining},
-        pretraining=pretraining,
-        pretraining_config={key: model[key] for key in PRETRAINING_FIELDS if model.get(key) is not None},
-    )
-
-
-def _model_name(model: Mapping[str, Any]) -> Any:
-    """fairseq's name for the model; files without one (s3prl's) count as wav2vec 2.0 until their tensors disagree."""
-    return model.get("_name") or model.get("arch") or "wav2vec2"
+    path = Path(path)
+    if path.is_dir():
+        return huggingface.read(path)
+    state = load_state(path)
+    return wavlm.interpret(path, state) if wavlm.matches(state) else fairseq.interpret(path, state)

@@ -1,8 +1,9 @@
-"""The configuration of a wav2vec 2.0 model, under fairseq's names.
+"""The configuration of a wav2vec 2.0 model and of the families with its architecture, under fairseq's names.
 
 Only what inference and fine-tuning need. Names and defaults are those of fairseq's ``Wav2Vec2Config``
 (https://github.com/facebookresearch/fairseq/blob/3d262bb/fairseq/models/wav2vec/wav2vec2.py), except ``normalize`` and
-``sample_rate``, which fairseq keeps in the task, and ``apply_mask``, which it keeps in the fine-tuned model.
+``sample_rate``, which fairseq keeps in the task, and ``apply_mask``, which it keeps in the fine-tuned model. Relative
+positions have the names and defaults of WavLM's configuration.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ UNSUPPORTED: dict[str, Any] = {
 }
 """Fields of fairseq's configuration that change the architecture, and the only value that is implemented."""
 
+FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec")
+"""wav2vec 2.0, HuBERT, WavLM, data2vec-audio 1.0: one architecture, but for WavLM's relative positions."""
+
+MOST = {"encoder_layers": 1000, "pos_conv_depth": 1000}
+MOST_NUMBER = 2**20
+"""What a configuration may ask for: a damaged one must not fill the memory before its tensors are compared with it."""
+
 ACTIVATIONS = ("gelu", "relu", "relu_squared", "gelu_fast", "gelu_accurate", "tanh", "linear", "swish")
 
 
 @dataclass(frozen=True)
 class Wav2Vec2Config:
-    """What a wav2vec 2.0 model is made of, and how it is fine-tuned."""
+    """What a model is made of, and how it is fine-tuned."""
 
+    family: str = "wav2vec2"
+    """How it was pre-trained: one of :data:`FAMILIES`."""
     extractor_mode: str = "default"
     """``default``: one GroupNorm after the first convolution; ``layer_norm``: a LayerNorm after each."""
     conv_feature_layers: str = STANDARD_CONV
@@ -50,6 +60,16 @@ class Wav2Vec2Config:
     """Kernel size of the positional convolution; with ``pos_conv_depth`` > 1, divided between the layers."""
     conv_pos_groups: int = 16
     pos_conv_depth: int = 1
+    always_project: bool = False
+    """Project the convolutional features even where they are as wide as the blocks, as data2vec and Hugging Face do."""
+    relative_position_embedding: bool = False
+    """WavLM: attention logits have a bias by distance, in ``num_buckets`` buckets."""
+    num_buckets: int = 320
+    """Half of them for keys before the query; half of those for one distance each, the others logarithmic."""
+    max_distance: int = 1280
+    """Frames from which on all distances share a bucket."""
+    gru_rel_pos: bool = False
+    """WavLM: the bias is scaled by a gate of the query's frame."""
 
     dropout: float = 0.1
     """After the positional convolution, attention and feed-forward layers."""
@@ -79,6 +99,8 @@ class Wav2Vec2Config:
 
     normalize: bool = False
     """Whether waveforms are normalised to zero mean and unit variance; fairseq's ``task.normalize``."""
+    normalize_eps: float = 1e-5
+    """Added to the variance: fairseq's. Hugging Face's preprocessor adds 1e-7."""
     sample_rate: int = 16000
     """Hz; fairseq's ``task.sample_rate``."""
 
@@ -88,13 +110,15 @@ class Wav2Vec2Config:
             object.__setattr__(self, field.name, value)
         if self.extractor_mode not in ("default", "layer_norm"):
             raise _unsupported("extractor_mode", self.extractor_mode, "'default' or 'layer_norm'")
+        if self.family not in FAMILIES:
+            raise _unsupported("family", self.family, "one of " + ", ".join(FAMILIES))
         if self.activation_fn not in ACTIVATIONS:
             raise _unsupported("activation_fn", self.activation_fn, "one of " + ", ".join(ACTIVATIONS))
         for name in ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads",
                      "conv_pos", "conv_pos_groups", "pos_conv_depth", "mask_length", "mask_channel_length",
                      "sample_rate"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise _unsupported(name, getattr(self, name), "1 or more")
+            if not 1 <= getattr(self, name) <= MOST.get(name, MOST_NUMBER):
+                raise _unsupported(name, getattr(self, name), f"from 1 to {MOST.get(name, MOST_NUMBER)}")
         for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise _unsupported(name, getattr(self, name), "between 0 and 1")
@@ -102,6 +126,10 @@ class Wav2Vec2Config:
                               ("conv_pos_groups", self.conv_pos_groups)):  # fmt: skip
             if self.encoder_embed_dim % divisor:
                 raise _unsupported(name, divisor, f"a divisor of encoder_embed_dim = {self.encoder_embed_dim}")
+        if self.relative_position_embedding and not 4 <= self.num_buckets < 4 * self.max_distance:
+            raise _unsupported("num_buckets", self.num_buckets, "4 or more, and fewer than 4 times max_distance")
+        if self.gru_rel_pos and not self.relative_position_embedding:
+            raise _unsupported("gru_rel_pos", True, "with relative_position_embedding only")
         parse_conv_layers(self.conv_feature_layers)
 
     @property
@@ -110,13 +138,16 @@ class Wav2Vec2Config:
         return parse_conv_layers(self.conv_feature_layers)
 
     @classmethod
-    def from_fairseq(cls, model: Mapping[str, Any], task: Mapping[str, Any]) -> Wav2Vec2Config:
+    def from_fairseq(
+        cls, model: Mapping[str, Any], task: Mapping[str, Any], family: str = "wav2vec2"
+    ) -> Wav2Vec2Config:
         """Read fairseq's model and task configuration (plain data).
 
         Args:
             model: ``cfg.model``, or the ``args`` of an old checkpoint; unknown fields are ignored, missing ones
                 take fairseq's defaults.
             task: ``cfg.task``, or the same ``args``.
+            family: one of :data:`FAMILIES`.
 
         Raises:
             BenchmarkError: for an architecture that is not implemented, naming the field and its value.
@@ -125,21 +156,25 @@ class Wav2Vec2Config:
             value = model.get(name, supported)
             if value != supported and value is not None:
                 raise _unsupported(name, value, repr(supported))
-        elsewhere = {"apply_mask", "checkpoint_activations", "normalize", "sample_rate"}  # options, or in the task
-        names = {field.name for field in dataclasses.fields(cls)} - elsewhere
+        names = {field.name for field in dataclasses.fields(cls)} - _NOT_IN_MODEL
         values = {name: model[name] for name in names if model.get(name) is not None}
+        values |= {"family": family, "always_project": family == "data2vec"}
         for name in ("normalize", "sample_rate"):
             if task.get(name) is not None:
                 values[name] = task[name]
         return cls(**values)
 
     def to_fairseq(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """``cfg.model`` and ``cfg.task`` for fairseq; the inverse of :meth:`from_fairseq`."""
-        model = dataclasses.asdict(self)
-        del model["apply_mask"], model["checkpoint_activations"]
-        task = {"_name": "audio_pretraining", "normalize": model.pop("normalize"), "data": ""}
-        task["sample_rate"] = model.pop("sample_rate")
+        """``cfg.model`` and ``cfg.task`` of fairseq's wav2vec 2.0; the inverse of :meth:`from_fairseq`."""
+        model = {name: value for name, value in dataclasses.asdict(self).items() if name not in _NOT_IN_FAIRSEQ}
+        task = {"_name": "audio_pretraining", "data": "", "normalize": self.normalize, "sample_rate": self.sample_rate}
         return {"_name": "wav2vec2", **model}, task
+
+
+_NOT_IN_MODEL = {"family", "always_project", "apply_mask", "checkpoint_activations",
+                 "normalize", "normalize_eps", "sample_rate"}  # fmt: skip
+"""Fields that fairseq's configuration of a model has not: said by its name, options of ours, or in the task."""
+_NOT_IN_FAIRSEQ = _NOT_IN_MODEL | {"relative_position_embedding", "num_buckets", "max_distance", "gru_rel_pos"}
 
 
 def parse_conv_layers(expression: str) -> tuple[tuple[int, int, int], ...]:
@@ -168,7 +203,7 @@ def parse_conv_layers(expression: str) -> tuple[tuple[int, int, int], ...]:
         match node:
             case ast.Tuple(elts=items) | ast.List(elts=items) if len(items) == 3:
                 numbers = [item.value for item in items if isinstance(item, ast.Constant)]
-                if len(numbers) == 3 and all(type(number) is int and number > 0 for number in numbers):
+                if len(numbers) == 3 and all(type(number) is int and 0 < number <= MOST_NUMBER for number in numbers):
                     return numbers[0], numbers[1], numbers[2]  # type: ignore[return-value]
         raise ValueError(ast.unparse(node))
 
@@ -195,7 +230,7 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     if kind == "str" and isinstance(value, str):
         return str(value)
     if name == "conv_feature_layers" and isinstance(value, (list, tuple)):
-        return repr([tuple(layer) for layer in value])
+        return repr([tuple(layer) if isinstance(layer, (list, tuple)) else layer for layer in value])
     raise BenchmarkError(f"wav2vec 2.0 configuration: {name} = {value!r} is a {type(value).__name__}, expected {kind}")
 
 

@@ -1,14 +1,14 @@
 """Writing a model for other libraries: a fairseq checkpoint, or the folder that transformers loads.
 
-The names, values and files of the latter are those of Hugging Face's ``Wav2Vec2Model`` (transformers,
-``models/wav2vec2`` and ``convert_wav2vec2_original_pytorch_checkpoint_to_pytorch.py``).
+The names, values and files of the latter are those of Hugging Face's ``Wav2Vec2Model``, ``HubertModel``, ``WavLMModel``
+and ``Data2VecAudioModel`` (transformers, ``models/wav2vec2`` and the others, and
+``convert_wav2vec2_original_pytorch_checkpoint_to_pytorch.py``).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically
+from upstream.readers import renamed
+from upstream.readers.huggingface import NAMES
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.model import Wav2Vec2Model
 
@@ -35,24 +37,18 @@ HUGGINGFACE_ACTIVATIONS = {
 """fairseq's activation functions -> transformers' (``transformers.activations.ACT2FN``). Both approximate GELUs of
 fairseq are the one by tanh, which transformers has always had as ``gelu_new``."""
 
-HUGGINGFACE_NAMES = (
-    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
-    (r"^feature_extractor\.conv_layers\.(\d+)\.2(\.1)?\.", r"feature_extractor.conv_layers.\1.layer_norm."),
-    (r"^layer_norm\.", "feature_projection.layer_norm."),
-    (r"^post_extract_proj\.", "feature_projection.projection."),
-    (r"^mask_emb$", "masked_spec_embed"),
-    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
-    (r"\.self_attn_layer_norm\.", ".layer_norm."),
-    (r"\.self_attn\.", ".attention."),
-    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
-    (r"\.fc2\.", ".feed_forward.output_dense."),
-)
-"""fairseq's parameter names -> transformers'. ``weight_g`` and ``weight_v`` are what published checkpoints have: every
-version of transformers reads them, also those whose models say ``parametrizations.weight.original0`` and ``1``."""
+
+HUGGINGFACE_MODELS = {
+    "wav2vec2": ("wav2vec2", "Wav2Vec2Model"),
+    "hubert": ("hubert", "HubertModel"),
+    "wavlm": ("wavlm", "WavLMModel"),
+    "data2vec": ("data2vec-audio", "Data2VecAudioModel"),
+}
+"""Family -> transformers' ``model_type`` and class."""
 
 
 def save_checkpoint(model: Wav2Vec2Model, path: str | Path) -> None:
-    """Write a checkpoint that fairseq and :func:`upstream.wav2vec2.checkpoint.load_model` read.
+    """Write a checkpoint of a wav2vec 2.0 that fairseq and :func:`upstream.wav2vec2.checkpoint.load_model` read.
 
     fairseq wants the modules of pre-training too: those read with the model are written back, and a model without
     them gets zeros of the right shapes.
@@ -112,7 +108,9 @@ def export_huggingface(model: Wav2Vec2Model, folder: Path) -> str:
         raise BenchmarkError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return f"transformers.Wav2Vec2Model.from_pretrained('{folder}')"
+    return (
+        f"-u hf -k {folder}, or transformers.{HUGGINGFACE_MODELS[model.config.family][1]}.from_pretrained('{folder}')"
+    )
 
 
 def huggingface_config(config: Wav2Vec2Config) -> dict[str, Any]:
@@ -121,15 +119,12 @@ def huggingface_config(config: Wav2Vec2Config) -> dict[str, Any]:
     Raises:
         BenchmarkError: transformers has no such architecture; names the field.
     """
-    if config.pos_conv_depth != 1:
-        raise BenchmarkError(
-            f"pos_conv_depth = {config.pos_conv_depth}: transformers' Wav2Vec2Model has one positional convolution "
-            "(pos_conv_depth = 1). Export it in fairseq's format"
-        )
+    model_type, name = HUGGINGFACE_MODELS[config.family]
+    _check_architecture(config, name)
     dims, kernels, strides = (list(values) for values in zip(*config.conv_layers, strict=True))
     return {
-        "architectures": ["Wav2Vec2Model"],
-        "model_type": "wav2vec2",
+        "architectures": [name],
+        "model_type": model_type,
         "dtype": "float32",
         "feat_extract_norm": "layer" if config.extractor_mode == "layer_norm" else "group",
         "feat_extract_activation": "gelu",  # of the positional convolution too
@@ -159,7 +154,31 @@ def huggingface_config(config: Wav2Vec2Config) -> dict[str, Any]:
         "mask_feature_prob": config.mask_channel_prob,
         "mask_feature_length": config.mask_channel_length,
         "mask_feature_min_masks": 0,
-    }
+    } | _fields_of_family(config)
+
+
+def _check_architecture(config: Wav2Vec2Config, name: str) -> None:
+    """Raise on what the class ``name`` of transformers does not have."""
+    wavlm, data2vec = config.family == "wavlm", config.family == "data2vec"
+    if (config.pos_conv_depth == 1) == data2vec:
+        number = "several positional convolutions" if data2vec else "one positional convolution (pos_conv_depth = 1)"
+        instead = ". Export it in fairseq's format" if config.family == "wav2vec2" else ""
+        raise BenchmarkError(f"pos_conv_depth = {config.pos_conv_depth}: transformers' {name} has {number}{instead}")
+    if wavlm != (config.relative_position_embedding and config.gru_rel_pos):
+        raise BenchmarkError(
+            f"transformers' {name} has {'gated' if wavlm else 'no'} relative positions; this model not"
+        )
+    if data2vec and (config.layer_norm_first or config.extractor_mode != "layer_norm"):
+        raise BenchmarkError(f"transformers' {name} has layer_norm_first = False and extractor_mode = layer_norm only")
+
+
+def _fields_of_family(config: Wav2Vec2Config) -> dict[str, Any]:
+    if config.family == "wavlm":
+        return {"num_buckets": config.num_buckets, "max_bucket_distance": config.max_distance}
+    if config.family == "data2vec":
+        kernel = max(3, config.conv_pos // config.pos_conv_depth)
+        return {"num_conv_pos_embeddings": config.pos_conv_depth, "conv_pos_kernel_size": kernel}
+    return {}
 
 
 def huggingface_preprocessor(config: Wav2Vec2Config) -> dict[str, Any]:
@@ -176,12 +195,14 @@ def huggingface_preprocessor(config: Wav2Vec2Config) -> dict[str, Any]:
 
 
 def huggingface_weights(model: Wav2Vec2Model) -> dict[str, Tensor]:
-    """The parameters under transformers' names, on the CPU."""
+    """The parameters under transformers' names, on the CPU.
+
+    ``weight_g`` and ``weight_v`` are what published checkpoints have: every version of transformers reads them, also
+    those whose models say ``parametrizations.weight.original0`` and ``1``.
+    """
     weights: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        for pattern, replacement in HUGGINGFACE_NAMES:
-            name = re.sub(pattern, replacement, name)
-        weights[name] = tensor.detach().cpu().contiguous()
+        weights[renamed(name, NAMES)] = tensor.detach().cpu().contiguous()
     if model.post_extract_proj is None:  # transformers always projects
         dim = model.hidden_size
         weights["feature_projection.projection.weight"] = torch.eye(dim)
@@ -199,4 +220,9 @@ EXPORTS: Mapping[str, Callable[[Any, Path], str]] = {
     "fairseq": export_fairseq,
     "huggingface": export_huggingface,
 }
-"""The model's :attr:`benchmark.interfaces.Upstream.exports`."""
+"""Formats of wav2vec 2.0."""
+
+
+def exports(config: Wav2Vec2Config) -> dict[str, Callable[[Any, Path], str]]:
+    """The model's :attr:`benchmark.interfaces.Upstream.exports`: fairseq's format is written of wav2vec 2.0 only."""
+    return {name: export for name, export in EXPORTS.items() if name != "fairseq" or config.family == "wav2vec2"}

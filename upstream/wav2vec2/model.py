@@ -1,4 +1,4 @@
-"""A native wav2vec 2.0 whose parameters carry fairseq's names.
+"""A native wav2vec 2.0 whose parameters carry fairseq's names; also HuBERT, WavLM and data2vec-audio 1.0.
 
 Follows fairseq's ``Wav2Vec2Model`` (https://github.com/facebookresearch/fairseq, models/wav2vec/wav2vec2.py) layer by
 layer, with two differences: an utterance has the same states alone and in any batch (fairseq's GroupNorm and
@@ -23,14 +23,11 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
-from upstream.packing import Packing
+from upstream.packing import Packing, one_by_one
+from upstream.products import Linear
 from upstream.wav2vec2.config import Wav2Vec2Config
-
-PRETRAINING_MODULES = ("quantizer", "project_q", "final_proj", "target_glu")
-"""Modules of fairseq's model that only pre-training uses."""
-
-MOST_SAMPLES = 2**24
-"""Of the waveforms that a GPU's convolutions see at once: cuDNN counts the numbers of a tensor in 32 bits."""
+from upstream.wav2vec2.extractor import ConvFeatureExtractor
+from upstream.wavlm.positions import PositionGate, RelativePositions, attend
 
 
 class Wav2Vec2Model(Upstream):
@@ -38,8 +35,8 @@ class Wav2Vec2Model(Upstream):
 
     Args:
         config: the architecture.
-        pretraining: tensors that only pre-training uses (:data:`PRETRAINING_MODULES`), kept so that the model can be
-            written back to a fairseq checkpoint. They are not parameters, and stay on the CPU.
+        pretraining: tensors that only pre-training uses (``quantizer``, ``final_proj`` …), kept so that the model can
+            be written back to a fairseq checkpoint. They are not parameters, and stay on the CPU.
         pretraining_config: fairseq's configuration of those.
     """
 
@@ -60,13 +57,12 @@ class Wav2Vec2Model(Upstream):
         self.sample_rate = config.sample_rate
         self.hidden_size = config.encoder_embed_dim
         self.num_states = config.encoder_layers + 1
-        self.frame_shift = math.prod(stride for _, _, stride in config.conv_layers)
 
         self.feature_extractor = ConvFeatureExtractor(config)
+        self.frame_shift = self.feature_extractor.hop
         self.layer_norm = nn.LayerNorm(conv_dim)
-        self.post_extract_proj = (
-            nn.Linear(conv_dim, config.encoder_embed_dim) if conv_dim != config.encoder_embed_dim else None
-        )
+        project = config.always_project or conv_dim != config.encoder_embed_dim
+        self.post_extract_proj = Linear(conv_dim, config.encoder_embed_dim) if project else None
         self.mask_emb = nn.Parameter(torch.empty(config.encoder_embed_dim).uniform_())
         self.encoder = TransformerEncoder(config)
 
@@ -83,10 +79,7 @@ class Wav2Vec2Model(Upstream):
     @property
     def min_samples(self) -> int:
         """The shortest waveform that gives a frame: 400 samples in every published model."""
-        samples = 1
-        for _, kernel_size, stride in reversed(self.config.conv_layers):
-            samples = (samples - 1) * stride + kernel_size
-        return samples
+        return self.feature_extractor.min_samples
 
     def output_lengths(self, wav_lens: Tensor) -> Tensor:
         """Valid frames (batch,) of waveforms of ``wav_lens`` (batch,) samples: floor((n - kernel) / stride) + 1 at
@@ -147,7 +140,7 @@ class Wav2Vec2Model(Upstream):
         dtype = self.layer_norm.weight.dtype
         alone = [wav[:n].to(dtype) for wav, n in zip(wavs, samples, strict=True)]
         if self.config.normalize:
-            alone = [F.layer_norm(wav, wav.shape) for wav in alone]
+            alone = [F.layer_norm(wav, wav.shape, eps=self.config.normalize_eps) for wav in alone]
         mult = self.config.feature_grad_mult
         with torch.set_grad_enabled(torch.is_grad_enabled() and mult > 0):
             features = self.feature_extractor(alone)
@@ -209,90 +202,6 @@ class Wav2Vec2Model(Upstream):
         return samples
 
 
-class ConvFeatureExtractor(nn.Module):
-    """The stack of convolutions, without padding: waveforms -> (row, conv_dim).
-
-    A block is a convolution at key "0" and its norm at key "2" (a LayerNorm at "2.1"): their positions in fairseq's
-    ``nn.Sequential``.
-    """
-
-    def __init__(self, config: Wav2Vec2Config) -> None:
-        super().__init__()
-        self.layers = config.conv_layers
-        self.conv_layers = nn.ModuleList()
-        in_dim = 1
-        for i, (dim, kernel_size, stride) in enumerate(self.layers):
-            conv = nn.Conv1d(in_dim, dim, kernel_size, stride=stride, bias=config.conv_bias)
-            nn.init.kaiming_normal_(conv.weight)
-            block: dict[str, nn.Module] = {"0": conv}
-            if config.extractor_mode == "layer_norm":
-                block["2"] = nn.ModuleDict({"1": nn.LayerNorm(dim)})
-            elif i == 0:
-                block["2"] = nn.GroupNorm(dim, dim)
-            self.conv_layers.append(nn.ModuleDict(block))
-            in_dim = dim
-
-    def forward(self, wavs: Sequence[Tensor]) -> Tensor:
-        """(sample,) waveforms -> (row, conv_dim): their valid frames one after the other."""
-        if one_by_one(wavs[0].device):
-            return torch.cat([self._convolve(wav[None, None], [len(wav)])[0].t() for wav in wavs])
-        hop = math.prod(stride for _, _, stride in self.layers)
-        groups: list[list[Tensor]] = [[]]
-        total = 0
-        for wav in wavs:
-            if groups[-1] and total + len(wav) > MOST_SAMPLES:
-                groups.append([])
-                total = 0
-            groups[-1].append(wav)
-            total += len(wav) + hop
-        return torch.cat([self._convolve_together(group, hop) for group in groups])
-
-    def _convolve_together(self, wavs: Sequence[Tensor], hop: int) -> Tensor:
-        """Waveforms end to end, each from a multiple of ``hop`` on: frame k of one that starts at n * hop is frame
-        n + k of them all, and the frames that hear two waveforms are left out."""
-        samples = [len(wav) for wav in wavs]
-        slots = [-(-n // hop) for n in samples]
-        joined = torch.cat([F.pad(wav, (0, slot * hop - len(wav))) for wav, slot in zip(wavs, slots, strict=True)])
-        x = self._convolve(joined[None, None], samples, hop)[0].t()
-        frames = [self._frames(n) for n in samples]
-        starts = [sum(slots[:i]) for i in range(len(slots))]
-        return torch.cat([x[start : start + n] for start, n in zip(starts, frames, strict=True)])
-
-    def _frames(self, samples: int) -> int:
-        for _, kernel_size, stride in self.layers:
-            samples = (samples - kernel_size) // stride + 1
-        return samples
-
-    def _convolve(self, x: Tensor, samples: Sequence[int], hop: int | None = None) -> Tensor:
-        """(1, 1, sample) -> (1, conv_dim, frame), of one waveform, or of several in slots of multiples of ``hop``."""
-        for block, (_, kernel_size, stride) in zip(self.conv_layers, self.layers, strict=True):
-            parts = dict(block.named_modules())
-            x = convolve(x, cast(nn.Conv1d, parts["0"]))
-            if "2.1" in parts:
-                x = layer_norm(x.transpose(1, 2), cast(nn.LayerNorm, parts["2.1"])).transpose(1, 2)
-            elif "2" in parts:  # after the first convolution only
-                norm = cast(nn.GroupNorm, parts["2"])
-                if hop is None:
-                    x = group_norm(x, norm)
-                else:
-                    x = self._group_norm_each(x, norm, samples, hop, kernel_size, stride)
-            x = F.gelu(x)
-        return x
-
-    @staticmethod
-    def _group_norm_each(
-        x: Tensor, norm: nn.GroupNorm, samples: Sequence[int], hop: int, kernel_size: int, stride: int
-    ) -> Tensor:
-        """``norm`` over the frames of each waveform alone."""
-        parts, start = [], 0
-        for n in samples:
-            width, valid = -(-n // hop) * hop // stride, (n - kernel_size) // stride + 1
-            part = x[..., start : start + width]
-            parts.append(F.pad(group_norm(part[..., :valid], norm), (0, part.size(2) - valid)))
-            start += width
-        return torch.cat(parts, dim=2)
-
-
 class TransformerEncoder(nn.Module):
     """Positional convolution and transformer blocks."""
 
@@ -313,6 +222,11 @@ class TransformerEncoder(nn.Module):
                 )
                 for _ in range(config.pos_conv_depth)
             ))  # fmt: skip
+        self.relative_positions = (
+            RelativePositions(config.encoder_attention_heads, config.num_buckets, config.max_distance)
+            if config.relative_position_embedding
+            else None
+        )
         self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(dim)
         for module in self.layers.modules():  # BERT's initialisation, as in fairseq
@@ -326,6 +240,7 @@ class TransformerEncoder(nn.Module):
         if not self.config.layer_norm_first:
             x = self.layer_norm(x)
         x = F.dropout(x, self.config.dropout, self.training)
+        positions = None if self.relative_positions is None else self.relative_positions(packing.longest)
 
         wanted = set(keep)
         states = []
@@ -335,9 +250,9 @@ class TransformerEncoder(nn.Module):
             dropped = self.training and self.config.encoder_layerdrop > 0
             if not (dropped and torch.rand(()).item() < self.config.encoder_layerdrop):
                 if self.config.checkpoint_activations and torch.is_grad_enabled():
-                    x = checkpoint(layer, x, packing, use_reentrant=False)
+                    x = checkpoint(layer, x, packing, positions, use_reentrant=False)
                 else:
-                    x = layer(x, packing)
+                    x = layer(x, packing, positions)
             if k in wanted:
                 last = k == len(self.layers) and self.config.layer_norm_first
                 states.append(self.layer_norm(x) if last else x)
@@ -391,20 +306,29 @@ class SelfAttention(nn.Module):
         dim = config.encoder_embed_dim
         self.heads = config.encoder_attention_heads
         self.dropout = config.attention_dropout
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.q_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
+        self.gate = PositionGate(dim, self.heads) if config.gru_rel_pos else None
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """(row, dim) -> the same; attention stays within an utterance."""
+    def forward(self, x: Tensor, packing: Packing, positions: Tensor | None = None) -> Tensor:
+        """(row, dim) -> the same; attention stays within an utterance.
+
+        ``positions`` (head, longest, longest): see :mod:`upstream.wavlm.positions`.
+        """
+        gates = None if self.gate is None else self.gate(x)
         if torch.is_autocast_enabled(x.device.type):  # once, not for each of the three
             x = x.to(torch.get_autocast_dtype(x.device.type))
         q, k, v = (
             projection(x).unflatten(1, (self.heads, -1))  # (row, head, dim / head)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        x = packing.attend(q, k, v, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        if positions is None:
+            x = packing.attend(q, k, v, dropout)
+        else:
+            x = attend(packing, q, k, v, positions, gates, dropout)
         return cast(Tensor, self.out_proj(x.flatten(1)))
 
 
@@ -418,39 +342,27 @@ class TransformerBlock(nn.Module):
         self.activation = ACTIVATION_FNS[config.activation_fn]
         self.self_attn = SelfAttention(config)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, config.encoder_ffn_embed_dim)
-        self.fc2 = nn.Linear(config.encoder_ffn_embed_dim, dim)
+        self.fc1 = Linear(dim, config.encoder_ffn_embed_dim)
+        self.fc2 = Linear(config.encoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, positions: Tensor | None = None) -> Tensor:
         """(row, dim) -> the same."""
         if self.config.layer_norm_first:
-            x = x + self._drop(self.self_attn(self.self_attn_layer_norm(x), packing))
+            x = x + self._drop(self.self_attn(self.self_attn_layer_norm(x), packing, positions))
             return x + self._feed_forward(self.final_layer_norm(x))
-        x = self.self_attn_layer_norm(x + self._drop(self.self_attn(x, packing)))
+        x = self.self_attn_layer_norm(x + self._drop(self.self_attn(x, packing, positions)))
         return cast(Tensor, self.final_layer_norm(x + self._feed_forward(x)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(self.activation(self.fc1(x)), self.config.activation_dropout, self.training)
-        return self._drop(self.fc2(x))
+        if self.activation is F.gelu and isinstance(self.fc1, Linear):  # LoRA wraps it
+            x = self.fc1.gelu(x)
+        else:
+            x = self.activation(self.fc1(x))
+        return self._drop(self.fc2(F.dropout(x, self.config.activation_dropout, self.training)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training)
-
-
-def one_by_one(device: torch.device) -> bool:
-    """Whether utterances go through the convolutions one after the other: activations then fit a CPU's caches."""
-    return device.type != "cuda"
-
-
-def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """``conv`` of (1, channel, frame); in half precision on a GPU with a frame's channels side by side in memory, as
-    tensor cores and LayerNorm want them."""
-    if one_by_one(x.device) or not torch.is_autocast_enabled(x.device.type):
-        return cast(Tensor, conv(x))
-    if x.size(1) > 1:
-        x = x.transpose(1, 2).contiguous().transpose(1, 2)  # nothing to do after the second convolution
-    return F.conv2d(x.unsqueeze(2), conv.weight.unsqueeze(2), conv.bias, (1, conv.stride[0])).squeeze(2)
 
 
 def fft_conv(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
@@ -503,16 +415,6 @@ ACTIVATION_FNS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": F.silu,
 }
 """fairseq's activation functions by name."""
-
-
-def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """``norm`` in float32, as fairseq's extractor computes it."""
-    return F.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
-
-
-def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """``norm`` of (1, channel, frame) in float32."""
-    return F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
 
 
 def span_mask(lengths: Sequence[int], frames: int, prob: float, span: int, *, min_spans: int = 0) -> Tensor:

@@ -149,6 +149,7 @@ class Side:
 
 class _TrialErrors(Errors):
     ceiling = 1.0
+    raised = 0.25
     fewest = 3
 
     def __init__(self, targets: Side, nontargets: Side, value: float) -> None:
@@ -181,7 +182,6 @@ class EqualErrorRate(_TrialErrors):
     """The rate at which as many targets are missed as nontargets are accepted."""
 
     scale = 100.0
-    raised = 0.25
     method = "inversion, targets shifted"
 
     def at(self, rate: float, upper: bool = False) -> Shares:

@@ -1,0 +1,483 @@
+"""How fast is it, beside fairseq, transformers, torchaudio and s3prl? One table, on a CPU.
+
+    python recipes/benchmarks/bench.py [-o FOLDER] [--parts limit,pass,step,run,study,memory,start] [--quick] [--large]
+
+All load one checkpoint with random weights of the base architecture, written once in fairseq's and Hugging Face's
+formats, and get the same utterances. They take turns, so that a machine that is busy with other work disturbs all
+alike: medians of the rounds, and their ratios to ours, which hold better than the times. What is not installed is said
+to be missing. About 12 minutes; ``--quick`` is the same with a tiny model in a minute or two, a test of the script.
+
+Parts: ``limit``, products of matrices; ``pass``, all states of 8 utterances of 2 to 17 s, in a batch and one by one;
+``step``, a fine-tuning step of 4 of them with the extractor frozen; ``run``, SUPERB's speaker identification for 20
+epochs with a frozen upstream; ``study``, every layer and the weighted sum, with 3 seeds and 3 rates, of which s3prl's
+time is so many of its runs; ``memory``, the largest resident memory of a process that computes a batch; ``start``,
+commands from nothing.
+
+The folder gets ``bench.csv``, ``bench.md`` and ``bench.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import importlib
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import BASE, LARGE, RATE, TINY, commit, made, padded, ragged, write_speech
+from peers import LOADERS, Forward, Way, s3prl, s3prl_support, write_checkpoint
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import wavbench
+from benchmark.engine.precision import Precision
+from benchmark.plots import Figure, png
+from benchmark.tables import Table
+from upstream.products import Linear
+from upstream.wav2vec2.model import Wav2Vec2Model
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS, BATCH = 20, 8
+RATES = (1e-3, 1e-2, 1e-1)
+
+
+@dataclasses.dataclass
+class Row:
+    """One measurement."""
+
+    part: str
+    what: str
+    way: str
+    value: float | None
+    """Median; ``None``: not measured, and ``note`` says why."""
+    unit: str
+    values: Sequence[float] = ()
+    """Of each round."""
+    note: str = ""
+    ratio: float | None = None
+    """To ours in the same group: above 1, ours is faster or smaller."""
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """What is measured with, and what was found."""
+
+    def __init__(self, folder: Path, *, quick: bool, architecture: Mapping[str, Any]) -> None:
+        self.folder, self.quick, self.architecture = folder, quick, architecture
+        self.rows: list[Row] = []
+        self.rounds = 2 if quick else 3
+        self.wavs = ragged(BATCH, 0.5, 1.5) if quick else ragged(BATCH, 2.0, 17.0)
+        self.wavs.sort(key=len, reverse=True)
+
+    def seconds_of_audio(self, wavs: Sequence[Tensor]) -> float:
+        """Their durations together."""
+        return sum(map(len, wavs)) / RATE
+
+    def load(self, part: str, what: str) -> dict[str, Way]:
+        """Everything that can be loaded; rows for the rest."""
+        found = {}
+        for name in LOADERS:
+            try:
+                found[name] = LOADERS[name](self.folder)
+            except Exception as failure:  # whatever a library that is missing or broken raises
+                self.missing(part, what, name, failure)
+        return found
+
+    def missing(self, part: str, what: str, way: str, failure: Exception) -> None:
+        """Say why there is no number."""
+        reason = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"[:100]
+        self.note(Row(part, what, way, None, "", note=f"not measured: {reason}"))
+
+    def in_turns(self, work: Mapping[str, Callable[[], object]], rounds: int | None = None) -> dict[str, list[float]]:
+        """Seconds of each, one after the other in each round, after one call of each that is not counted."""
+        times: dict[str, list[float]] = {name: [] for name in work}
+        for number in range((rounds or self.rounds) + 1):
+            for name, call in work.items():
+                start = time.perf_counter()
+                call()
+                if number:
+                    times[name].append(time.perf_counter() - start)
+        return times
+
+    def note(self, row: Row) -> None:
+        """Keep and print a row."""
+        self.rows.append(row)
+        number = row.note if row.value is None else f"{row.value:.4g} {row.unit}"
+        print(f"{row.part:7} {row.what:58} {row.way:24} {number}", flush=True)
+
+    def compare(self, part: str, what: str, times: Mapping[str, Sequence[float]], notes: Mapping[str, str]) -> None:
+        """Rows of seconds."""
+        for name, values in times.items():
+            self.note(Row(part, what, name, float(np.median(values)), "s", values, notes.get(name, "")))
+
+
+def measure_limit(bench: Bench) -> None:
+    """What the machine does at most: the product of a feed-forward layer with 10 s of audio."""
+    rows, wide, narrow = (50, 256, 128) if bench.quick else (500, 3072, 768)
+    layer, x = Linear(narrow, wide), torch.randn(rows, narrow)
+    half, y = layer.weight.detach().bfloat16(), x.bfloat16()
+    repeat = range(20)
+    with torch.inference_mode():
+        times = bench.in_turns({
+            "PyTorch (MKL)": lambda: [F.linear(x, layer.weight, layer.bias) for _ in repeat],
+            "oneDNN, as ours": lambda: [layer(x) for _ in repeat],
+            "bf16": lambda: [F.linear(y, half) for _ in repeat],
+        }, 5)  # fmt: skip
+    work = 2 * rows * wide * narrow * len(repeat) / 1e9
+    for name, values in times.items():
+        rates = [work / value for value in values]
+        bench.note(Row("limit", "product of matrices", name, float(np.median(rates)), "GFLOP/s", rates))
+
+
+def operations(model: Wav2Vec2Model, wavs: Sequence[Tensor]) -> float:
+    """Floating-point operations of a pass over each utterance alone, without padding; counted, not computed."""
+    plain = torch.backends.mkldnn.flags(enabled=False)  # the counter does not know oneDNN's call
+    with plain, FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+        for wav in wavs:
+            model._forward_batch(torch.empty(1, len(wav)), [len(wav)], list(range(model.num_states)))
+    return float(counter.get_total_flops())
+
+
+def root_mean_square_error(found: Any, expected: Any) -> float:
+    """Of the worst state, relative to its own root mean square."""
+    return max(
+        float((one.float() - other).square().mean().sqrt() / other.square().mean().sqrt())
+        for one, other in zip(found.states, expected.states, strict=True)
+    )
+
+
+def measure_pass(bench: Bench) -> None:
+    """All hidden states, in batches of 8 (longest first) and of 1."""
+    ways = bench.load("pass", "all states")
+    model: Any = ways["ours"].module.eval()
+    halved = Precision("bf16", torch.device("cpu")).frozen(model)
+    batches = {size: [padded(bench.wavs[i : i + size]) for i in range(0, BATCH, size)] for size in (BATCH, 1)}
+
+    def go(forward: Forward, size: int, half: bool = False) -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            for wavs, lens in batches[size]:
+                forward(wavs, lens)
+
+    work: dict[str, Callable[[], object]] = {}
+    for size in batches:
+        for name, way in ways.items():
+            way.module.eval()
+            work[f"{name}, {size}"] = partial(go, way.states, size)
+    work["bf16"] = partial(go, halved, 1, True)
+    times = bench.in_turns(work)
+    for size in batches:
+        label = f"all states, batches of {size}"
+        bench.compare("pass", label, {name: times[f"{name}, {size}"] for name in ways}, {})
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        rough = halved(*padded(bench.wavs[-1:]))
+    with torch.inference_mode():
+        error = root_mean_square_error(rough, model(*padded(bench.wavs[-1:])))
+    bench.note(Row("pass", "all states, batches of 1", "ours, bf16", float(np.median(times["bf16"])), "s",
+                   times["bf16"], f"states off by {100 * error:.2g} % (root mean square, worst state)"))  # fmt: skip
+    rate = operations(model, bench.wavs) / float(np.median(times[f"ours, {BATCH}"])) / 1e9
+    bench.note(Row("pass", "rate", "ours", rate, "GFLOP/s"))
+    limits = [row for row in bench.rows if row.part == "limit" and row.way != "bf16" and row.value]
+    for limit in limits:
+        bench.note(Row("pass", f"share of the product's rate, {limit.way}", "ours", 100 * rate / limit.value, "%"))
+
+
+def measure_step(bench: Bench) -> None:
+    """Fine-tuning: forward, backward and AdamW, extractor frozen, mean square of the last state as the loss."""
+    wavs = bench.wavs[::2]
+    label = f"fine-tuning step of {len(wavs)} utterances, {bench.seconds_of_audio(wavs):.0f} s"
+    ways = bench.load("step", label)
+
+    def step(way: Way, optimizer: torch.optim.Optimizer, batch: Sequence[Tensor]) -> None:
+        way.last(*padded(batch)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    work = {}
+    for name, way in list(ways.items()):
+        way.module.train()
+        optimizer = torch.optim.AdamW([p for p in way.module.parameters() if p.requires_grad], lr=1e-5)
+        try:
+            step(way, optimizer, bench.wavs[-1:])
+        except Exception as failure:
+            bench.missing("step", label, name, failure)
+            continue
+        work[name] = partial(step, way, optimizer, wavs)
+    bench.compare("step", label, bench.in_turns(work), {name: way.note for name, way in ways.items()})
+
+
+def settings(bench: Bench, data: Mapping[str, Path], updates: int) -> dict[str, Any]:
+    """SUPERB's speaker identification on whole utterances."""
+    return {
+        "checkpoint": str(bench.folder / "fairseq.pt"), "device": "cpu",
+        "data": {**{name: str(path) for name, path in data.items()}, "crop_seconds": None},
+        "features": {"keep": True}, "optim": {"lr": 1e-3},
+        "trainer": {"max_steps": updates, "batch_size": BATCH, "accumulate": 1, "eval_every": updates,
+                    "eval_batch_size": 1, "trackers": []},
+    }  # fmt: skip
+
+
+def speech(bench: Bench) -> tuple[dict[str, Path], list[tuple[Tensor, int, str]]]:
+    """Manifests, and (waveform, speaker, id) of the training utterances."""
+    import soundfile
+
+    folder = bench.folder / "audio"
+    folder.mkdir(exist_ok=True)
+    paths = write_speech(folder, 4, 2 if bench.quick else 6, 0.5 if bench.quick else 1.5, 1.0 if bench.quick else 3.0,
+                         known=True)  # fmt: skip
+    read = []
+    for line in map(json.loads, paths["train"].read_text().splitlines()):
+        wav = soundfile.read(folder / line["path"], dtype="float32")[0]
+        read.append((torch.from_numpy(wav), int(line["speaker"][1:]), line["id"]))
+    return paths, read
+
+
+def measure_run(bench: Bench) -> None:
+    """Twenty epochs of a frozen run: ours from audio to test scores, s3prl's Runner in training alone."""
+    data, train = speech(bench)
+    batches = [train[i : i + BATCH] for i in range(0, len(train), BATCH)]
+    updates = EPOCHS * len(batches)
+    label = f"frozen SID, {EPOCHS} epochs of {sum(len(wav) for wav, _, _ in train) / RATE:.0f} s"
+    for name in ("feature store empty", "feature store filled"):
+        start = time.perf_counter()
+        result = wavbench.run("wav2vec2_local", "sid", folder=bench.folder / name, **settings(bench, data, updates))
+        seconds = time.perf_counter() - start
+        note = f"with dev and test; test accuracy {result['metrics']['test']['accuracy']:.0f} %"
+        bench.note(Row("run", label, f"ours, {name}", seconds, "s", [seconds], note))
+    try:
+        support = s3prl_support()
+        config = support.sid_config(256)
+        runner = support.make_runner(
+            s3prl(bench.folder).module, "voxceleb1", config, count=4, steps=updates, accumulate=1, clip=1.0,
+            optimizer={"name": "TorchOptim", "torch_optim_name": "Adam", "lr": 1e-3}, folder=bench.folder / "expdir",
+        )  # fmt: skip
+        given = [([wav.numpy() for wav, _, _ in batch], [who for _, who, _ in batch], [name for _, _, name in batch])
+                 for batch in batches]  # fmt: skip
+        start = time.perf_counter()
+        support.train(runner, given)
+        seconds = time.perf_counter() - start
+        bench.note(Row("run", label, "s3prl", seconds, "s", [seconds], "its Runner, training alone, audio in memory"))
+    except Exception as failure:
+        bench.missing("run", label, "s3prl", failure)
+
+
+def measure_study(bench: Bench) -> None:
+    """Every state and the weighted sum, 3 seeds, 3 rates; s3prl's time is its run's, times the runs."""
+    data, train = speech(bench)
+    updates = EPOCHS * -(-len(train) // BATCH)
+    values = settings(bench, data, updates)
+    checkpoint = values.pop("checkpoint")
+    regimes = {
+        "sum": {"regime": "frozen", "search": {"optim.lr": list(RATES)}},
+        "layers": {"regime": "single_layer", "layers": "all", "search": {"optim.lr": list(RATES)}},
+    }
+    recipe = {
+        "name": "layers", "question": "Which state?", "seeds": [0, 1, 2], "config": values, "regimes": regimes,
+        "upstreams": {"model": {"name": "wav2vec2_local", "checkpoint": checkpoint}}, "tasks": {"sid": {}},
+    }  # fmt: skip
+    path = bench.folder / "layers.yaml"
+    path.write_text(json.dumps(recipe))  # JSON is YAML
+    former = os.environ["BENCHMARK_CACHE"]
+    os.environ["BENCHMARK_CACHE"] = str(bench.folder / "another cache")
+    try:
+        start = time.perf_counter()
+        wavbench.study(path, bench.folder / "study")
+        seconds = time.perf_counter() - start
+    finally:
+        os.environ["BENCHMARK_CACHE"] = former
+    runs = (made(dict(bench.architecture)).num_states + 1) * 3 * len(RATES)
+    label = f"layer-wise study: {runs} runs of {EPOCHS} epochs"
+    bench.note(Row("study", label, "ours", seconds, "s", [seconds], "feature store empty at first"))
+    for row in [row for row in bench.rows if row.part == "run" and row.way == "s3prl"]:
+        if row.value is None:
+            bench.note(dataclasses.replace(row, part="study", what=label))
+        else:
+            note = f"extrapolated: {runs} times its run of {row.value:.4g} s"
+            bench.note(Row("study", label, "s3prl", runs * row.value, "s", note=note))
+
+
+def child(bench: Bench, *arguments: str) -> str:
+    """What a process of this script prints last."""
+    command = [sys.executable, str(Path(__file__)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def report_memory(name: str, folder: Path, quick: bool) -> None:
+    """In a process of its own: load, compute a batch, print the largest resident memory in GB before and after."""
+    way = LOADERS[name](folder)
+    way.module.eval()
+    unit = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    with torch.inference_mode():
+        way.states(*padded(Bench(folder, quick=quick, architecture={}).wavs))
+    print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9]))
+
+
+def measure_memory(bench: Bench) -> None:
+    """A process for each."""
+    for name in LOADERS:
+        try:
+            options = ["--quick"] if bench.quick else []
+            before, after = json.loads(child(bench, "--memory-of", name, "--folder", str(bench.folder), *options))
+            bench.note(Row("memory", "largest resident memory, a batch of 8", name, after, "GB", [after],
+                           f"{before:.2f} GB once loaded"))  # fmt: skip
+        except Exception as failure:
+            bench.missing("memory", "largest resident memory, a batch of 8", name, failure)
+
+
+def measure_start(bench: Bench) -> None:
+    """Commands from nothing, and imports of the peers' model classes."""
+    script = [sys.executable, str(ROOT / "run_downstream.py")]
+    first = [*script, "-u", "wav2vec2_tiny", "-d", "voxceleb1_sid", "--quick", "-p", str(bench.folder / "first")]
+    commands = {
+        ("--help", "ours"): [*script, "--help"],
+        ("--list", "ours"): [*script, "--list"],
+        ("import of the model", "ours"): [sys.executable, "-c", "import upstream.wav2vec2.model"],
+        ("import of the model", "fairseq"): [sys.executable, "-c", "import fairseq.models.wav2vec"],
+        ("import of the model", "transformers"): [sys.executable, "-c", "from transformers import Wav2Vec2Model"],
+        ("import of the model", "torchaudio"): [sys.executable, "-c", "import torchaudio.models"],
+    }
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in commands}
+    for _ in range(bench.rounds):
+        for key, command in commands.items():
+            start = time.perf_counter()
+            if subprocess.run(command, capture_output=True, cwd=ROOT).returncode == 0:
+                times[key].append(time.perf_counter() - start)
+    for (what, way), values in times.items():
+        if values:
+            bench.note(Row("start", what, way, float(np.median(values)), "s", values))
+        else:
+            bench.missing("start", what, way, ImportError("does not start"))
+    start = time.perf_counter()
+    done = subprocess.run(first, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        bench.missing("start", "first number: --quick", "ours", RuntimeError(done.stderr.strip().rpartition("\n")[2]))
+    else:
+        seconds = time.perf_counter() - start
+        bench.note(Row("start", "first number: --quick", "ours", seconds, "s", [seconds]))
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "limit": measure_limit, "pass": measure_pass, "step": measure_step, "run": measure_run, "study": measure_study,
+    "memory": measure_memory, "start": measure_start,
+}  # fmt: skip
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def add_ratios(rows: Sequence[Row]) -> None:
+    """Each peer over ours in the same group. In the part ``run``, over ours with the feature store empty."""
+    for row in rows:
+        if row.value is None or row.unit not in ("s", "GB"):
+            continue
+        own = [one for one in rows if (one.part, one.what) == (row.part, row.what) and one.way.startswith("ours")]
+        row.ratio = row.value / own[0].value if own and own[0].value and row is not own[0] else None
+
+
+def about(bench: Bench) -> dict[str, str]:
+    """What was measured, on what."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
+    found = {
+        "commit": commit() or "unknown", "machine": f"{model}, {torch.get_num_threads()} threads",
+        "load": f"{os.getloadavg()[0]:.1f}", "torch": torch.__version__,
+    }  # fmt: skip
+    for name in ("transformers", "torchaudio", "s3prl", "fairseq"):
+        try:
+            found[name] = str(getattr(importlib.import_module(name), "__version__", "installed"))
+        except Exception:  # whatever it raises: the rows say so
+            found[name] = "missing"
+    return found
+
+
+def write(bench: Bench, folder: Path) -> None:
+    """``bench.csv``, ``bench.md``, ``bench.png``."""
+    add_ratios(bench.rows)
+    facts = about(bench)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "bench.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["part", "what", "way", "value", "unit", "ratio", "rounds", "note", *facts])
+        for row in bench.rows:
+            rounds = " ".join(f"{value:.6g}" for value in row.values)
+            number, ratio = ("" if one is None else f"{one:.6g}" for one in (row.value, row.ratio))
+            writer.writerow([row.part, row.what, row.way, number, row.unit, ratio, rounds, row.note, *facts.values()])
+    cells = [[row.what, row.way, "" if row.value is None else f"{row.value:.3g} {row.unit}",
+              "" if row.ratio is None else f"{row.ratio:.2f}", row.note] for row in bench.rows]  # fmt: skip
+    table = Table(["what", "", "median", "times ours", "note"], cells).markdown()
+    text = ", ".join(f"{name} {value}" for name, value in facts.items())
+    (folder / "bench.md").write_text(f"{table}\n\n{text}\n", encoding="utf-8")
+    chart(bench, folder / "bench.png")
+
+
+def chart(bench: Bench, path: Path) -> None:
+    """How many times our time the peers take."""
+    shown = [row for row in bench.rows if row.ratio is not None and row.way in LOADERS and row.part != "start"]
+    figure = Figure(7, 0.6 + 0.24 * max(len(shown), 1))
+    axes = figure.subplots()
+    labels = [f"{row.what}: {row.way}" for row in shown]
+    bars = axes.barh(range(len(shown)), [row.ratio or 0.0 for row in shown], color="#4477aa")
+    axes.bar_label(bars, [f"{row.ratio:.3g}" for row in shown], padding=2, fontsize=7)
+    axes.set_yticks(range(len(shown)), labels, fontsize=7)
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    axes.set_xlabel("times ours (1: the same time or memory)", fontsize=8)
+    path.write_bytes(png(figure))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/bench"), help="default: %(default)s")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of: %(default)s")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a tiny model")
+    size.add_argument("--large", action="store_true", help="the Large architecture")
+    parser.add_argument("--memory-of", choices=LOADERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.memory_of:
+        report_memory(options.memory_of, options.folder, options.quick)
+        return 0
+    logging.disable(logging.INFO)  # fairseq and s3prl turn everything on
+    architecture = TINY if options.quick else LARGE if options.large else BASE
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["BENCHMARK_CACHE"] = str(Path(temporary) / "cache")
+        bench = Bench(Path(temporary), quick=options.quick, architecture=architecture)
+        write_checkpoint(bench.folder, architecture)
+        for part in options.parts.split(","):
+            start = time.perf_counter()
+            PARTS[part](bench)
+            print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
+            write(bench, options.output)  # what there is so far
+    print(f"{options.output}/bench.csv, bench.md, bench.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What wavbench finds through the entry points of ``setup.cfg``."""

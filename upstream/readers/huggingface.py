@@ -1,0 +1,257 @@
+"""Reading Hugging Face folders of wav2vec 2.0, HuBERT, WavLM and data2vec-audio, without transformers.
+
+A folder has ``config.json``, ``preprocessor_config.json`` (or ``processor_config.json``) and the weights:
+``model.safetensors`` or ``pytorch_model.bin``, or an index of several such files. Names and configurations are those of
+transformers 5.24 (``models/wav2vec2``, ``hubert``, ``wavlm``, ``data2vec``). Models with a head on top, such as
+``Wav2Vec2ForCTC``, are read without it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError, shorten
+from upstream.readers import Checkpoint, Rules, renamed, usual_names
+from upstream.readers.fairseq import only_tensors
+from upstream.readers.torchfile import load_state, unreadable
+from upstream.wav2vec2.config import Wav2Vec2Config
+
+FAMILIES = {"wav2vec2": "wav2vec2", "hubert": "hubert", "wavlm": "wavlm", "data2vec-audio": "data2vec"}
+"""``model_type`` -> family."""
+
+PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm.", "data2vec": "data2vec_audio."}
+"""What comes before the names of the pre-trained model in a model with a head."""
+
+HEADS = ("lm_head", "quantizer", "project_hid", "project_q", "projector", "classifier", "layer_weights", "tdnn",
+         "feature_extractor", "objective")  # fmt: skip
+"""Modules beside the pre-trained model that are not read: of its pre-training, of tasks, of Wav2Vec2ForXVector."""
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files with the weights, in the order in which transformers looks for them."""
+
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+NAMES: Rules = (
+    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.2(\.1)?\.", r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"^layer_norm\.", "feature_projection.layer_norm."),
+    (r"^post_extract_proj\.", "feature_projection.projection."),
+    (r"^mask_emb$", "masked_spec_embed"),
+    (r"^encoder\.pos_conv\.(\d+)\.0\.", r"encoder.pos_conv_embed.layers.\1.conv."),  # data2vec's
+    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
+    (r"^encoder\.relative_positions\.", "encoder.layers.0.attention.rel_attn_embed."),
+    (r"\.self_attn\.gate\.linear\.", ".attention.gru_rel_pos_linear."),
+    (r"\.self_attn\.gate\.scale$", ".attention.gru_rel_pos_const"),
+    (r"\.self_attn_layer_norm\.", ".layer_norm."),
+    (r"\.self_attn\.", ".attention."),
+    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
+    (r"\.fc2\.", ".feed_forward.output_dense."),
+)
+"""Native names -> transformers', weight norm in its older spelling: :func:`upstream.readers.usual_names`."""
+
+FIELDS = {
+    "encoder_layers": "num_hidden_layers",
+    "encoder_embed_dim": "hidden_size",
+    "encoder_ffn_embed_dim": "intermediate_size",
+    "encoder_attention_heads": "num_attention_heads",
+    "conv_bias": "conv_bias",
+    "conv_pos_groups": "num_conv_pos_embedding_groups",
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "dropout_input": "feat_proj_dropout",
+    "encoder_layerdrop": "layerdrop",
+    "mask_prob": "mask_time_prob",
+    "mask_length": "mask_time_length",
+    "mask_channel_prob": "mask_feature_prob",
+    "mask_channel_length": "mask_feature_length",
+}
+"""Fields of :class:`Wav2Vec2Config` -> transformers', of the same meaning and, where shapes depend on them, with the
+same default."""
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu2": "relu_squared",
+    "gelu_new": "gelu_accurate",
+    "gelu_fast": "gelu_accurate",
+    "gelu_pytorch_tanh": "gelu_accurate",
+    "tanh": "tanh",
+    "linear": "linear",
+    "silu": "swish",
+    "swish": "swish",
+}
+"""transformers' activation functions -> fairseq's. The GELUs by tanh differ in rounding only."""
+
+REQUIRED: dict[str, Any] = {
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": 1e-5,
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+    "adapter_attn_dim": None,
+}
+"""Fields that change the architecture, and the only value that is implemented, which is transformers' default."""
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of a folder that are read: configurations, then weights.
+
+    Raises:
+        BenchmarkError: a file is missing, or an index names files outside the folder.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise BenchmarkError(f"{folder} is a folder without config.json; expected a Hugging Face model")
+    preprocessor = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)
+    if preprocessor is None:
+        raise BenchmarkError(
+            f"{folder} has no preprocessor_config.json, which says whether the model wants normalised waveforms. Fetch "
+            'it, or write it: {"do_normalize": true, "sampling_rate": 16000}'
+        )
+    return [config, preprocessor, *weight_files(folder)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold its weights.
+
+    Raises:
+        BenchmarkError: there are none, or an index names files outside the folder.
+    """
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise BenchmarkError(f"{folder} has no weights: none of {', '.join(WEIGHTS)}")
+    if weights.suffix != ".json":
+        return [weights]
+    parts = read_json(weights).get("weight_map")
+    names = sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else []
+    if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
+        raise BenchmarkError(
+            f"{weights}: 'weight_map' must name files of this folder; it names {shorten(names, most=3)}"
+        )
+    return [folder / name for name in names]
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a folder.
+
+    Raises:
+        BenchmarkError: naming the file and what is wrong with it.
+    """
+    config_file, preprocessor_file, *weights = files(folder)
+    fields = read_json(config_file)
+    family = FAMILIES.get(str(fields.get("model_type")))
+    if family is None:
+        raise BenchmarkError(
+            f"{config_file}: model_type is {fields.get('model_type')!r}; supported: {', '.join(FAMILIES)}"
+        )
+    preprocessor = read_json(preprocessor_file)
+    nested = preprocessor.get("feature_extractor")
+    try:
+        config = _config(family, fields, nested if isinstance(nested, dict) else preprocessor)
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{config_file}: {error}") from error
+    tensors = _without_heads(usual_names(read_tensors(weights)), PREFIXES[family])
+    return Checkpoint(config, tensors, name_in_file=lambda name: renamed(name, NAMES), optional=("mask_emb",))
+
+
+def _config(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Wav2Vec2Config:
+    for name, value in REQUIRED.items():
+        if fields.get(name, value) != value:
+            raise BenchmarkError(f"{name} = {fields[name]!r} is not supported; supported: {value!r}")
+    values = {ours: fields[theirs] for ours, theirs in FIELDS.items() if fields.get(theirs) is not None}
+    activation = fields.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise BenchmarkError(f"hidden_act = {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+    values |= {
+        "family": family,
+        "activation_fn": ACTIVATIONS[activation],
+        "always_project": True,
+        "normalize_eps": 1e-7,
+        "normalize": preprocessor.get("do_normalize", True),
+        "sample_rate": preprocessor.get("sampling_rate", 16000),
+    }
+    convolutions = [fields.get(f"conv_{name}", default) for name, default in _CONVOLUTIONS.items()]
+    if not all(isinstance(item, list) and len(item) == len(convolutions[0]) for item in convolutions):
+        raise BenchmarkError(f"conv_dim, conv_kernel and conv_stride must be lists of one length, not {convolutions}")
+    values["conv_feature_layers"] = list(zip(*convolutions, strict=True))
+    if family == "data2vec":
+        depth, kernel = fields.get("num_conv_pos_embeddings", 5), fields.get("conv_pos_kernel_size", 19)
+        if not (isinstance(depth, int) and isinstance(kernel, int) and depth > 1 and kernel > 2):
+            raise BenchmarkError(
+                f"num_conv_pos_embeddings = {depth!r} and conv_pos_kernel_size = {kernel!r} are not supported; "
+                "supported: more than 1, and more than 2"
+            )
+        values |= {"extractor_mode": "layer_norm", "pos_conv_depth": depth, "conv_pos": depth * kernel}
+    else:
+        norms = {"group": "default", "layer": "layer_norm"}
+        norm = fields.get("feat_extract_norm", "group")
+        if not isinstance(norm, str) or norm not in norms:
+            raise BenchmarkError(f"feat_extract_norm = {norm!r} is not supported; supported: {', '.join(norms)}")
+        values |= {
+            "extractor_mode": norms[norm],
+            "layer_norm_first": fields.get("do_stable_layer_norm", False),
+            "conv_pos": fields.get("num_conv_pos_embeddings", 128),
+        }
+    if family == "wavlm":
+        values |= {
+            "relative_position_embedding": True,
+            "gru_rel_pos": True,
+            "num_buckets": fields.get("num_buckets", 320),
+            "max_distance": fields.get("max_bucket_distance", 800),
+        }
+    return Wav2Vec2Config(**values)
+
+
+_CONVOLUTIONS = {"dim": [512] * 7, "kernel": [10, 3, 3, 3, 3, 2, 2], "stride": [5, 2, 2, 2, 2, 2, 2]}
+
+
+def _without_heads(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of the pre-trained model: with ``prefix``, which is removed, where there are others beside them."""
+    if not any(name.startswith(prefix) for name in tensors):
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith("adapter.")}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.split(".")[0] not in HEADS and not name.startswith(f"{prefix}adapter.")
+    }
+
+
+def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """All tensors of safetensors files and pickles, by name."""
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        tensors |= _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(path, error) from error
+    if not isinstance(values, dict):
+        raise BenchmarkError(f"{path} holds a {type(values).__name__}; expected a JSON object")
+    return values
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever a damaged file makes safetensors and torch raise
+        raise unreadable(path, error) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    state = load_state(path)
+    if not isinstance(state, dict):
+        raise BenchmarkError(f"{path} holds a {type(state).__name__}; expected tensors by name")
+    return only_tensors(state, path)

@@ -1,0 +1,120 @@
+"""Whisper's encoder, from OpenAI's ``.pt``, a Hugging Face folder or a CTranslate2 folder.
+
+Importing this imports no torch; :func:`load_card` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import BenchmarkError
+from benchmark.registry import suggest
+from upstream.whisper.cards import PAPER, read_cards
+
+
+def load_card(
+    *,
+    card: str,
+    checkpoint: str | Path | None = None,
+    random_weights: bool = False,
+    length: str = "window",
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    activation_dropout: float = 0.0,
+    encoder_layerdrop: float = 0.0,
+    checkpoint_activations: bool = False,
+) -> Any:
+    """Load the encoder of a card, in evaluation mode; the factory behind the registry's Whisper entries.
+
+    Args:
+        card: a name in :func:`upstream.whisper.cards.read_cards`.
+        checkpoint: a local file or folder to read in place of the card's own.
+        random_weights: keep the checkpoint's architecture and draw new weights from torch's random state.
+        length: ``window`` or ``valid``, see :mod:`upstream.whisper.model`.
+        dropout: after the positions, attention and feed-forward layers, while training.
+        attention_dropout: of attention weights, while training.
+        activation_dropout: inside the feed-forward layers, while training.
+        encoder_layerdrop: probability of skipping a block, while training.
+        checkpoint_activations: recompute blocks in the backward pass: less memory, more time.
+
+    Returns:
+        A :class:`~upstream.whisper.model.WhisperEncoder`.
+
+    Raises:
+        BenchmarkError: no file, a file that holds no Whisper, or one that does not match the card.
+    """
+    from upstream.download import cached, sha256_of
+    from upstream.whisper.checkpoint import load_model
+    from upstream.whisper.model import LENGTHS
+
+    about = read_cards()[card]
+    if length not in LENGTHS:
+        raise BenchmarkError(f"length = {length!r} of '{card}'. " + suggest(str(length), list(LENGTHS)))
+    options = {
+        "length": length,
+        "dropout": float(dropout),
+        "attention_dropout": float(attention_dropout),
+        "activation_dropout": float(activation_dropout),
+        "encoder_layerdrop": float(encoder_layerdrop),
+        "checkpoint_activations": bool(checkpoint_activations),
+    }
+
+    sha256 = None
+    if checkpoint is not None:
+        path = Path(checkpoint).expanduser()
+        if not path.exists():
+            raise BenchmarkError(f"checkpoint {path} does not exist (given for '{card}' with -k)")
+    elif about.url is not None:
+        path, sha256 = cached(about.url, name=about.filename, sha256=about.sha256)
+    else:
+        raise BenchmarkError(f"'{card}' needs a checkpoint: give it with -k FILE (checkpoint=FILE in Python)")
+
+    model, found = load_model(path, options=options, random_weights=random_weights)
+    config = found.config
+    differences = [
+        f"{name} is {getattr(config, name)}, the card says {value}"
+        for name, value in about.architecture.items()
+        if getattr(config, name) != value
+    ]
+    if differences:
+        raise BenchmarkError(f"{path} is not '{card}': {'; '.join(differences)}. -u whisper_local -k FILE takes any")
+    model.info = {
+        "name": card,
+        "checkpoint": str(path),
+        "format": found.format,
+        "sha256": None if random_weights else sha256 or sha256_of(found.file),
+        "random_weights": random_weights,
+        "length": length,
+        "architecture": {
+            "family": "whisper",
+            "mels": config.mels,
+            "encoder_layers": config.layers,
+            "encoder_embed_dim": config.dim,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "licence": about.licence if checkpoint is None else None,
+        "url": about.url if checkpoint is None else None,
+        "paper": PAPER,
+        "objective": about.objective,
+        "options": options,
+    }
+    return model
+
+
+def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
+    """What has to be fetched before the encoder of a card can be loaded, and how; ``None`` if its file is there."""
+    from upstream.download import place
+
+    about = read_cards()[card]
+    if checkpoint is not None:
+        return None if Path(checkpoint).expanduser().exists() else f"The checkpoint {checkpoint} does not exist either."
+    if about.url is None:
+        return f"'{card}' needs a checkpoint too: give it with -k FILE."
+    target = place(about.url, about.filename)
+    if target.exists():
+        return None
+    return (
+        f"The checkpoint of '{card}' has not been downloaded yet either. It is downloaded from {about.url} when it is "
+        f"needed; without network, put that file at {target}, or give a local file with -k FILE."
+    )
