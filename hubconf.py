@@ -1,7 +1,6 @@
 """torch.hub entry points: one for each name and alias in the registry of upstreams, installed plug-ins included.
 
 >>> model = torch.hub.load("path/to/clone", "wav2vec2_large", source="local")
->>> torch.hub.list("path/to/clone", source="local")
 
 Options and ``checkpoint`` are keyword arguments, as of :func:`benchmark.registry.load_upstream`.
 """

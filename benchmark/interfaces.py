@@ -457,7 +457,7 @@ class Task(ABC):
         Raises:
             BenchmarkError: the task has none, or its options ask for another head or loss.
         """
-        raise BenchmarkError("probe.solver=exact is for tasks with one class an utterance, such as LID, SID and SV")
+        raise BenchmarkError("probe.solver=exact is for tasks with one class an utterance; this one has other targets")
 
     @abstractmethod
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:

@@ -33,7 +33,7 @@ FIELDS = {
     "seed": "of the head's initial values, the order of the data and the crops; of an upstream's random weights",
     "selected": "step: the update whose checkpoint was evaluated; metric and value, on dev: what the task selects by",
     "metrics": "evaluation set -> metric -> value; rates in percent, costs without unit (Cllr in bits); see "
-    "benchmark/metrics.py",
+    "benchmark/metrics.py; train_speaker_out, train_session_out: of training data, by leaving out (probe.solver=exact)",
     "calibration": "from scores to log-likelihood ratios, fitted on dev: scale (a number) and offsets (one; of classes "
     "one each, in the order of the head's outputs); metrics named *_calibrated are of scores that it was applied to; "
     "null: task or dev give none; see benchmark/calibration.py",

@@ -13,6 +13,7 @@ from benchmark.registry import list_downstreams, list_upstreams, load_plugin, lo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
 
     from benchmark.engine.predict import TrainedRun
     from benchmark.evaluation import Items
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     StrPath = str | os.PathLike[str]
 
 __all__ = [
-    "Result", "check_upstream", "list_downstreams", "list_upstreams", "load_plugin", "load_results", "load_run",
-    "load_upstream", "plot_confusion", "plot_det", "plot_layer_weights", "report", "run", "study",
+    "Result", "check_upstream", "leave_groups_out", "list_downstreams", "list_upstreams", "load_plugin", "load_results",
+    "load_run", "load_upstream", "plot_confusion", "plot_det", "plot_layer_weights", "report", "run", "study",
 ]  # fmt: skip
 
 
@@ -110,14 +111,15 @@ def run(
 
 
 def check_upstream(upstream: str | Upstream, **options: Any) -> None:
-    """Check what an upstream of your own promises: frames, sizes, and hidden states that do not depend on padding.
+    """Check what an upstream promises, as ``wavbench check-upstream`` does: frames of many input lengths, states that
+    do not depend on padding, ``keep``, silence, gradients, precision …
 
     Args:
         upstream: a name, or a loaded upstream.
         options: as :func:`load_upstream` takes them.
 
     Raises:
-        BenchmarkError: lists what is not as :class:`benchmark.interfaces.Upstream` says.
+        BenchmarkError: lists what is not as :class:`benchmark.interfaces.Upstream` says, and what to do.
     """
     from benchmark.engine.conformance import check
 
@@ -179,6 +181,33 @@ def study(
         reasons = "\n  ".join(f"{cell.folder}: {reason}" for cell, reason in failed.items())
         raise BenchmarkError(f"{len(failed)} cells of {recipe} failed; the others are kept in {folder}:\n  {reasons}")
     return load_results(folder)
+
+
+def leave_groups_out(features: ArrayLike, classes: ArrayLike, groups: ArrayLike, penalty: float) -> NDArray[Any]:
+    """Leave-one-speaker-out in closed form: for each utterance, what a linear classifier predicts that was trained on
+    all other groups.
+
+    >>> predicted = leave_groups_out(embeddings, languages, speakers, penalty=0.01)
+    >>> accuracy = (predicted == languages).mean()
+
+    The classifier is ridge regression of class indicators on centred features, scaled by one number to a mean variance
+    of 1; classes have equal priors. The result is that of fitting it again for each group.
+
+    Args:
+        features: (utterance, dim): embeddings, or means of hidden states over time.
+        classes: (utterance,): any values.
+        groups: (utterance,): any values: speakers, sessions.
+        penalty: more than 0; of the squared weights, where the mean squared error of the training data has factor 1.
+
+    Returns:
+        (utterance,): the predicted values of ``classes``.
+
+    Raises:
+        BenchmarkError: arguments of different lengths, or one group alone.
+    """
+    from benchmark.engine import exact
+
+    return exact.leave_groups_out(features, classes, groups, penalty)
 
 
 def report(*folders: StrPath, output: StrPath = "report.html", title: str | None = None) -> Path:

@@ -55,6 +55,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def page_file(text: str) -> str:
+    """An option's file for a page, which must not be a folder."""
+    from pathlib import Path
+
+    if not Path(text).name or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file, such as report.html")
+    return text
+
+
 def add_upstream_arguments(parser: argparse.ArgumentParser) -> None:
     """Which upstream, for :func:`load_chosen_upstream`, beside its name."""
     parser.add_argument("-k", "--checkpoint", metavar="FILE", help="for upstreams that read one")

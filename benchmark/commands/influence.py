@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
-from benchmark.commands import Parser, positive
+from benchmark.commands import Parser, page_file, positive
 from benchmark.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
         help="speaker, class, or a label of the data, which must be at hand: language, gender, …",
     )
     parser.add_argument("--top", type=positive, default=10, metavar="N", help="rows of the tables; default 10")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write a page, with the trials and utterances behind")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=page_file, help="write a page, with the trials and utterances behind"
+    )
     parser.add_argument(
         "--audio", action="store_true", help="with -o: clips in a folder beside the page, to play there"
     )

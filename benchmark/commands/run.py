@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("-u", "--upstream", metavar="NAME", help="upstream (see --list)")
     what.add_argument("-d", "--downstream", metavar="NAME", help="downstream (see --list)")
     what.add_argument("-m", "--mode", choices=("train", "evaluate"), default="train", help="default: train")
-    what.add_argument("-k", "--checkpoint", metavar="FILE", help="a local fairseq checkpoint")
+    what.add_argument("-k", "--checkpoint", metavar="FILE", help="a local checkpoint, or Hugging Face folder")
     what.add_argument("--data-root", metavar="DIR", help="holds the corpora; default: $BENCHMARK_DATA, else ./data")
     what.add_argument("-t", "--split", metavar="NAME", help="with -m evaluate: another split or trial list")
     what.add_argument("--quick", action="store_true", help="a run of a minute or two on a small synthetic corpus")

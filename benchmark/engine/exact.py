@@ -11,9 +11,9 @@ The weights of the utterances sum to 1; biases are not penalised. This is scikit
 a softmax loss converge to, were the product of their two layers penalised and of full rank. The problem is convex, and
 the excess of a solution over the minimum is bounded: by the norm of the gradient, ``|g|² / (2 penalty)``.
 
-For the weighted sum of layers the softmax weights are variables as well, from equal ones. The problem is not convex
-then: matrix and biases are those of the minimum for the layer weights that are found, and these are a local optimum; the
-search ends when it gains no more.
+The weights of a weighted sum of layers would make the problem non-convex. They are determined first, for each penalty:
+they minimise the objective of ridge regression of class indicators, whose matrix is in closed form
+(:meth:`Problem.layer_weights`). The classifier of the sum that they give is the minimum as above.
 
 L-BFGS is scipy's. Features are rotated into the eigenbasis of their covariance, where the problem's curvature is about
 diagonal and variables are scaled by it; solutions of larger penalties start those of smaller ones.
@@ -22,7 +22,6 @@ diagonal and variables are scaled by it; solutions of larger penalties start tho
 from __future__ import annotations
 
 import csv
-import itertools
 import logging
 import math
 from collections import Counter
@@ -50,8 +49,6 @@ log = logging.getLogger("wavbench")
 FILE = "penalties.csv"
 """In the experiment folder: a line for each penalty."""
 MOST_ITERATIONS = 20_000
-PATIENCE = 10
-"""Iterations that together have to lower the objective by more than the tolerance, where layers are weighted."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,28 @@ class Solution:
     gradient: float
     """Norm of the objective's gradient."""
     excess: float
-    """What the objective is at most above its minimum for these layer weights; of the biases, which are not penalised,
-    it is an estimate: what their Newton step would gain."""
+    """What the objective is at most above its minimum; of the biases, which are not penalised, it is an estimate: what
+    their Newton step would gain."""
     evaluations: int
     """Of the objective."""
+
+
+class Features:
+    """What a classifier sees: centred states, scaled by one number, rotated into the eigenbasis of their covariance.
+
+    Args:
+        states: (utterance, dim) float64, centred.
+        weights: (utterance,): sum to 1.
+    """
+
+    def __init__(self, states: Tensor, weights: Tensor) -> None:
+        covariance = (states * weights[:, None]).T @ states
+        self.scale = math.sqrt(float(covariance.trace()) / len(covariance)) or 1.0
+        values, vectors = torch.linalg.eigh(covariance / self.scale**2)
+        there = values > values[-1] * len(values) * torch.finfo(torch.float64).eps  # others would have no weight
+        self.variances, self.basis = values[there], vectors[:, there]
+        self.values = states @ (self.basis / self.scale)
+        """(utterance, direction): uncorrelated."""
 
 
 class Problem:
@@ -91,26 +106,15 @@ class Problem:
     """
 
     def __init__(self, states: Tensor, targets: Tensor, classes: int, weights: ArrayLike | None = None) -> None:
-        states = states.double()
-        self.layers, count, self.dim = states.shape
-        self.classes, self.targets = classes, targets.to(states.device)
-        given = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+        given = np.ones(len(targets)) if weights is None else np.asarray(weights, dtype=np.float64)
         self.weights = torch.from_numpy(given / given.sum()).to(states.device)
-        self.means = torch.einsum("n,knd->kd", self.weights, states)
-        states = states - self.means[:, None]
-        uniform = states.mean(0)  # (utterance, dim)
-        covariance = (uniform * self.weights[:, None]).T @ uniform
-        self.scale = math.sqrt(float(covariance.trace()) / self.dim) or 1.0
-        values, vectors = torch.linalg.eigh(covariance / self.scale**2)
-        if self.layers == 1:  # directions without variance have no weight
-            there = values > values[-1] * self.dim * torch.finfo(torch.float64).eps
-            values, vectors = values[there], vectors[:, there]
-        self.variances, self.basis = values.clamp(min=0), vectors
-        self.features = states @ (vectors / self.scale)
-        """(layer, utterance, direction): of the uniform sum, uncorrelated."""
-        flat = (self.features * self.weights.sqrt()[:, None]).flatten(1)
-        self.gram = flat @ flat.T / self.dim
-        """(layer, layer): inner products of the layers."""
+        self.targets, self.classes = targets.to(states.device), classes
+        self.indicators = torch.nn.functional.one_hot(self.targets, classes).double()
+        """(utterance, class)."""
+        self.means = torch.einsum("n,knd->kd", self.weights, states.double())
+        self.states = states.double() - self.means[:, None]
+        self.uniform = Features(self.states.mean(0), self.weights)
+        """Of the layer, or of the sum of layers with equal weights."""
 
     def path(
         self, penalties: Iterable[float], tolerance: float, on_iteration: Callable[[], None] = lambda: None
@@ -122,41 +126,64 @@ class Problem:
             tolerance: the largest excess (:attr:`Solution.excess`); a warning says where it is not reached.
             on_iteration: called again and again; may raise.
         """
-        directions = len(self.variances)
-        matrix = torch.zeros(self.classes, directions, dtype=torch.float64, device=self.weights.device)
-        priors = torch.zeros(self.classes, dtype=torch.float64, device=self.weights.device)
-        priors.index_add_(0, self.targets, self.weights)
-        bias = priors.clamp(min=1e-12).log()
-        layer_weights = matrix.new_zeros(self.layers)
+        matrix = torch.zeros(self.classes, self.states.shape[2]).to(self.states)
+        bias = (self.weights @ self.indicators).clamp(min=1e-12).log()
+        layer_weights, features = torch.zeros(len(self.states)).to(self.states), self.uniform
         for penalty in penalties:
-            point = _Point(self, penalty, matrix, bias, layer_weights)
+            if len(self.states) > 1:
+                layer_weights = self.layer_weights(penalty, layer_weights)
+                features = Features(torch.tensordot(torch.softmax(layer_weights, 0), self.states, 1), self.weights)
+            point = _Point(self, features, penalty, matrix @ features.basis, bias)
             point.minimise(tolerance, on_iteration)
-            matrix, bias, layer_weights = point.matrix, point.bias, point.layer_weights
-            yield self._solution(point)
+            matrix, bias = point.matrix @ features.basis.T, point.bias
+            yield Solution(
+                penalty=penalty,
+                weight=(matrix / features.scale).cpu(),
+                bias=bias.cpu(),
+                mean=(torch.softmax(layer_weights, 0) @ self.means).cpu(),
+                layer_weights=layer_weights.cpu(),
+                loss=point.loss,
+                objective=point.objective,
+                gradient=point.gradient,
+                excess=point.excess,
+                evaluations=point.evaluations,
+            )
 
-    def _solution(self, point: _Point) -> Solution:
-        shares = torch.softmax(point.layer_weights, 0)
-        size = torch.sqrt(shares @ self.gram @ shares) if self.layers > 1 else 1.0
-        return Solution(
-            penalty=point.penalty,
-            weight=(point.matrix @ self.basis.T / (self.scale * size)).cpu(),
-            bias=point.bias.cpu(),
-            mean=(shares @ self.means).cpu(),
-            layer_weights=point.layer_weights.cpu(),
-            loss=point.loss,
-            objective=point.objective,
-            gradient=point.gradient,
-            excess=point.excess,
-            evaluations=point.evaluations,
-        )
+    def layer_weights(self, penalty: float, start: Tensor) -> Tensor:
+        """Weights of the layers, before the softmax, of the least ``sum_i weight_i / 2 |indicator_i - V x_i - b|² +
+        penalty / 2 |V|²``, where ``x`` is their weighted sum, scaled as ever; a local optimum.
+
+        Args:
+            penalty: the same as of the classifier.
+            start: (layer,).
+        """
+        dim = self.states.shape[2]
+        roots = self.weights.sqrt()[:, None]
+        flat = (self.states * roots).flatten(1)
+        gram = flat @ flat.T / dim  # (layer, layer)
+        products = torch.einsum("knd,nc->kdc", self.states, self.indicators * self.weights[:, None])
+        ridge = penalty * torch.eye(dim).to(self.states)
+
+        def function(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            variables = torch.from_numpy(x.copy()).to(self.states.device).requires_grad_()
+            shares = torch.softmax(variables, 0)
+            shares = shares / torch.sqrt(shares @ gram @ shares)
+            summed = (shares @ flat).view(-1, dim)
+            product = torch.tensordot(shares, products, 1)
+            explained = (product * torch.linalg.solve(summed.T @ summed + ridge, product)).sum()
+            (gradient,) = torch.autograd.grad(-explained / 2, variables)
+            return -explained.item() / 2, gradient.cpu().numpy()
+
+        found = minimize(function, start.cpu().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 100})
+        return torch.from_numpy(found.x).to(self.states.device)
 
     def leave_out(self, groups: Sequence[Any], penalty: float) -> Tensor:
         """Scores (utterance, class) of each utterance by ridge regression on the utterances of all other groups.
 
-        The regression is of indicators of the classes (1 for the own, 0 for the others) on the same features, of the
-        uniform sum where there are layers, under the same kind of penalty: ``sum_i weight_i / 2 |indicator_i - V x_i -
-        b|² + penalty / 2 |V|²``. With the hat matrix H, what a group's residuals e become without it is
-        ``(I - H_gg)^-1 e_g``, exactly; nothing is fitted again.
+        The regression is of indicators of the classes (1 for the own, 0 for the others) on the same features, with
+        equal weights where there are several layers: it minimises ``sum_i weight_i / 2 |indicator_i - V x_i - b|² +
+        penalty / 2 |V|²``. With the hat matrix H, what a group's residuals e become without it is ``(I - H_gg)^-1
+        e_g``, exactly; nothing is fitted again.
 
         Scores are divided by the class' share of the utterances that are left, so that all classes have the same prior:
         else a class would be the less likely the more of its utterances are left out with the one that is scored.
@@ -166,11 +193,10 @@ class Problem:
             groups: of each utterance, the speaker, say.
             penalty: the same for all, whatever the group's size.
         """
-        features = self.features.mean(0)  # (utterance, direction)
-        indicators = torch.nn.functional.one_hot(self.targets, self.classes).double()
-        shrunk = features / (self.variances + penalty)
-        fitted = self.weights @ indicators + shrunk @ (features.T @ (indicators * self.weights[:, None]))
-        residuals, shares = indicators - fitted, self.weights @ indicators
+        features, indicators = self.uniform.values, self.indicators
+        shrunk = features / (self.uniform.variances + penalty)
+        shares = self.weights @ indicators  # (class,)
+        residuals = indicators - shares - shrunk @ (features.T @ (indicators * self.weights[:, None]))
         members: dict[Any, list[int]] = {}
         for i, group in enumerate(groups):
             members.setdefault(group, []).append(i)
@@ -178,24 +204,23 @@ class Problem:
         for those in members.values():
             index = torch.tensor(those, device=features.device)
             hat = (1 + shrunk[index] @ features[index].T) * self.weights[index]
-            left = torch.linalg.solve(torch.eye(len(those), dtype=hat.dtype, device=hat.device) - hat, residuals[index])
+            left = torch.linalg.solve(torch.eye(len(those)).to(hat) - hat, residuals[index])
             rest = shares - self.weights[index] @ indicators[index]  # (class,)
-            there = rest > 1e-9 * shares
-            scores[index] = ((indicators[index] - left) / rest).where(there, -math.inf)
+            scores[index] = ((indicators[index] - left) / rest).where(rest > 1e-9 * shares, -math.inf)
         return scores
 
 
 class _Point:
     """The objective of one penalty, and where its minimisation is."""
 
-    def __init__(self, problem: Problem, penalty: float, matrix: Tensor, bias: Tensor, layer_weights: Tensor) -> None:
-        self.problem, self.penalty, self.evaluations = problem, penalty, 0
-        self.matrix, self.bias, self.layer_weights = matrix, bias, layer_weights
+    def __init__(self, problem: Problem, features: Features, penalty: float, matrix: Tensor, bias: Tensor) -> None:
+        self.features, self.penalty, self.matrix, self.bias = features.values, penalty, matrix, bias
+        self.indicators, self.weights = problem.indicators, problem.weights[:, None]
         self.loss = self.objective = self.gradient = self.excess = math.inf
-        self._passed: list[float] = []
-        """The objective after each iteration."""
-        curvature = float(self._evaluate()[1])
-        self.steps = 1 / torch.sqrt(curvature * problem.variances + penalty)  # (direction,)
+        self.evaluations = 0
+        self._evaluate()
+        curvature = float(self.spread.mean().clamp(min=1e-3 / problem.classes))
+        self.steps = 1 / torch.sqrt(curvature * features.variances + penalty)  # (direction,)
         self.bias_step = curvature**-0.5
 
     def minimise(self, tolerance: float, on_iteration: Callable[[], None]) -> None:
@@ -203,21 +228,20 @@ class _Point:
 
         def function(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             self._unpack(x)
-            (gradient, by_bias, by_layer), _ = self._evaluate()
-            parts = [(gradient * self.steps).flatten(), by_bias * self.bias_step, by_layer]
-            return self.objective, torch.cat(parts).cpu().numpy()
+            by_matrix, by_bias = self._evaluate()
+            gradient = torch.cat([(by_matrix * self.steps).flatten(), by_bias * self.bias_step])
+            return self.objective, gradient.cpu().numpy()
 
         def callback(intermediate_result: Any) -> None:
             on_iteration()
-            self._passed.append(self.objective)
-            if self._at_minimum(tolerance):
+            if self.excess <= tolerance:
                 raise StopIteration
 
         options = {"maxcor": 20, "maxiter": MOST_ITERATIONS, "maxfun": 2 * MOST_ITERATIONS, "ftol": 0.0, "gtol": 0.0}
         for _ in range(3):  # where the line search fails for lack of digits, its memory is what is wrong
-            if self._at_minimum(tolerance):
+            if self.excess <= tolerance:
                 return
-            start = self._pack()
+            start = torch.cat([(self.matrix / self.steps).flatten(), self.bias / self.bias_step]).cpu().numpy()
             found = minimize(function, start, jac=True, method="L-BFGS-B", callback=callback, options=options)
             self._unpack(found.x)
             self._evaluate()
@@ -227,73 +251,30 @@ class _Point:
                 self.penalty, self.excess, tolerance,
             )  # fmt: skip
 
-    def _at_minimum(self, tolerance: float) -> bool:
-        if self.problem.layers > 1:
-            if len(self._passed) <= PATIENCE or self._passed[-PATIENCE - 1] - self._passed[-1] > tolerance:
-                return False
-        return self.excess <= tolerance
-
-    def _pack(self) -> NDArray[np.float64]:
-        parts = [(self.matrix / self.steps).flatten(), self.bias / self.bias_step, self.layer_weights]
-        return torch.cat(parts).cpu().numpy()
-
     def _unpack(self, x: NDArray[np.float64]) -> None:
-        vector = torch.from_numpy(np.array(x)).to(self.steps.device)
-        first, second = self.matrix.numel(), self.matrix.numel() + len(self.bias)
-        self.matrix = vector[:first].view_as(self.matrix) * self.steps
-        self.bias, self.layer_weights = vector[first:second] * self.bias_step, vector[second:]
+        vector = torch.from_numpy(x.copy()).to(self.steps.device)
+        self.matrix = vector[: self.matrix.numel()].view_as(self.matrix) * self.steps
+        self.bias = vector[self.matrix.numel() :] * self.bias_step
 
-    def _evaluate(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """The gradient, by matrix, biases and layer weights, and the mean curvature of the loss by logits."""
-        problem, weights = self.problem, self.problem.weights
+    def _evaluate(self) -> tuple[Tensor, Tensor]:
+        """The gradient by matrix and biases."""
         self.evaluations += 1
-        shares = torch.softmax(self.layer_weights, 0)
-        by_size = problem.gram @ shares
-        size = torch.sqrt(shares @ by_size) if problem.layers > 1 else torch.ones_like(shares[0])
-        features = torch.tensordot(shares, problem.features, 1) / size  # (utterance, direction)
-        logs = torch.log_softmax(features @ self.matrix.T + self.bias, 1)  # (utterance, class)
-        own = problem.targets[:, None]
-        self.loss = -float(weights @ logs.gather(1, own)[:, 0])
+        logs = torch.log_softmax(self.features @ self.matrix.T + self.bias, 1)  # (utterance, class)
+        self.loss = -float((logs * self.indicators * self.weights).sum())
         self.objective = self.loss + self.penalty / 2 * float(self.matrix.square().sum())
         posteriors = logs.exp()
-        spread = weights @ (posteriors * (1 - posteriors))  # (class,)
-        by_logits = (posteriors.scatter_add(1, own, -torch.ones_like(logs[:, :1]))) * weights[:, None]
-        gradient = by_logits.T @ features + self.penalty * self.matrix
-        by_bias = by_logits.sum(0)
-        by_layer = torch.zeros_like(shares)
-        if problem.layers > 1:
-            by_features = by_logits @ self.matrix
-            by_share = (problem.features.flatten(1) @ by_features.flatten()) / size
-            by_share = by_share - (features * by_features).sum() * by_size / size**2
-            by_layer = shares * (by_share - shares @ by_share)
-        squares = float(gradient.square().sum())
-        self.gradient = math.sqrt(squares + float(by_bias.square().sum()) + float(by_layer.square().sum()))
-        self.excess = squares / (2 * self.penalty)
-        self.excess += float((by_bias.square() / (2 * spread.clamp(min=1e-12))).sum())
-        return (gradient, by_bias, by_layer), spread.mean().clamp(min=1e-3 / problem.classes)
+        self.spread = (posteriors * (1 - posteriors) * self.weights).sum(0)  # (class,): of each, over utterances
+        by_logits = (posteriors - self.indicators) * self.weights
+        by_matrix, by_bias = by_logits.T @ self.features + self.penalty * self.matrix, by_logits.sum(0)
+        squares = float(by_matrix.square().sum())
+        self.gradient = math.sqrt(squares + float(by_bias.square().sum()))
+        newton = by_bias.square() / (2 * self.spread.clamp(min=1e-12))
+        self.excess = squares / (2 * self.penalty) + float(newton.sum())
+        return by_matrix, by_bias
 
 
-def leave_groups_out(
-    features: ArrayLike, classes: Sequence[Any] | NDArray[Any], groups: Sequence[Any] | NDArray[Any], penalty: float
-) -> NDArray[Any]:
-    """What a linear classifier that was trained on all other groups predicts for each utterance.
-
-    Leave-one-speaker-out (or -session-out) in closed form: ridge classification of centred features, scaled by one
-    number to a mean variance of 1, with ``penalty`` as :class:`Problem` has it. The result is that of fitting the
-    classifier once for every group, at the cost of fitting it once.
-
-    Args:
-        features: (utterance, dim): embeddings, or means of hidden states over time.
-        classes: (utterance,): any values.
-        groups: (utterance,): any values.
-        penalty: more than 0.
-
-    Returns:
-        (utterance,): the predicted values of ``classes``.
-
-    Raises:
-        BenchmarkError: numbers that do not fit together, or one group alone.
-    """
+def leave_groups_out(features: ArrayLike, classes: ArrayLike, groups: ArrayLike, penalty: float) -> NDArray[Any]:
+    """See :func:`wavbench.leave_groups_out`."""
     states = torch.from_numpy(np.asarray(features, dtype=np.float64))
     names, targets = np.unique(np.asarray(classes), return_inverse=True)
     keys = np.asarray(groups).tolist()
@@ -328,12 +309,15 @@ class ExactTrainer(Trainer):
         self, split: Literal["dev", "test"], stop: StopRequest | None = None
     ) -> tuple[Evaluation, StateStatistics]:
         """Predict a whole split and score it; of dev, note it down."""
+        if split == "dev":
+            self._begin()
         evaluation, statistics = super().evaluate(split, stop)
-        if split == "dev" and self._rows:
-            self._rows[self.step - 1] |= {f"dev_{name}": value for name, value in evaluation.metrics[split].items()}
-            columns = list(dict.fromkeys(name for row in self._rows[: self.step] for name in row))
-            rows = [[row.get(name) for name in columns] for row in self._rows[: self.step]]
-            write_text(self.folder / FILE, Table(columns, rows).csv())
+        if split == "dev":
+            rows = self._rows[: self.step]
+            rows[-1] |= {f"dev_{name}": value for name, value in evaluation.metrics[split].items()}
+            columns = list(rows[-1])
+            table = Table(columns, [[row.get(name) for name in columns] for row in rows])
+            write_text(self.folder / FILE, table.csv())
         return evaluation, statistics
 
     def _training_batches(self) -> Iterator[Batch]:
@@ -349,8 +333,8 @@ class ExactTrainer(Trainer):
 
     def _update(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """Put the solution for the next penalty in place; returns (mean loss, gradient norm)."""
-        if self._solutions is None:
-            self._solutions = itertools.islice(self._solve(), self.step, None)  # again, up to where a resumed run is
+        self._begin()
+        assert self._solutions is not None
         solution = next(self._solutions)
         self.model.head.set_linear(solution.weight, solution.bias, solution.mean)
         if isinstance(self.model.featurizer, WeightedSum):
@@ -359,28 +343,32 @@ class ExactTrainer(Trainer):
             "penalty %g: loss %.6f, with the penalty %.6f, at most %.1e above the minimum; %d evaluations",
             solution.penalty, solution.loss, solution.objective, solution.excess, solution.evaluations,
         )  # fmt: skip
-        self._rows[self.step] |= {
-            name: getattr(solution, name) for name in ("loss", "objective", "excess", "evaluations")
-        }
+        self._rows[self.step] |= _noted(solution)
         self.step += 1
         return solution.loss, solution.gradient
 
-    def _solve(self) -> Iterator[Solution]:
+    def _begin(self) -> None:
+        """Read the training data; solve, as they were, the penalties that a resumed run had done."""
+        if self._solutions is not None:
+            return
         utterances, probe = self.task.splits["train"], self.run.probe
         read = list(self._load(utterances, batching.EvaluationBatches(np.zeros(len(utterances)), 1024)))
-        if self.step == 0:
-            self.spent["samples_seen"] += sum(int(batch.wav_lens.sum()) for batch in read)
         hidden = [batch.hidden for batch in read if batch.hidden is not None]
         states = torch.stack([torch.cat(layer)[:, 0] for layer in zip(*(part.states for part in hidden), strict=True)])
         targets = torch.cat([batch.targets for batch in read])
         problem = Problem(states.to(self.device), targets, int(targets.max()) + 1, self.task.chances())
         self._rows = [{"penalty": penalty} for penalty in probe.regularisation]
-        if self.step:
-            with (self.folder / FILE).open(encoding="utf-8", newline="") as file:
-                written = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-            self._rows[: self.step] = written[: self.step]
         self._leave_out(problem, utterances)
-        return problem.path(probe.regularisation, probe.tolerance, self._check_stop)
+        self._solutions = problem.path(probe.regularisation, probe.tolerance, self._check_stop)
+        if self.step == 0:
+            self.spent["samples_seen"] += sum(int(batch.wav_lens.sum()) for batch in read)
+            return
+        for row, solution in zip(self._rows[: self.step], self._solutions, strict=False):
+            row |= _noted(solution)
+        if (self.folder / FILE).exists():
+            with (self.folder / FILE).open(encoding="utf-8", newline="") as file:
+                for row, written in zip(self._rows, csv.DictReader(file), strict=False):
+                    row |= {name: float(value) for name, value in written.items() if name.startswith("dev_")}
 
     def _leave_out(self, problem: Problem, utterances: Sequence[Utterance]) -> None:
         """Score the training data without each speaker or, where that takes whole classes away, session."""
@@ -408,3 +396,7 @@ class ExactTrainer(Trainer):
         if self._stop.requested:
             self.save()
             raise Interrupted(f"stopped after update {self.step}, which is saved")
+
+
+def _noted(solution: Solution) -> dict[str, float]:
+    return {name: getattr(solution, name) for name in ("loss", "objective", "excess", "evaluations")}

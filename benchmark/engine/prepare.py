@@ -160,6 +160,8 @@ def saved_configuration(folder: Path) -> RunConfig:
         raise BenchmarkError(f"{folder} holds no run (no config.yaml)")
     saved = config.read_yaml(path)
     registry.load_plugin(*saved.get("plugins") or [])
+    if "downstream" not in saved:
+        raise BenchmarkError(f"{path} does not name the downstream of its run; expected the file that a run writes")
     values = {key: value for key, value in saved.items() if key != "downstream"}
     return configure(saved["downstream"], [(str(path), values)])
 

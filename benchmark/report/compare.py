@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmark import metrics
 from benchmark import statistics as stats
+from benchmark.calibration import SUFFIX
 from benchmark.data import budget as budgets
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import read_items
@@ -35,6 +36,9 @@ def statistic(run: Run, metric_name: str | None = None) -> tuple[stats.Statistic
     except BenchmarkError as error:
         return None, str(error)
     value, reported = made.values()[name], run.result["metrics"]["test"].get(name)
+    if not math.isfinite(value):
+        lacking = "the run has no calibration" if name.endswith(SUFFIX) else "the run's test set does not determine it"
+        return None, f"no value of '{name}': {lacking}"
     if reported is not None and not math.isclose(value, reported, rel_tol=1e-3, abs_tol=1e-3):
         return None, f"the run's files give {value:.5g}, its result {reported:.5g}"
     noun, space, remark = about.cluster.partition(" ")

@@ -48,7 +48,7 @@ def read(folders: Sequence[Path], name: str | None = None, metric: str | None = 
 
     Raises:
         BenchmarkError: a folder holds no result, or not what its metrics are computed from; a metric is not declared;
-            the files of a run give another value than its result has.
+            the files of a run give another value than its result has; runs differ in more than their seeds.
     """
     every, found = [], []
     for folder in folders:
@@ -69,6 +69,13 @@ def read(folders: Sequence[Path], name: str | None = None, metric: str | None = 
             raise BenchmarkError(f"the {items.kind} of {folder} do not determine the metric '{chosen}'")
         if told is not None and not math.isclose(value, told, rel_tol=1e-3, abs_tol=1e-3):
             raise BenchmarkError(f"the files of {folder} give {chosen} {value:.5g}, its result has {told:.5g}")
+    kinds = [(results.upstream_name(of), of["regime"], of["state"], of["budget"]["name"]) for of in found]
+    for folder, kind in zip(folders, kinds, strict=True):
+        if kind != kinds[0]:
+            raise BenchmarkError(
+                f"{folders[0]} and {folder} are not runs of one system that differ in their seeds alone, so that they "
+                "cannot be averaged; compare two systems by --against"
+            )
     default = f"{results.upstream_name(found[0])}, {found[0]['regime']}"
     return System(name or default, list(folders), every, found, declared)
 

@@ -148,7 +148,10 @@ def ranks(
         raise BenchmarkError(f"{view.name}, budget {budget}: one system ({', '.join(found)}); a comparison needs two")
     declared = view.metric if metric in (None, view.metric.name) else metrics.METRICS.get(str(metric))
     if declared is None:
-        raise BenchmarkError(f"the metric '{metric}' is not declared in this process (--plugin)")
+        raise BenchmarkError(
+            f"no metric '{metric}' is declared; name the file of your own by --plugin. "
+            f"{suggest(str(metric), sorted(metrics.METRICS))}"
+        )
     notes = []
     seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
     if not seeds:
@@ -168,7 +171,7 @@ def ranks(
     for first, second in combinations(order, 2):
         compared = stats.compare(statistics[first], statistics[second], level=level)[declared.name]
         over = compared.test_set
-        pairs.append(Pair(first, second, over.value, over.se, over.clusters, compared.p_value))
+        pairs.append(Pair(first, second, over.value, over.se, over.clusters, compared.p_value, over.df))
         differences.append(over)
         spreads[first, second] = compared.seeds
     ranked = rank_statistics.rank(values, pairs, higher_is_better=declared.higher_is_better, level=level)
@@ -192,7 +195,7 @@ def ranks(
 def sentences(ranking: Ranking) -> list[str]:
     """What the ranks say: the answer first, then how sure it is and what more it would take."""
     ranks, metric = ranking.ranks, ranking.metric
-    pairs, unit = len(ranks.pairs), " points" if metric.unit else ""
+    pairs, unit = len(ranks.pairs), " points" if metric.unit == "%" else f" {metric.unit}" if metric.unit else ""
     chance = f"{100 * (1 - ranks.level):.3g}"
     procedure = f"{PROCEDURE} over all {pairs} pairs" if pairs > 1 else "one comparison"
     texts = [

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from benchmark.errors import BenchmarkError
 from benchmark.statistics import bootstrap, limits
@@ -46,6 +47,9 @@ class Interval:
     """Standard error at the value (of a difference: the one that its interval is made of)."""
     clusters: int
     """Those that the value rests on."""
+    df: float | None = None
+    """Of Student's t: 1 less than the number of clusters of one size that weigh as much as these (``clusters - 1``
+    where all are of one size); ``None``: ``clusters - 1``."""
     effective_clusters: float | None = None
     """1 / sum of squared shares, a cluster's share being that of its squared influence; ``None`` where no cluster has
     any, or where there are too many to leave each out (metrics without a formula)."""
@@ -112,7 +116,7 @@ def seed_spread(values: Sequence[float], level: float = LEVEL) -> SeedSpread:
     if value.size == 1:
         return SeedSpread(mean, None, None, None, 1, level)
     sd = float(value.std(ddof=1))
-    half = _reach(level, int(value.size)) * sd / math.sqrt(value.size)
+    half = _reach(level, int(value.size) - 1) * sd / math.sqrt(value.size)
     return SeedSpread(mean, sd, mean - half, mean + half, int(value.size), level)
 
 
@@ -182,7 +186,8 @@ def compare(
 
 def _single(systems: Sequence[Statistic], name: str, value: float, level: float) -> Interval:
     runs = [system.errors[name] for system in systems]
-    found = limits.limits(runs, _reach(level, runs[0].clusters))
+    df = runs[0].worth - 1
+    found = limits.limits(runs, _reach(level, df))
     scale = runs[0].scale
     low, high = scale * found.low, scale * found.high
     if systems[0].higher_is_better[systems[0].names.index(name)]:
@@ -196,6 +201,7 @@ def _single(systems: Sequence[Statistic], name: str, value: float, level: float)
         level,
         scale * math.sqrt(found.shares.variance),
         runs[0].clusters,
+        df,
         *_influential(found.shares.clusters, systems[0]),
         method=runs[0].method,
         too_few=too_few,
@@ -207,15 +213,15 @@ def _difference(
     first: Sequence[Statistic], second: Sequence[Statistic], name: str, value: float, level: float
 ) -> Interval:
     runs = [[system.errors[name] for system in systems] for systems in (first, second)]
-    clusters = runs[0][0].clusters
+    clusters, df = runs[0][0].clusters, runs[0][0].worth - 1
     one, other = runs
-    shares = limits.difference(one, other, _reach(LEVEL, clusters))  # whatever the level: the p-value has one error
+    shares = limits.difference(one, other, _reach(LEVEL, df))  # whatever the level: the p-value has one error
     se = runs[0][0].scale * math.sqrt(shares.variance)
-    half = _reach(level, clusters) * se
+    half = _reach(level, df) * se
     influential = _influential(shares.clusters, first[0])
     method = f"{runs[0][0].method}, paired"
     return Interval(
-        value, value - half, value + half, level, se, clusters, *influential, method=method,
+        value, value - half, value + half, level, se, clusters, df, *influential, method=method,
         notes=_notes(runs[0][0], first[0], too_few=False),
     )  # fmt: skip
 
@@ -226,12 +232,12 @@ def _bootstrapped(
     """Value and standard error of a bootstrap over clusters: on a logit scale where the metric has a ceiling."""
     clusters, draws = system.clusters, drawn.draws[:, m]
     se = float(draws.std(ddof=1)) * math.sqrt(clusters / (clusters - 1))
-    half, ceiling = _reach(level, clusters) * se, system.ceilings.get(system.names[m])
+    half, ceiling = _reach(level, clusters - 1) * se, system.ceilings.get(system.names[m])
     low, high = value - half, value + half
     if not difference and ceiling and 0 < value < ceiling:
         share = value / ceiling
         at, width = math.log(share / (1 - share)), half / (ceiling * share * (1 - share))
-        low, high = (ceiling / (1 + math.exp(-end)) for end in (at - width, at + width))
+        low, high = (ceiling * float(expit(end)) for end in (at - width, at + width))
     influential: tuple[float | None, str | None, float | None] = (None, None, None)
     if drawn.jackknife.shape[0] == clusters:
         influential = _influential(drawn.jackknife[:, m] - drawn.jackknife[:, m].mean(), system)
@@ -239,7 +245,7 @@ def _bootstrapped(
     if se == 0 and not difference:
         notes.insert(0, f"No draw of {system.cluster}s changes the value: the interval has no width and says nothing.")
     return Interval(
-        value, low, high, level, se, clusters, *influential, method="bootstrap over clusters", notes=tuple(notes)
+        value, low, high, level, se, clusters, None, *influential, method="bootstrap over clusters", notes=tuple(notes)
     )
 
 
@@ -277,13 +283,13 @@ def _below(value: float, interval: Interval) -> float:
         return 0.5 * (1 - float(np.sign(value)))
     from scipy.stats import t
 
-    return float(t.cdf(-value / interval.se, interval.clusters - 1))
+    return float(t.cdf(-value / interval.se, interval.clusters - 1 if interval.df is None else interval.df))
 
 
-def _reach(level: float, size: int) -> float:
+def _reach(level: float, df: float) -> float:
     from scipy.stats import t
 
-    return float(t.ppf((1 + level) / 2, size - 1))
+    return float(t.ppf((1 + level) / 2, df))
 
 
 def _check_level(level: float) -> None:

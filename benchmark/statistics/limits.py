@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 STEP, LONGEST = 1.06, 0.02
 """The search for the upper limit goes up by 6 %, or by 2 points where that is less."""
 HALVINGS = 8
+HIGHEST = 10.0
+"""An error without a ceiling (WER) is not looked for above 1,000 %, or ten times the one that was measured."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Errors(ABC):
     """About the smallest error above 0 that this test set can show."""
     clusters: int
     """Those that have trials or utterances of every kind that the error needs."""
+    worth: float
+    """How many clusters of one size weigh as much as these: :func:`worth` of their sizes."""
     raised: float = 0.0
     """How far towards the upper limit, in the logarithm, a difference takes its variance."""
     fewest: int = 2
@@ -80,7 +84,8 @@ class Errors(ABC):
     def around(self, rate: float, half: float) -> tuple[float, float]:
         """``rate`` - and + ``half`` on the scale of the logit (of the logarithm, where errors have no ceiling)."""
         if not math.isfinite(self.ceiling):
-            return rate * math.exp(-half / rate), rate * math.exp(half / rate)
+            width = min(half / rate, 700.0)  # beyond that the exponential overflows
+            return rate * math.exp(-width), rate * math.exp(width)
         logit, width = math.log(rate / (1 - rate)), half / (rate * (1 - rate))
         return float(expit(logit - width)), float(expit(logit + width))
 
@@ -93,6 +98,12 @@ class Limits:
     high: float
     shares: Shares
     """At the estimate."""
+
+
+def worth(sizes: Floats) -> float:
+    """1 / sum of squared shares: the number of clusters where all are of one size, less where a few are most of it."""
+    shares = sizes / sizes.sum()
+    return float(1 / (shares @ shares))
 
 
 def mean_shares(runs: Sequence[Errors], rate: float, upper: bool = False) -> Shares:
@@ -110,8 +121,8 @@ def limits(runs: Sequence[Errors], reach: float) -> Limits:
         runs: at least one.
         reach: quantile of Student's t.
     """
-    ceiling = runs[0].ceiling
     value, start = (float(np.mean([getattr(run, name) for run in runs])) for name in ("value", "start"))
+    ceiling = min(runs[0].ceiling, HIGHEST * max(1.0, start))
     shares = _mean([run.at(run.start) for run in runs])
 
     def compatible(rate: float) -> bool:
@@ -120,8 +131,8 @@ def limits(runs: Sequence[Errors], reach: float) -> Limits:
     low, high = 0.0, _outermost(compatible, start, runs[0].unit, ceiling)
     if 0 < value < ceiling:
         low, top = runs[0].around(value, reach * math.sqrt(shares.variance))
-        high = max(high, top)
-    if value > ceiling / 2:
+        high = max(high, min(top, ceiling))
+    if value > runs[0].ceiling / 2:
         low = max(value - start - _outermost(lambda down: compatible(-down), -start, runs[0].unit, 0.0), 0.0)
     return Limits(min(low, value), max(high, value), shares)
 
@@ -130,15 +141,19 @@ def difference(first: Sequence[Errors], second: Sequence[Errors], reach: float) 
     """The shares in the difference second - first of two systems' mean errors, paired by cluster.
 
     Both systems are taken at their errors and, where :attr:`Errors.raised` says so, at errors nearer to their upper
-    limits; the larger variance counts. A system against itself has none.
+    limits; the larger variance counts. It is at least that of independent utterances of which one more had been decided
+    each way (Bonett & Price, Journal of Educational and Behavioral Statistics 37, 2012): where all clusters differ by
+    the same amount, their influences say nothing. A system against itself has none.
 
     Args:
         first: runs of one system.
         second: runs of another on the same test set.
         reach: quantile of Student's t for the upper limits.
     """
+    change = abs(float(np.mean([run.value for run in second]) - np.mean([run.value for run in first])))
+    floor = _independent(change, first[0].unit) if change else 0.0
     plain = [_mean([run.at(run.start, upper=True) for run in runs]) for runs in (first, second)]
-    found, share = _less(*plain), first[0].raised
+    found, share = _less(plain, floor), first[0].raised
     if not share:
         return found
     raised = []
@@ -146,11 +161,19 @@ def difference(first: Sequence[Errors], second: Sequence[Errors], reach: float) 
         start = max(float(np.mean([run.start for run in runs])), runs[0].unit)
         high = max(limits(runs, reach).high, start)
         raised.append(mean_shares(runs, start ** (1 - share) * high**share, upper=True))
-    return max(found, _less(*raised), key=lambda shares: shares.variance)
+    return max(found, _less(raised, floor), key=lambda shares: shares.variance)
 
 
-def _less(before: Shares, after: Shares) -> Shares:
-    return Shares(after.clusters - before.clusters, after.pairs - before.pairs)
+def _less(shares: Sequence[Shares], floor: float) -> Shares:
+    before, after = shares
+    return Shares(after.clusters - before.clusters, after.pairs - before.pairs, floor)
+
+
+def _independent(change: float, unit: float) -> float:
+    """Variance of a difference of ``change`` that one of the systems has in every utterance where they differ."""
+    size = 1 / unit
+    one, other = (size * change + 1) / (size + 2), 1 / (size + 2)
+    return max(one + other - (one - other) ** 2, other) / (size + 2)
 
 
 def _mean(shares: Sequence[Shares]) -> Shares:

@@ -32,9 +32,16 @@ class Pair:
     value: float
     se: float
     clusters: int
-    """Of the test set; the difference over its standard error has a t distribution with ``clusters - 1`` degrees."""
+    """Of the test set."""
     p_value: float
     """Two-sided, of no difference."""
+    df: float | None = None
+    """Of the t distribution that the difference over its standard error has; ``None``: ``clusters - 1``."""
+
+    @property
+    def freedom(self) -> float:
+        """:attr:`df`, or what it stands for."""
+        return self.clusters - 1 if self.df is None else self.df
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,12 @@ def rank(
     first_step = 1 - (1 - level) / len(given)
     tested = []
     for pair, adjusted in zip(given, adjust([pair.p_value for pair in given], len(order)), strict=True):
-        half = _quantile(pair.clusters - 1, first_step) * pair.se
+        half = _quantile(pair.freedom, first_step) * pair.se
         second_is_better = (pair.value > 0) == higher_is_better
         better = None
         if adjusted <= 1 - level and pair.value:
             better = pair.second if second_is_better else pair.first
-        needed = clusters_to_separate(pair.value, pair.se, pair.clusters, level=first_step)
+        needed = clusters_to_separate(pair.value, pair.se, pair.clusters, df=pair.df, level=first_step)
         tested.append(Tested(pair, adjusted, pair.value - half, pair.value + half, better, needed))
     separated = [{one.pair.first, one.pair.second} for one in tested if one.better is not None]
     groups = letter_groups(order, separated)
@@ -139,7 +146,7 @@ def rank(
     typical = [pair for pair in sorted(given, key=lambda pair: pair.se) if pair.se > 0]
     detectable = detectable_among_all = None
     if typical:
-        se, df = float(np.median([pair.se for pair in typical])), min(pair.clusters for pair in typical) - 1
+        se, df = float(np.median([pair.se for pair in typical])), min(pair.freedom for pair in typical)
         detectable = detectable_difference(se, df, level=level)
         detectable_among_all = detectable_difference(se, df, level=first_step)
     several = tuple(group for group in groups if len(group) > 1)
@@ -216,13 +223,21 @@ def detectable_difference(se: float, df: float, *, level: float = LEVEL, power: 
 
 
 def clusters_to_separate(
-    value: float, se: float, clusters: int, *, level: float = LEVEL, power: float = POWER
+    value: float, se: float, clusters: int, *, df: float | None = None, level: float = LEVEL, power: float = POWER
 ) -> int | None:
     """How many clusters (speakers, utterances) separate two systems with a probability of ``power``.
 
     This holds if the true difference is ``value``, and if new clusters are as large and as varied as those at hand, so
     that the standard error shrinks with the square root of their number. A difference that was picked because it is
     large is likely to be smaller in truth, and then takes more.
+
+    Args:
+        value: of the difference.
+        se: its standard error.
+        clusters: of the test set.
+        df: of the standard error, less than ``clusters - 1`` where clusters differ in size; default: that.
+        level: 1 - the probability of finding a difference between equals.
+        power: the probability of finding it.
 
     Returns:
         At least 3; ``None`` where there is no difference, or where it takes more than a thousand million.
@@ -235,8 +250,9 @@ def clusters_to_separate(
     least = detectable_difference(scale, math.inf, level=level, power=power) ** 2  # t needs a few more than normal
     if not least < 1e9:
         return None
-    number = max(3, math.ceil(least))
-    while detectable_difference(scale / math.sqrt(number), number - 1, level=level, power=power) > 1:
+    each = 1.0 if df is None else (df + 1) / clusters  # of what clusters of one size would be worth
+    number = max(3, math.ceil(least), math.floor(1 / each) + 1)
+    while detectable_difference(scale / math.sqrt(number), number * each - 1, level=level, power=power) > 1:
         number += 1
     return number
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.statistics.limits import Errors, Shares
+from benchmark.statistics.limits import Errors, Shares, worth
 
 Floats = NDArray[np.float64]
 
@@ -21,21 +21,22 @@ class Rate(Errors):
     method = "inversion, variance scaled"
 
     def __init__(
-        self, value: float, influence: Floats, clusters: int, *, unit: float, ceiling: float = 1.0,
+        self, value: float, influence: Floats, sizes: Floats, *, unit: float, ceiling: float = 1.0,
         scale: float = 100.0, remark: str = "",
     ) -> None:  # fmt: skip
         """
         Args:
             value: of the error, a share.
             influence: (cluster,) whose sum of squares estimates the variance of the error.
-            clusters: that have utterances.
+            sizes: (cluster,) how much each weighs in the error, in any unit.
             unit: what one more error adds.
             ceiling: infinite where insertions count.
             scale: of the metric.
             remark: what the interval cannot contain.
         """
         self.value = self.start = value
-        self.influence, self.clusters, self.unit = influence, clusters, unit
+        self.influence, self.unit = influence, unit
+        self.clusters, self.worth = int(np.count_nonzero(sizes)), worth(sizes)
         self.ceiling, self.scale, self.remark = ceiling, scale, remark
 
     def at(self, rate: float, upper: bool = False) -> Shares:
@@ -51,12 +52,18 @@ class Rate(Errors):
         return rate * (1 - rate) if math.isfinite(self.ceiling) else rate
 
 
+def leverage(shares: Floats) -> Floats:
+    """By how much a cluster of a share of the data pulls the error towards its own: ``sqrt(n / (n - 1))`` for each of
+    ``n`` equal ones (HC2; MacKinnon & White, Journal of Econometrics 29, 1985); 1 where it is alone."""
+    return 1 / np.sqrt(np.where(shares < 1 - 1e-9, 1 - shares, 1.0))
+
+
 def rate_of_sums(errors: Floats, lengths: Floats, *, ceiling: float) -> Rate:
     """Sum of errors over sum of lengths, both (cluster,)."""
-    total, present = float(lengths.sum()), int(np.count_nonzero(lengths))
+    total = float(lengths.sum())
     value = float(errors.sum()) / total
-    influence = math.sqrt(present / max(present - 1, 1)) * (errors - value * lengths) / total
-    return Rate(value, influence, present, unit=1 / total, ceiling=ceiling)
+    influence = leverage(lengths / total) * (errors - value * lengths) / total
+    return Rate(value, influence, lengths, unit=1 / total, ceiling=ceiling)
 
 
 def rate_of_losses(
@@ -76,12 +83,13 @@ def rate_of_losses(
     """
     size = np.bincount(classes).astype(np.float64)
     centred = losses - (np.bincount(classes, losses) / size)[classes]
-    cells = np.unique(classes * np.int64(count) + clusters)
+    cells, cell, of_cell = np.unique(classes * np.int64(count) + clusters, return_inverse=True, return_counts=True)
     speakers = np.bincount(cells // count, minlength=size.size)  # (class,)
     alone = int((speakers < 2).sum())
-    correction = np.sqrt(speakers / np.maximum(speakers - 1, 1))[classes]
+    correction = leverage(of_cell / size[cells // count])[cell]
     number = np.bincount(clusters, minlength=count)
     influence = np.bincount(clusters, centred, count) * np.bincount(clusters, correction, count) / np.maximum(number, 1)
+    sizes = np.bincount(clusters, (1 / size)[classes], count)
     remark = ""
     if alone:
         remark = (
@@ -89,4 +97,4 @@ def rate_of_losses(
             "would change is not in the interval."
         )
     unit = share * float((1 / size).sum()) / size.size**2
-    return Rate(value, influence, int(np.count_nonzero(number)), unit=unit, scale=scale, remark=remark)
+    return Rate(value, influence, sizes.astype(np.float64), unit=unit, scale=scale, remark=remark)

@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.statistics.limits import Errors, Shares
+from benchmark.statistics.limits import Errors, Shares, worth
+from benchmark.statistics.rates import leverage
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -155,6 +156,7 @@ class _TrialErrors(Errors):
     def __init__(self, targets: Side, nontargets: Side, value: float) -> None:
         self.targets, self.nontargets, self.value, self.start = targets, nontargets, value, value
         self.clusters = min(targets.present, nontargets.present)
+        self.worth = min(worth(targets.trials), worth(nontargets.trials))
         self.unit = 0.5 / max(targets.size, nontargets.size)
 
     def _shares(self, target: tuple[float, float], nontarget: tuple[float, float], floor: float, upper: bool,
@@ -164,6 +166,9 @@ class _TrialErrors(Errors):
         of_targets = n / max(n - 1, 1)
         n = self.nontargets.present
         of_nontargets = (n * n - 2) / max(n - 2, 1) ** 2
+        pull = leverage(self.targets.trials / self.targets.size)
+        pull_of_both = leverage(self.nontargets.trials / self.nontargets.size)  # sqrt(n / (n - 2)) for equal ones
+        pull_of_both *= math.sqrt(of_nontargets * max(n - 2, 1) / n)
         (one, miss), (other, alarm) = target, nontarget
         one, other = one / self.targets.size, other / self.nontargets.size
         u = one * (self.targets.errors(miss) - miss * self.targets.trials)
@@ -174,7 +179,7 @@ class _TrialErrors(Errors):
             extra = of_targets * max(0.0, one**2 * self.targets.smoothed(miss) - float(u @ u))
             if smooth:
                 extra += of_nontargets * max(0.0, other**2 * self.nontargets.smoothed(alarm) - float(v @ v))
-        clusters = math.sqrt(of_targets) * u + math.sqrt(of_nontargets) * v
+        clusters = pull * u + pull_of_both * v
         return Shares(clusters, pairs, floor, extra)
 
 

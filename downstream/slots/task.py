@@ -17,7 +17,8 @@ from torch import Tensor
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import Classes
 from benchmark.interfaces import Corpus, Head, Splits, Target, Utterance
-from downstream.classification import ClassificationTask, Classifier, HeldOutConfig
+from downstream.classification import ClassificationTask, HeldOutConfig
+from downstream.classifier import Classifier
 from downstream.confusion import confusion_files
 from downstream.embedders import EmbedderConfig
 from downstream.losses import LossConfig
@@ -181,6 +182,11 @@ class SlotClassification(ClassificationTask):
                 "each; check them, or take a larger --budget"
             )
         return SlotClassifier(feature_size, sizes, config.head, config.loss)
+
+    @classmethod
+    def make_linear_head(cls, config: SlotsConfig, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
+        """Raises :class:`BenchmarkError`: there is a classifier for each label."""
+        raise BenchmarkError("probe.solver=exact solves one classifier; this task has one for each of task.labels")
 
     def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
         """``predictions.jsonl`` and the confusion of each label, of test."""

@@ -19,7 +19,8 @@ from benchmark.interfaces import Corpus, Evaluation, Splits, Target, Utterance
 from benchmark.registry import suggest
 from benchmark.text import escape
 from downstream import recover
-from downstream.classification import Classifier, LabelTask
+from downstream.classification import LabelTask
+from downstream.classifier import Classifier
 from downstream.embedders import EmbedderConfig
 from downstream.losses import LossConfig
 from downstream.splits import labelled, values

@@ -19,36 +19,34 @@ The folder gets ``bench.csv``, ``bench.md`` and ``bench.png``.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import importlib
 import json
 import logging
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 import torch.nn.functional as F
-from common import BASE, LARGE, RATE, TINY, commit, made, padded, ragged, write_speech
+from common import BASE, LARGE, RATE, TINY, made, padded, ragged, write_speech
 from peers import LOADERS, Forward, Way, s3prl, s3prl_support, write_checkpoint
+from rows import Row, write
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import wavbench
 from benchmark.engine.precision import Precision
-from benchmark.plots import Figure, png
-from benchmark.tables import Table
 from upstream.products import Linear
 from upstream.wav2vec2.model import Wav2Vec2Model
 
@@ -57,33 +55,31 @@ EPOCHS, BATCH = 20, 8
 RATES = (1e-3, 1e-2, 1e-1)
 
 
-@dataclasses.dataclass
-class Row:
-    """One measurement."""
-
-    part: str
-    what: str
-    way: str
-    value: float | None
-    """Median; ``None``: not measured, and ``note`` says why."""
-    unit: str
-    values: Sequence[float] = ()
-    """Of each round."""
-    note: str = ""
-    ratio: float | None = None
-    """To ours in the same group: above 1, ours is faster or smaller."""
-
-
 # --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Times:
+    """Seconds of each round."""
+
+    wall: list[float] = dataclasses.field(default_factory=list)
+    processor: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Of the wall."""
+        return float(np.median(self.wall))
 
 
 class Bench:
     """What is measured with, and what was found."""
 
-    def __init__(self, folder: Path, *, quick: bool, architecture: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, *, quick: bool, architecture: Mapping[str, Any], rounds: int | None = None
+    ) -> None:
         self.folder, self.quick, self.architecture = folder, quick, architecture
         self.rows: list[Row] = []
-        self.rounds = 2 if quick else 3
+        self.rounds = rounds or (1 if quick else 3)
         self.wavs = ragged(BATCH, 0.5, 1.5) if quick else ragged(BATCH, 2.0, 17.0)
         self.wavs.sort(key=len, reverse=True)
 
@@ -106,15 +102,15 @@ class Bench:
         reason = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"[:100]
         self.note(Row(part, what, way, None, "", note=f"not measured: {reason}"))
 
-    def in_turns(self, work: Mapping[str, Callable[[], object]], rounds: int | None = None) -> dict[str, list[float]]:
-        """Seconds of each, one after the other in each round, after one call of each that is not counted."""
-        times: dict[str, list[float]] = {name: [] for name in work}
-        for number in range((rounds or self.rounds) + 1):
+    def in_turns(self, work: Mapping[str, Callable[[], object]], rounds: int | None = None) -> dict[str, Times]:
+        """Seconds of each, one after the other in each round."""
+        times = {name: Times() for name in work}
+        for _ in range(rounds or self.rounds):
             for name, call in work.items():
-                start = time.perf_counter()
+                start, busy = time.perf_counter(), time.process_time()
                 call()
-                if number:
-                    times[name].append(time.perf_counter() - start)
+                times[name].wall.append(time.perf_counter() - start)
+                times[name].processor.append(time.process_time() - busy)
         return times
 
     def note(self, row: Row) -> None:
@@ -123,10 +119,11 @@ class Bench:
         number = row.note if row.value is None else f"{row.value:.4g} {row.unit}"
         print(f"{row.part:7} {row.what:58} {row.way:24} {number}", flush=True)
 
-    def compare(self, part: str, what: str, times: Mapping[str, Sequence[float]], notes: Mapping[str, str]) -> None:
+    def compare(self, part: str, what: str, times: Mapping[str, Times], notes: Mapping[str, str] | None = None) -> None:
         """Rows of seconds."""
-        for name, values in times.items():
-            self.note(Row(part, what, name, float(np.median(values)), "s", values, notes.get(name, "")))
+        for name, taken in times.items():
+            note = (notes or {}).get(name, "")
+            self.note(Row(part, what, name, taken.median, "s", taken.wall, float(np.median(taken.processor)), note))
 
 
 def measure_limit(bench: Bench) -> None:
@@ -142,18 +139,25 @@ def measure_limit(bench: Bench) -> None:
             "bf16": lambda: [F.linear(y, half) for _ in repeat],
         }, 5)  # fmt: skip
     work = 2 * rows * wide * narrow * len(repeat) / 1e9
-    for name, values in times.items():
-        rates = [work / value for value in values]
+    for name, taken in times.items():
+        rates = [work / value for value in taken.wall]
         bench.note(Row("limit", "product of matrices", name, float(np.median(rates)), "GFLOP/s", rates))
 
 
 def operations(model: Wav2Vec2Model, wavs: Sequence[Tensor]) -> float:
     """Floating-point operations of a pass over each utterance alone, without padding; counted, not computed."""
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
+    counter = FlopCounterMode(display=False, custom_mapping=attention)
     plain = torch.backends.mkldnn.flags(enabled=False)  # the counter does not know oneDNN's call
-    with plain, FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with plain, FakeTensorMode(allow_non_fake_inputs=True), counter, torch.no_grad():
         for wav in wavs:
             model._forward_batch(torch.empty(1, len(wav)), [len(wav)], list(range(model.num_states)))
     return float(counter.get_total_flops())
+
+
+def attention_operations(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of tensors of these shapes (batch, head, frame, dim)."""
+    return int(sdpa_flop_count(query, key, value))
 
 
 def root_mean_square_error(found: Any, expected: Any) -> float:
@@ -182,17 +186,21 @@ def measure_pass(bench: Bench) -> None:
             way.module.eval()
             work[f"{name}, {size}"] = partial(go, way.states, size)
     work["bf16"] = partial(go, halved, 1, True)
+    batches[0] = [padded(bench.wavs[-1:])]
+    for forward in (way.states for way in ways.values()):  # what is only done once
+        go(forward, 0)
+    go(halved, 0, True)
     times = bench.in_turns(work)
-    for size in batches:
+    for size in (BATCH, 1):
         label = f"all states, batches of {size}"
-        bench.compare("pass", label, {name: times[f"{name}, {size}"] for name in ways}, {})
+        bench.compare("pass", label, {name: times[f"{name}, {size}"] for name in ways})
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         rough = halved(*padded(bench.wavs[-1:]))
     with torch.inference_mode():
         error = root_mean_square_error(rough, model(*padded(bench.wavs[-1:])))
-    bench.note(Row("pass", "all states, batches of 1", "ours, bf16", float(np.median(times["bf16"])), "s",
-                   times["bf16"], f"states off by {100 * error:.2g} % (root mean square, worst state)"))  # fmt: skip
-    rate = operations(model, bench.wavs) / float(np.median(times[f"ours, {BATCH}"])) / 1e9
+    note = f"states off by {100 * error:.2g} % (root mean square, worst state)"
+    bench.compare("pass", "all states, batches of 1", {"ours, bf16": times["bf16"]}, {"ours, bf16": note})
+    rate = operations(model, bench.wavs) / times[f"ours, {BATCH}"].median / 1e9
     bench.note(Row("pass", "rate", "ours", rate, "GFLOP/s"))
     limits = [row for row in bench.rows if row.part == "limit" and row.way != "bf16" and row.value]
     for limit in limits:
@@ -234,33 +242,59 @@ def settings(bench: Bench, data: Mapping[str, Path], updates: int) -> dict[str, 
     }  # fmt: skip
 
 
-def speech(bench: Bench) -> tuple[dict[str, Path], list[tuple[Tensor, int, str]]]:
-    """Manifests, and (waveform, speaker, id) of the training utterances."""
-    import soundfile
+@contextmanager
+def another_cache(bench: Bench) -> Iterator[None]:
+    """An empty cache folder within."""
+    former = os.environ["BENCHMARK_CACHE"]
+    os.environ["BENCHMARK_CACHE"] = tempfile.mkdtemp(dir=bench.folder)
+    try:
+        yield
+    finally:
+        os.environ["BENCHMARK_CACHE"] = former
 
+
+Spoken = list[tuple[Tensor, int, str]]
+"""(waveform, speaker, id) of utterances."""
+
+
+def speech(bench: Bench) -> tuple[dict[str, Path], dict[str, Spoken]]:
+    """Manifests, and what they hold."""
     folder = bench.folder / "audio"
     folder.mkdir(exist_ok=True)
     paths = write_speech(folder, 4, 2 if bench.quick else 6, 0.5 if bench.quick else 1.5, 1.0 if bench.quick else 3.0,
                          known=True)  # fmt: skip
-    read = []
-    for line in map(json.loads, paths["train"].read_text().splitlines()):
-        wav = soundfile.read(folder / line["path"], dtype="float32")[0]
-        read.append((torch.from_numpy(wav), int(line["speaker"][1:]), line["id"]))
+    read: dict[str, Spoken] = {split: [] for split in paths}
+    for split, path in paths.items():
+        for line in map(json.loads, path.read_text().splitlines()):
+            wav = soundfile.read(folder / line["path"], dtype="float32")[0]
+            read[split].append((torch.from_numpy(wav), int(line["speaker"][1:]), line["id"]))
     return paths, read
+
+
+@torch.no_grad()
+def accuracy(runner: Any, records: Any, spoken: Spoken) -> float:
+    """Of s3prl's trained head, in percent."""
+    for wav, speaker, name in spoken:
+        features = runner.featurizer.model([wav], runner.upstream.model([wav]))
+        runner.downstream.model("test", features, [speaker], [name], records=records)
+    return 100 * float(np.mean(records["acc"]))
 
 
 def measure_run(bench: Bench) -> None:
     """Twenty epochs of a frozen run: ours from audio to test scores, s3prl's Runner in training alone."""
-    data, train = speech(bench)
+    data, spoken = speech(bench)
+    train = spoken["train"]
     batches = [train[i : i + BATCH] for i in range(0, len(train), BATCH)]
     updates = EPOCHS * len(batches)
     label = f"frozen SID, {EPOCHS} epochs of {sum(len(wav) for wav, _, _ in train) / RATE:.0f} s"
+    with another_cache(bench):  # imports, and what is only done once
+        wavbench.run("wav2vec2_local", "sid", folder=bench.folder / "one update", **settings(bench, data, 1))
     for name in ("feature store empty", "feature store filled"):
         start = time.perf_counter()
         result = wavbench.run("wav2vec2_local", "sid", folder=bench.folder / name, **settings(bench, data, updates))
         seconds = time.perf_counter() - start
         note = f"with dev and test; test accuracy {result['metrics']['test']['accuracy']:.0f} %"
-        bench.note(Row("run", label, f"ours, {name}", seconds, "s", [seconds], note))
+        bench.note(Row("run", label, f"ours, {name}", seconds, "s", [seconds], note=note))
     try:
         support = s3prl_support()
         config = support.sid_config(256)
@@ -273,15 +307,17 @@ def measure_run(bench: Bench) -> None:
         start = time.perf_counter()
         support.train(runner, given)
         seconds = time.perf_counter() - start
-        bench.note(Row("run", label, "s3prl", seconds, "s", [seconds], "its Runner, training alone, audio in memory"))
+        reached = accuracy(runner, support.records(), spoken["test"])
+        note = f"its Runner, training alone, audio in memory; test accuracy {reached:.0f} %"
+        bench.note(Row("run", label, "s3prl", seconds, "s", [seconds], note=note))
     except Exception as failure:
         bench.missing("run", label, "s3prl", failure)
 
 
 def measure_study(bench: Bench) -> None:
     """Every state and the weighted sum, 3 seeds, 3 rates; s3prl's time is its run's, times the runs."""
-    data, train = speech(bench)
-    updates = EPOCHS * -(-len(train) // BATCH)
+    data, spoken = speech(bench)
+    updates = EPOCHS * -(-len(spoken["train"]) // BATCH)
     values = settings(bench, data, updates)
     checkpoint = values.pop("checkpoint")
     regimes = {
@@ -294,17 +330,13 @@ def measure_study(bench: Bench) -> None:
     }  # fmt: skip
     path = bench.folder / "layers.yaml"
     path.write_text(json.dumps(recipe))  # JSON is YAML
-    former = os.environ["BENCHMARK_CACHE"]
-    os.environ["BENCHMARK_CACHE"] = str(bench.folder / "another cache")
-    try:
+    with another_cache(bench):
         start = time.perf_counter()
         wavbench.study(path, bench.folder / "study")
         seconds = time.perf_counter() - start
-    finally:
-        os.environ["BENCHMARK_CACHE"] = former
     runs = (made(dict(bench.architecture)).num_states + 1) * 3 * len(RATES)
     label = f"layer-wise study: {runs} runs of {EPOCHS} epochs"
-    bench.note(Row("study", label, "ours", seconds, "s", [seconds], "feature store empty at first"))
+    bench.note(Row("study", label, "ours", seconds, "s", [seconds], note="feature store empty at first"))
     for row in [row for row in bench.rows if row.part == "run" and row.way == "s3prl"]:
         if row.value is None:
             bench.note(dataclasses.replace(row, part="study", what=label))
@@ -322,15 +354,24 @@ def child(bench: Bench, *arguments: str) -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
+def peak() -> float:
+    """Largest resident memory of this process so far, in GB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # elsewhere too a process may begin with the peak of the one that started it
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 def report_memory(name: str, folder: Path, quick: bool) -> None:
-    """In a process of its own: load, compute a batch, print the largest resident memory in GB before and after."""
+    """In a process of its own: load, compute a batch, print :func:`peak` before and after."""
     way = LOADERS[name](folder)
     way.module.eval()
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    before = peak()
     with torch.inference_mode():
         way.states(*padded(Bench(folder, quick=quick, architecture={}).wavs))
-    print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9]))
+    print(json.dumps([before, peak()]))
 
 
 def measure_memory(bench: Bench) -> None:
@@ -339,7 +380,7 @@ def measure_memory(bench: Bench) -> None:
         try:
             options = ["--quick"] if bench.quick else []
             before, after = json.loads(child(bench, "--memory-of", name, "--folder", str(bench.folder), *options))
-            bench.note(Row("memory", "largest resident memory, a batch of 8", name, after, "GB", [after],
+            bench.note(Row("memory", "largest resident memory, a batch of 8", name, after, "GB", [after], None,
                            f"{before:.2f} GB once loaded"))  # fmt: skip
         except Exception as failure:
             bench.missing("memory", "largest resident memory, a batch of 8", name, failure)
@@ -383,78 +424,12 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }  # fmt: skip
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
-
-
-def add_ratios(rows: Sequence[Row]) -> None:
-    """Each peer over ours in the same group. In the part ``run``, over ours with the feature store empty."""
-    for row in rows:
-        if row.value is None or row.unit not in ("s", "GB"):
-            continue
-        own = [one for one in rows if (one.part, one.what) == (row.part, row.what) and one.way.startswith("ours")]
-        row.ratio = row.value / own[0].value if own and own[0].value and row is not own[0] else None
-
-
-def about(bench: Bench) -> dict[str, str]:
-    """What was measured, on what."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
-    found = {
-        "commit": commit() or "unknown", "machine": f"{model}, {torch.get_num_threads()} threads",
-        "load": f"{os.getloadavg()[0]:.1f}", "torch": torch.__version__,
-    }  # fmt: skip
-    for name in ("transformers", "torchaudio", "s3prl", "fairseq"):
-        try:
-            found[name] = str(getattr(importlib.import_module(name), "__version__", "installed"))
-        except Exception:  # whatever it raises: the rows say so
-            found[name] = "missing"
-    return found
-
-
-def write(bench: Bench, folder: Path) -> None:
-    """``bench.csv``, ``bench.md``, ``bench.png``."""
-    add_ratios(bench.rows)
-    facts = about(bench)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "bench.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["part", "what", "way", "value", "unit", "ratio", "rounds", "note", *facts])
-        for row in bench.rows:
-            rounds = " ".join(f"{value:.6g}" for value in row.values)
-            number, ratio = ("" if one is None else f"{one:.6g}" for one in (row.value, row.ratio))
-            writer.writerow([row.part, row.what, row.way, number, row.unit, ratio, rounds, row.note, *facts.values()])
-    cells = [[row.what, row.way, "" if row.value is None else f"{row.value:.3g} {row.unit}",
-              "" if row.ratio is None else f"{row.ratio:.2f}", row.note] for row in bench.rows]  # fmt: skip
-    table = Table(["what", "", "median", "times ours", "note"], cells).markdown()
-    text = ", ".join(f"{name} {value}" for name, value in facts.items())
-    (folder / "bench.md").write_text(f"{table}\n\n{text}\n", encoding="utf-8")
-    chart(bench, folder / "bench.png")
-
-
-def chart(bench: Bench, path: Path) -> None:
-    """How many times our time the peers take."""
-    shown = [row for row in bench.rows if row.ratio is not None and row.way in LOADERS and row.part != "start"]
-    figure = Figure(7, 0.6 + 0.24 * max(len(shown), 1))
-    axes = figure.subplots()
-    labels = [f"{row.what}: {row.way}" for row in shown]
-    bars = axes.barh(range(len(shown)), [row.ratio or 0.0 for row in shown], color="#4477aa")
-    axes.bar_label(bars, [f"{row.ratio:.3g}" for row in shown], padding=2, fontsize=7)
-    axes.set_yticks(range(len(shown)), labels, fontsize=7)
-    axes.set_xscale("log")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    axes.set_xlabel("times ours (1: the same time or memory)", fontsize=8)
-    path.write_bytes(png(figure))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("results/bench"), help="default: %(default)s")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of: %(default)s")
+    parser.add_argument("--rounds", type=int, help="of each measurement; default: 3, with --quick 1")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a tiny model")
     size.add_argument("--large", action="store_true", help="the Large architecture")
@@ -468,13 +443,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     architecture = TINY if options.quick else LARGE if options.large else BASE
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["BENCHMARK_CACHE"] = str(Path(temporary) / "cache")
-        bench = Bench(Path(temporary), quick=options.quick, architecture=architecture)
+        bench = Bench(Path(temporary), quick=options.quick, architecture=architecture, rounds=options.rounds)
         write_checkpoint(bench.folder, architecture)
         for part in options.parts.split(","):
             start = time.perf_counter()
             PARTS[part](bench)
             print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
-            write(bench, options.output)  # what there is so far
+            write(bench.rows, options.output)  # what there is so far
     print(f"{options.output}/bench.csv, bench.md, bench.png")
     return 0
 

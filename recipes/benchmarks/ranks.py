@@ -101,7 +101,7 @@ def ranked(setting: Setting, systems: Sequence[Statistic]) -> Ranks:
     for one, other in combinations(range(len(systems)), 2):
         compared = stats.compare([systems[one]], [systems[other]])[setting.metric]
         over = compared.test_set
-        pairs.append(Pair(names[one], names[other], over.value, over.se, over.clusters, compared.p_value))
+        pairs.append(Pair(names[one], names[other], over.value, over.se, over.clusters, compared.p_value, over.df))
     return rank(values, pairs)
 
 

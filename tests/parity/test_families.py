@@ -18,6 +18,7 @@ from fairseq.data import Dictionary
 from fairseq.examples.data2vec.models.data2vec_audio import Data2VecAudioConfig, Data2VecAudioModel
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
 from fairseq.models.hubert.hubert_asr import HubertAsrConfig, HubertCtc, HubertEncoder
+from fairseq.models.wav2vec.wav2vec2 import ConformerEncoder, Wav2Vec2Config, Wav2Vec2Model
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from omegaconf import OmegaConf
 from s3prl.upstream.wavlm.WavLM import WavLM, WavLMConfig
@@ -34,6 +35,7 @@ from test_wav2vec2_parity import (
 )
 from torch import Tensor, nn
 
+from benchmark.errors import BenchmarkError
 from upstream.wav2vec2.checkpoint import load_model
 from upstream.wav2vec2.export import export_huggingface
 
@@ -41,6 +43,11 @@ from upstream.wav2vec2.export import export_huggingface
 def scramble(model: nn.Module) -> None:
     """Random weights of a scale at which every one of them matters."""
     torch.manual_seed(0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            nn.init.normal_(buffer, std=0.3)
+        elif name.endswith("running_var"):
+            nn.init.uniform_(buffer, 0.5, 2.0)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 3 and "conv_layers" in name:
             nn.init.kaiming_normal_(parameter)
@@ -66,6 +73,9 @@ HUGGINGFACE: dict[str, tuple[str, dict[str, Any], bool]] = {  # class without Mo
     "wav2vec2": ("Wav2Vec2", {}, True),
     "wav2vec2, large": ("Wav2Vec2", {**LARGE, "num_conv_pos_embeddings": 31}, True),
     "wav2vec2, as wide as the extractor": ("Wav2Vec2", {"hidden_size": 24, "hidden_act": "relu"}, False),
+    "conformer, relative": ("Wav2Vec2Conformer", {"conv_depthwise_kernel_size": 7, "hidden_act": "swish"}, True),
+    "conformer, rotary": ("Wav2Vec2Conformer", {**LARGE, "position_embeddings_type": "rotary",
+                                                "hidden_act": "silu"}, True),
     "hubert": ("Hubert", {}, True),
     "hubert, large": ("Hubert", {**LARGE, "conv_bias": False, "hidden_act": "gelu_new"}, True),
     "wavlm": ("WavLM", {}, False),
@@ -146,6 +156,8 @@ def assert_same(model: Any, expected: list[Tensor]) -> None:
         ("wav2vec2", "ForCTC"),
         ("wav2vec2", "ForPreTraining"),
         ("wav2vec2, large", "ForXVector"),
+        ("conformer, relative", "ForPreTraining"),
+        ("conformer, rotary", "ForXVector"),
         ("hubert", "ForSequenceClassification"),
         ("wavlm", "ForXVector"),
         ("wavlm, large", "ForCTC"),
@@ -278,6 +290,71 @@ def test_data2vec(overrides: dict[str, Any], normalize: bool, tmp_path: Path) ->
     assert_states(model, waveforms(), [fairseq_states(reference, prepared(wav, normalize)) for wav in waveforms()])
 
 
+@pytest.fixture
+def _mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fairseq 0.12.3 gives a Conformer's methods arguments that they do not take."""
+    build, extract = ConformerEncoder.build_encoder_layer, ConformerEncoder.extract_features
+    monkeypatch.setattr(ConformerEncoder, "build_encoder_layer", lambda self, args, **_: build(self, args))
+    monkeypatch.setattr(
+        ConformerEncoder, "extract_features", lambda self, x, mask=None, layer=None, **_: extract(self, x, mask, layer)
+    )
+
+
+CONFORMER = {"layer_type": "conformer", "attn_type": "espnet", "depthwise_conv_kernel_size": 7}
+
+
+@pytest.mark.usefixtures("_mended")
+@pytest.mark.parametrize(
+    ("overrides", "normalize"),
+    [({**FAIRSEQ_LARGE, "pos_enc_type": "rel_pos"}, True), ({**FAIRSEQ_LARGE, "pos_enc_type": "rope"}, True),
+     ({"pos_enc_type": "rel_pos", "encoder_attention_heads": 2}, False)],
+    ids=["rel_pos", "rope", "post-norm"],
+)  # fmt: skip
+def test_conformer(overrides: dict[str, Any], normalize: bool, tmp_path: Path) -> None:
+    config = OmegaConf.merge(OmegaConf.structured(Wav2Vec2Config), {**SMALL, **CONFORMER, **overrides})
+    reference = Wav2Vec2Model(config).eval()
+    scramble(reference)
+    save_fairseq(reference, config, normalize, tmp_path / "conformer.pt", "wav2vec2", "audio_pretraining")
+    model = load_model(tmp_path / "conformer.pt")
+    states = [conformer_states(reference, prepared(wav, normalize)) for wav in waveforms()]
+    assert_states(model, waveforms(), states)
+
+
+@torch.no_grad()
+def conformer_states(model: Wav2Vec2Model, wav: Tensor) -> list[Tensor]:
+    """As ``fairseq_states``: the blocks get their input by name or by place."""
+    inputs: list[Tensor] = []
+    hooks = [layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in model.encoder.layers]
+    output = model.extract_features(wav, padding_mask=None, mask=False)["x"]
+    for hook in hooks:
+        hook.remove()
+    return [x.transpose(0, 1) for x in inputs] + [output]
+
+
+@pytest.mark.usefixtures("_mended")
+def test_a_conformer_has_the_references_gradients(tmp_path: Path) -> None:
+    """BatchNorm in evaluation mode, as in the reference here; in training it is over the rows of the batch."""
+    overrides = {**FAIRSEQ_LARGE, "pos_enc_type": "rel_pos"}
+    config = OmegaConf.merge(OmegaConf.structured(Wav2Vec2Config), {**SMALL, **CONFORMER, **overrides})
+    reference = Wav2Vec2Model(config).eval()
+    scramble(reference)
+    save_fairseq(reference, config, False, tmp_path / "conformer.pt", "wav2vec2", "audio_pretraining")
+    model = load_model(tmp_path / "conformer.pt", options={"checkpoint_activations": True})
+    wav = waveforms()[0]
+    model([wav]).states[-1].square().mean().backward()
+    reference.extract_features(wav[None], padding_mask=None, mask=False)["x"].square().mean().backward()
+    for ours, theirs in zip(model.encoder.layers, reference.encoder.layers, strict=True):
+        for mine, other in (
+            (ours.self_attn.pos_proj.weight, theirs.self_attn.linear_pos.weight),
+            (ours.self_attn.pos_bias_u, theirs.self_attn.pos_bias_u),
+            (ours.self_attn.pos_bias_v, theirs.self_attn.pos_bias_v),
+            (ours.conv_module.depthwise_conv.weight, theirs.conv_module.depthwise_conv.weight),
+        ):
+            assert other.grad.abs().max() > 0
+            assert relative_error(mine.grad, other.grad) < TOLERANCE
+    model.train()([wav, wav[:9000]]).states[-1].sum().backward()
+
+
 # --- WavLM --------------------------------------------------------------------------------------------------------
 
 WAVLM: dict[str, dict[str, Any]] = {
@@ -349,3 +426,27 @@ def test_export(name: str, tmp_path: Path) -> None:
         strict=True,
     ):  # fmt: skip
         assert torch.equal(one, two)
+
+
+# --- fairseq2 -----------------------------------------------------------------------------------------------------
+
+FAIRSEQ2 = Path(__file__).parents[1] / "fixtures" / "fairseq2"
+"""Files and states of fairseq2 0.8.1: ``make.py`` there."""
+
+
+@pytest.mark.parametrize("name", ["base", "omnilingual", "stacked"])
+def test_fairseq2(name: str, tmp_path: Path) -> None:
+    made = torch.load(FAIRSEQ2 / f"{name}.pt", weights_only=True)
+    file, wav, states = made["file"], made["wav"].float(), made["states"]
+    for layout in (file, file["model"]):
+        torch.save(layout, tmp_path / "fairseq2.pt")
+        model = load_model(tmp_path / "fairseq2.pt")
+        assert model.config.encoder_attention_heads == 16
+        with torch.no_grad():
+            together = model([wav[:9000], wav]).states
+        for found, expected in zip(together, states, strict=True):
+            assert relative_error(found[1:, : expected.size(1)], expected) < TOLERANCE
+    del file["model"]["encoder.layers.1.ffn.output_proj.bias"]
+    torch.save(file, tmp_path / "fairseq2.pt")
+    with pytest.raises(BenchmarkError, match=r"1 missing: encoder\.layers\.1\.ffn\.output_proj\.bias"):
+        load_model(tmp_path / "fairseq2.pt")

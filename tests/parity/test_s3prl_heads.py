@@ -30,7 +30,7 @@ from downstream.asr.heads import CTCHead, CTCHeadConfig
 from downstream.asr.heads import make_head as make_ctc_head
 from downstream.asr.specaugment import SpecAugmentConfig
 from downstream.asr.text import ALPHABETS, BLANK, Alphabet
-from downstream.classification import Classifier
+from downstream.classifier import Classifier
 from downstream.embedders import ASP, EmbedderConfig
 from downstream.losses import LOSSES, LossConfig
 from downstream.pooling import AttentiveStatistics, mean_pooling, statistics_pooling

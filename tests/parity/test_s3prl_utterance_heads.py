@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from benchmark.interfaces import Corpus, Utterance
 from benchmark.registry import corpora, downstreams, tasks
-from downstream.classification import ClassificationTask, Classifier
+from downstream.classification import ClassificationTask
+from downstream.classifier import Classifier
 from downstream.corpora import iemocap, speech_commands
 from downstream.corpora.synthetic import LAYOUTS, SIZES, folders_of
 from downstream.embedders import EmbedderConfig

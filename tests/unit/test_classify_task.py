@@ -23,7 +23,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes
 from benchmark.interfaces import Corpus, Target, Task, Trial, Utterance
 from benchmark.registry import downstreams, tasks
-from downstream.classification import ClassificationConfig, ClassificationTask, Classifier
+from downstream.classification import ClassificationConfig, ClassificationTask
+from downstream.classifier import Classifier
 from downstream.classify.task import ClassifyConfig, LabelClassification
 from downstream.embedders import EmbedderConfig
 from downstream.lid.task import LanguageIdentification, LIDConfig

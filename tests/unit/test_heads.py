@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
-from downstream.classification import Classifier
+from downstream.classifier import Classifier
 from downstream.embedders import ASP, ECAPA, EMBEDDERS, EmbedderConfig, MeanPooling, XVector
 from downstream.losses import LOSSES, AAMSoftmax, AMSoftmax, LossConfig, Softmax
 from downstream.pooling import AttentiveStatistics, repeat_short, statistics_pooling, weighted_statistics

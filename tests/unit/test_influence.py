@@ -384,6 +384,12 @@ def test_runs_of_other_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFi
     }.items():
         assert cli.main(["influence", *map(str, arguments)]) == 1
         assert message in capsys.readouterr().err
+    set_value(other / "result.json", "regime", to="finetune")
+    assert cli.main(["influence", str(one), str(other)]) == 1
+    assert "cannot be averaged; compare two systems by --against" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["influence", str(one), "-o", str(tmp_path)])
+    assert "is a folder; name a file" in capsys.readouterr().err
     set_value(one / "result.json", "metrics", "test", "wer", to=99.0)
     assert cli.main(["influence", str(one)]) == 1
     assert "its result has 99" in capsys.readouterr().err

@@ -238,6 +238,23 @@ def test_better_everywhere() -> None:
     assert found.p_value < 1e-5
 
 
+@pytest.mark.parametrize("each", [1, 3])
+def test_a_difference_that_all_clusters_share_is_not_certain(each: int) -> None:
+    """One system is right everywhere, the other nowhere: two utterances do not separate them, thirty do."""
+
+    def found(count: int) -> tuple[float, float]:
+        clusters, references = names(np.arange(count) // each), np.arange(count) % 2
+        poor, good = (identification(references, said, clusters) for said in (1 - references, references))
+        of = compare([poor], [good])["accuracy"]
+        assert of.test_set.low < of.test_set.value == 100 < of.test_set.high
+        return of.p_value, compare([poor], [good])["macro_f1"].p_value
+
+    assert min(found(2 * each)) > 0.05
+    assert max(found(30 * each)) < 1e-6
+    words = [error_rates({"wer": ([wrong] * 2, [10] * 2)}, ["a", "b"]) for wrong in (0, 1)]
+    assert compare(words[:1], words[1:])["wer"].p_value > 0.05
+
+
 def test_runs_that_are_equal_are_as_one(pair: list[Statistic]) -> None:
     for name, one in summarise(pair[:1]).items():
         three = summarise([pair[0]] * 3)[name]
@@ -272,6 +289,16 @@ def test_no_error_at_all() -> None:
     words = summarise([error_rates({"wer": ([0] * 300, [20] * 300)}, names(np.arange(300) % 30))])["wer"].test_set
     assert (words.value, words.low) == (0, 0)
     assert 100 * 3.7 / 6000 < words.high < 1
+
+
+@pytest.mark.parametrize("edits", [[0, 2], [0, 10], [0, 500], [0, 0]])
+@pytest.mark.parametrize("level", [0.95, 0.99999999])
+def test_two_speakers_bound_no_word_error_rate(edits: list[int], level: float) -> None:
+    """The search ends, and at a rate that a figure can show."""
+    found = summarise([error_rates({"wer": (edits, [10, 10])}, ["a", "b"])], level=level)["wer"].test_set
+    assert found.high <= max(1000, 10 * found.value)
+    assert found.low <= found.value <= found.high
+    assert found.too_few
 
 
 def test_nothing_but_errors() -> None:
@@ -381,6 +408,39 @@ def test_coverage_of_error_rates_and_of_languages() -> None:
     shares = {kind: float(np.mean(some)) for kind, some in covered.items()}
     assert shares.pop("naive") < 0.8
     assert all(0.91 <= share <= 0.985 for share in shares.values()), shares
+
+
+def test_one_speaker_with_most_of_the_words() -> None:
+    """Half of all words are one speaker's. With ``n - 1`` degrees of freedom and a correction by ``n / (n - 1)``, 70 %
+    of the intervals hold and 24 % of equal systems are called different."""
+    lengths = np.array([4000] + [200] * 19)
+    covered, different = [], []
+    for seed in range(250):
+        random = np.random.default_rng([5, seed])
+        rates = np.minimum(0.1 * np.exp(0.5 * random.normal(size=(2, 20)) - 0.125), 0.9)
+        first, second = (
+            error_rates({"wer": (random.binomial(lengths, rate), lengths)}, names(np.arange(20))) for rate in rates
+        )
+        covered.append(holds(summarise([first])["wer"].test_set, 10))
+        different.append(compare([first], [second])["wer"].p_value < 0.05)
+    assert np.mean(covered) > 0.93
+    assert np.mean(different) < 0.07
+
+
+def test_one_speaker_with_most_of_the_trials() -> None:
+    """As above; before, the EERs of two thirds of such equal systems were called different."""
+    different = []
+    for seed in range(40):
+        random = np.random.default_rng([6, seed])
+        first = np.repeat(np.arange(20), [2000] + [50] * 19)
+        second = (first + 1 + random.integers(19, size=first.size)) % 20
+        labels, one, other = np.repeat([1, 0], first.size), names(np.r_[first, first]), names(np.r_[first, second])
+        systems = []
+        for _ in range(2):
+            target = 3.3 + 0.5 * random.normal(size=20)[first] + random.normal(size=first.size)
+            systems.append(of_trials(labels, np.r_[target, random.normal(size=first.size)], one, other))
+        different.append(compare(systems[:1], systems[1:])["eer"].p_value < 0.05)
+    assert np.mean(different) < 0.1
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from benchmark import config, metrics
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Splits, Target, Utterance
 from benchmark.registry import downstreams, tasks
-from downstream.classification import Classifier
+from downstream.classifier import Classifier
 from downstream.embedders import EMBEDDERS, EmbedderConfig
 from downstream.lid.task import LanguageIdentification, LIDConfig
 from downstream.losses import LOSSES, LossConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -54,6 +54,7 @@ def as_on_a_gpu(model: Wav2Vec2Model, wavs: list[Tensor], most: int = 10**6, *, 
     return [[state[i, :n] for state in states] for i, n in enumerate(frames)]
 
 
+@settings(deadline=None)
 @given(samples=st.lists(st.integers(400, 4000), min_size=2, max_size=5), most=st.sampled_from([10**6, 3000]))
 def test_an_utterance_has_the_same_states_alone_and_packed(model: Wav2Vec2Model, samples: list[int], most: int) -> None:
     torch.manual_seed(1)

@@ -134,7 +134,7 @@ def test_what_cannot_be_ranked(whole_study: Path, tmp_path: Path) -> None:
         ({"budget": "7h"}, "no runs with budget '7h'; there are 10min, 1h, all"),
         ({"names": ["frozn"]}, "unknown system 'frozn'. Did you mean 'frozen'"),
         ({"names": ["frozen"]}, "one system .frozen.; a comparison needs two"),
-        ({"metric": "ear"}, "metric 'ear' is not declared"),
+        ({"metric": "ear"}, "no metric 'ear' is declared"),
         ({"metric": "wer"}, "no intervals: metric 'wer' is not defined on trials"),
     ):
         with pytest.raises(BenchmarkError, match=message):
@@ -195,10 +195,18 @@ def test_runs_with_other_settings_are_told_apart_by_folder(cli: Cli, whole_study
     assert "the test set (its digest) differs" in done.stderr
 
 
+def test_costs_in_bits_are_not_points(whole_study: Path) -> None:
+    texts = " ".join(sentences(ranks(view(whole_study), None, Bootstrap(100), metric="cllr")))
+    assert re.search(r"difference in Cllr of [\d.]+ bit is found", texts)
+    assert "points" not in texts
+
+
 def test_the_command_explains_what_is_missing(cli: Cli, whole_study: Path) -> None:
     for arguments, message in (
         ([], "results of 3 tasks; choose one by --task: languages, verify, words"),
         (["--task", "verfy"], "no results of task 'verfy'. Did you mean 'verify'"),
+        (["--task", "verify", "--metric", "eeer"], "Did you mean 'eer'"),
+        (["--task", "verify", "--metric", "cllr_calibrated"], "'cllr_calibrated': the run has no calibration"),
     ):
         done = cli("compare", whole_study, *arguments)
         assert done.returncode == 1

@@ -486,6 +486,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "out" / "page_tables" / "words_results.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("-o", "."), "is a folder; name a file"), (("--replicates", "10"), "a number of 100 or more")],
+)
+def test_arguments_that_make_no_report(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["results", *arguments])
+    assert message in capsys.readouterr().err
+
+
 def test_the_answer_is_of_the_first_upstream_with_two_regimes(tmp_path: Path) -> None:
     upstreams = {"base": {"name": "x", "regimes": ["frozen"]}, "tiny": {"name": "y"}, "other": {"name": "z"}}
     root = write_study(tmp_path / "a", tasks=["words"], layers=False, upstreams=upstreams)

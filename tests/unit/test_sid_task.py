@@ -19,7 +19,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes
 from benchmark.interfaces import Corpus, Target, Utterance
 from benchmark.registry import downstreams
-from downstream.classification import ClassificationConfig, Classifier
+from downstream.classification import ClassificationConfig
+from downstream.classifier import Classifier
 from downstream.corpora.voxceleb1 import prepare_identification
 from downstream.embedders import EmbedderConfig
 from downstream.sid.task import SpeakerIdentification

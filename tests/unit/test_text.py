@@ -357,7 +357,8 @@ def test_every_text_file_of_every_corpus_is_named(corpora_root: Path, tmp_path: 
 
 
 READ_OWN = (
-    "benchmark/commands/doctor.py", "benchmark/engine/trackers.py", "benchmark/report/collect.py",
+    "benchmark/commands/doctor.py", "benchmark/engine/extract.py", "benchmark/engine/feature_shards.py",
+    "benchmark/engine/trackers.py", "benchmark/report/collect.py",
     "benchmark/results.py", "benchmark/study/recipe.py", "downstream/corpora/synthetic/writing.py",
     "upstream/download.py", "upstream/wav2vec2/cards.py",
 )  # fmt: skip

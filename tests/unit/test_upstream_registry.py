@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 import torch
 from test_upstream_wav2vec2 import ragged, small_model
 
+from benchmark.commands.list import upstream_table
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
-from benchmark.registry import Registry, list_downstreams, upstreams
+from benchmark.registry import Entry, Registry, list_downstreams, upstreams
 from upstream import list_upstreams, load_upstream
 from upstream.fbank import Fbank
 from upstream.wav2vec2 import OPTIONS, cards
@@ -30,6 +32,8 @@ FAMILY_PARAMETERS = {  # without the modules of pre-training; those of transform
     "large_ll60k": 315_438_720,
     "xls_r_1b": 962_497_408,
     "xls_r_2b": 2_159_259_648,
+    "omnilingual_3b": 3_060_320_896,
+    "omnilingual_7b": 6_484_683_392,
     # those of transformers' HubertModel, WavLMModel and Data2VecAudioModel (5.24)
     "hubert_base": 94_371_712,
     "hubert_large": 315_435_136,
@@ -69,6 +73,36 @@ def test_names_are_listed_by_pattern() -> None:
     assert set(list_downstreams("*_sv")) < set(list_downstreams())
 
 
+def test_what_cards_say_is_listed_without_loading() -> None:
+    (row,) = list_upstreams("wav2vec2_large_ll60k", details=True)  # an alias
+    assert row == {
+        "name": "wav2vec2_large", "summary": "Large, Libri-Light (SUPERB's Large)", "parameters": 315_438_720,
+        "num_states": 25, "hidden_size": 1024, "sample_rate": 16000, "frame_shift": 320, "licence": "MIT",
+        "data": "Libri-Light 60k h",
+    }  # fmt: skip
+    rows = {row["name"]: row for row in list_upstreams(details=True)}
+    assert list(rows) == list_upstreams()
+    for name in without_download():
+        model = load_upstream(name)
+        attributes = ("num_states", "hidden_size", "sample_rate", "frame_shift")
+        assert [rows[name][key] for key in attributes] == [getattr(model, key) for key in attributes]
+    assert rows["wav2vec2_tiny"]["parameters"] == sum(p.numel() for p in load_upstream("wav2vec2_tiny").parameters())
+    assert rows["wav2vec2_base_voxpopuli_100k"]["parameters"] is None  # its card has the size alone
+    assert rows["wav2vec2_base_voxpopuli_100k"]["num_states"] == 13
+    assert rows["wav2vec2_local"]["num_states"] is None
+
+
+def test_plugins_are_listed_with_what_their_classes_say(registries: None) -> None:
+    upstreams.register("constant", Constant)
+    (row,) = list_upstreams("constant", details=True)
+    assert (row["sample_rate"], row["num_states"], row["frame_shift"], row["licence"]) == (16000, 1, 160, None)
+    assert upstream_table("constant").splitlines()[1].split() == ["constant", "–", "1", "1", "16000", "100", "–", "–"]
+    upstreams._load()["broken"] = Entry("broken", "nowhere:X", origin="package x", problem="there is no module")
+    assert list_upstreams("broken", details=True)[0]["num_states"] is None
+    with pytest.raises(BenchmarkError, match=r"no upstream is like 'wavlmm\*'"):
+        upstream_table("wavlmm*")
+
+
 @pytest.mark.parametrize("name", list_upstreams())
 def test_entries_are_well_formed(name: str) -> None:
     entry = upstreams.get(name)
@@ -85,16 +119,16 @@ def test_cards_are_well_formed(card: cards.Card) -> None:
         assert (card.url is None) != (card.file is None)
     if card.url is not None:
         assert re.fullmatch(
-            r"https://(dl\.fbaipublicfiles\.com|huggingface\.co/s3prl/converted_ckpts/resolve/main)/[\w/]+\.pt",
+            r"https://(dl\.fbaipublicfiles\.com|huggingface\.co/[\w-]+/[\w-]+/resolve/main)/[\w/-]+(\.pt|_no_FT)",
             card.url,
         )
         assert card.paper is not None
         assert re.fullmatch(r"\d{4}\.\d{5}", card.paper)
-        assert card.architecture["encoder_layers"] in (12, 24, 48)
+        assert card.architecture.get("encoder_layers", 24) in (12, 24, 48, 60, 128)
     assert card.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", card.sha256)
     assert set(card.pretrained_on) <= CORPORA
-    assert card.pretrained_on or card.url is None
-    Wav2Vec2Config(**card.architecture)  # known fields of the right types
+    assert card.pretrained_on or card.url is None or card.name.startswith("omnilingual")
+    Wav2Vec2Config(**{"pos_enc_type": "rel_pos", **card.architecture})  # known fields of the right types
 
 
 def test_downloads_do_not_overwrite_each_other() -> None:
@@ -326,6 +360,9 @@ def test_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_hub() -> None:
     repository = str(Path(__file__).parents[2])
+    public = {name for name, value in runpy.run_path(f"{repository}/hubconf.py").items() if callable(value)}
+    assert {name for name in public if not name.startswith("_")} == set(upstreams.names(aliases=True))
+    assert torch.hub.load(repository, "wav2vec2_tiny", source="local", random_weights=True).info["random_weights"]
     model = torch.hub.load(repository, "fbank", source="local")
     assert model.hidden_size == 240
     with pytest.raises(BenchmarkError, match="'wav2vec2_local' needs a checkpoint"):

@@ -24,6 +24,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "base": {},
     "ll60k": {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True, "normalize": True},
     "wavlm": {"relative_position_embedding": True, "gru_rel_pos": True, "num_buckets": 16, "max_distance": 40},
+    "conformer": {"layer_type": "conformer", "pos_enc_type": "rel_pos", "depthwise_conv_kernel_size": 7},
+    "rotary": {"layer_type": "conformer", "pos_enc_type": "rope", "depthwise_conv_kernel_size": 3},
     "deep positions": {"pos_conv_depth": 3, "conv_pos": 12, "normalize": True},
 }
 
@@ -223,7 +225,7 @@ def test_anything_else_in_conv_layers_is_refused(expression: str) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("layer_type", "conformer"), ("layer_type", "trf_adp"), ("quantize_input", True), ("conv_pos_batch_norm", True),
+    ("layer_type", "trf_adp"), ("layer_type", "adapter"), ("quantize_input", True), ("conv_pos_batch_norm", True),
     ("crop_seq_to_multiple", 2), ("extractor_mode", "conv2d"), ("activation_fn", "mish"), ("encoder_layers", 0),
     ("encoder_layers", "12"), ("encoder_layers", True), ("layer_norm_first", 1), ("encoder_attention_heads", 7),
     ("dropout", 1.5), ("dropout", "0.1"), ("conv_pos_groups", 5),

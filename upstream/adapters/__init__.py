@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
+from benchmark.tables import plural
 
 
 def needs_source(*, checkpoint: str | None = None) -> str:
@@ -116,8 +117,8 @@ class Adapter(Upstream):
         for row, n, frames in zip(rows, samples, lengths.tolist(), strict=True):
             if len(row) != self.num_states or len(row[0]) < frames:
                 raise BenchmarkError(
-                    f"the encoder gives {len(row)} states of {len(row[0])} frames for {n:,} samples, expected "
-                    f"{self.num_states} of {frames}, one every {self.frame_shift} samples"
+                    f"the encoder gives {plural(len(row), 'state')} of {len(row[0])} frames for {n:,} samples, "
+                    f"expected {self.num_states} of {frames}, one every {self.frame_shift} samples"
                 )
         kept = range(self.num_states) if keep is None else keep
         cut = [[row[k][:n] for row, n in zip(rows, lengths.tolist(), strict=True)] for k in kept]
@@ -167,13 +168,17 @@ def load_module(path: Path, parent: str | None = None) -> ModuleType:
     module = ModuleType(name)
     if path.is_dir():
         module.__path__ = [str(path)]
-    elif not path.is_file():
+        sys.modules[name] = module
+        return module
+    if not path.is_file():
         raise BenchmarkError(f"there is no file {path}")
-    else:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
         spec.loader.exec_module(module)
-    sys.modules[name] = module
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

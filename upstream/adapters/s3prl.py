@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmark import text
 from benchmark.errors import BenchmarkError
 from upstream.adapters import Adapter, find, load_module
 from upstream.download import sha256_of
@@ -18,8 +19,7 @@ class S3prl(Adapter):
 
     Args:
         source: a folder with ``expert.py``, an entry of the installed s3prl (``apc_local``), or as :func:`find` says.
-        key: which of its outputs.
-        checkpoint: given to it as ``ckpt``, and ``options`` as they are.
+        key: which of its outputs. The expert gets ``checkpoint`` as ``ckpt``, and ``options`` as they are.
     """
 
     sample_rate = 16000
@@ -49,11 +49,11 @@ class S3prl(Adapter):
 def _find(source: str) -> Any:
     spec, entries = importlib.util.find_spec("s3prl"), {}
     if (Path(source) / "expert.py").is_file():
-        package = load_module(Path(source), "s3prl.upstream" if spec else None)
-        return find(f"{package.__name__}.expert:UpstreamExpert")
+        parent = "s3prl.upstream" if spec else None
+        return find(f"{load_module(Path(source), parent).__name__}.expert:UpstreamExpert")
     for path in Path(str(spec.origin)).parent.glob("upstream/*/hubconf.py") if spec else ():
-        names = re.findall(r"^def ([a-z]\w*)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
-        entries.update({name: f"s3prl.upstream.{path.parent.name}.hubconf:{name}" for name in names})
+        for name in re.findall(r"^def ([a-z]\w*)\(", text.read(path), re.MULTILINE):
+            entries[name] = f"s3prl.upstream.{path.parent.name}.hubconf:{name}"
     if ":" not in source and source not in entries:
         raise BenchmarkError(f"source={source}: an installed s3prl ({len(entries)} upstreams) has none of this name")
     return find(entries.get(source, source))

@@ -1,10 +1,12 @@
 """Reading fairseq's checkpoints of wav2vec 2.0, HuBERT and data2vec-audio 1.0, without fairseq.
 
-The native model has fairseq's names, so that there is no map: only configurations differ, and what pre-training adds.
+The native model has fairseq's names, so that there is no map, but for Conformer blocks: only configurations differ, and
+what pre-training adds.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
-from upstream.readers import Checkpoint, usual_names
+from upstream.readers import Checkpoint, Rules, renamed, usual_names
 from upstream.readers.torchfile import load_state, plain, unreadable
 from upstream.wav2vec2.config import Wav2Vec2Config
 
@@ -36,6 +38,16 @@ PRETRAINING_FIELDS = (
     "quantizer_depth", "quantizer_factor", "logit_temp", "num_negatives", "cross_sample_negatives",
 )  # fmt: skip
 """Fields of fairseq's configuration that shape the modules of wav2vec 2.0's pre-training."""
+
+CONFORMER: Rules = (
+    (r"\.self_attn\.([qkv])_proj\.", r".self_attn.linear_\1."),
+    (r"\.self_attn\.out_proj\.", ".self_attn.linear_out."),
+    (r"\.self_attn\.pos_proj\.", ".self_attn.linear_pos."),
+)
+"""Native names of Conformer blocks -> fairseq's."""
+
+_UNUSED_BY_CONFORMER = re.compile(r"^encoder\.pos_conv\.|\.rotary_emb\.inv_freq$")
+"""A convolution that fairseq makes and does not run, and frequencies that are computed."""
 
 CTC_PREFIX, CTC_HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."
 """Where a fine-tuned model keeps the pre-trained one, and its own output layer."""
@@ -142,6 +154,8 @@ def interpret(path: Path, state: Any) -> Checkpoint:
     if name not in FAMILIES:
         raise BenchmarkError(f"{path} is a '{name}' model; supported: {', '.join([*FAMILIES, *FINE_TUNED])}")
     family = FAMILIES[name]
+    if model.get("layer_type") == "conformer":
+        tensors = {key: tensor for key, tensor in tensors.items() if not _UNUSED_BY_CONFORMER.search(key)}
     pretraining = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in PRETRAINING_MODULES[family]}
     try:
         config = Wav2Vec2Config.from_fairseq(model, task, family)
@@ -150,6 +164,7 @@ def interpret(path: Path, state: Any) -> Checkpoint:
     return Checkpoint(
         config,
         tensors={key: tensor for key, tensor in tensors.items() if key not in pretraining},
+        name_in_file=lambda name: renamed(name, CONFORMER if config.layer_type == "conformer" else ()),
         pretraining=pretraining,
         pretraining_config={key: model[key] for key in PRETRAINING_FIELDS if model.get(key) is not None},
     )

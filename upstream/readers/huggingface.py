@@ -1,4 +1,4 @@
-"""Reading Hugging Face folders of wav2vec 2.0, HuBERT, WavLM and data2vec-audio, without transformers.
+"""Reading Hugging Face folders of wav2vec 2.0 (Conformer, too), HuBERT, WavLM and data2vec-audio, without transformers.
 
 A folder has ``config.json``, ``preprocessor_config.json`` (or ``processor_config.json``) and the weights:
 ``model.safetensors`` or ``pytorch_model.bin``, or an index of several such files. Names and configurations are those of
@@ -16,16 +16,18 @@ from typing import Any
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
-from upstream.readers import Checkpoint, Rules, renamed, usual_names
+from upstream.readers import Checkpoint, Rules, fairseq, renamed, usual_names
 from upstream.readers.fairseq import only_tensors
 from upstream.readers.torchfile import load_state, unreadable
 from upstream.wav2vec2.config import Wav2Vec2Config
 
-FAMILIES = {"wav2vec2": "wav2vec2", "hubert": "hubert", "wavlm": "wavlm", "data2vec-audio": "data2vec"}
+FAMILIES = {"wav2vec2": "wav2vec2", "wav2vec2-conformer": "wav2vec2", "hubert": "hubert", "wavlm": "wavlm",
+            "data2vec-audio": "data2vec"}  # fmt: skip
 """``model_type`` -> family."""
 
-PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm.", "data2vec": "data2vec_audio."}
-"""What comes before the names of the pre-trained model in a model with a head."""
+PREFIXES = {"wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
+            "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio."}  # fmt: skip
+"""``model_type`` -> what comes before the names of the pre-trained model in a model with a head."""
 
 HEADS = ("lm_head", "quantizer", "project_hid", "project_q", "projector", "classifier", "layer_weights", "tdnn",
          "feature_extractor", "objective")  # fmt: skip
@@ -36,12 +38,15 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
-NAMES: Rules = (
+_FRONTEND: Rules = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
     (r"^feature_extractor\.conv_layers\.(\d+)\.2(\.1)?\.", r"feature_extractor.conv_layers.\1.layer_norm."),
     (r"^layer_norm\.", "feature_projection.layer_norm."),
     (r"^post_extract_proj\.", "feature_projection.projection."),
     (r"^mask_emb$", "masked_spec_embed"),
+)
+NAMES: Rules = (
+    *_FRONTEND,
     (r"^encoder\.pos_conv\.(\d+)\.0\.", r"encoder.pos_conv_embed.layers.\1.conv."),  # data2vec's
     (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
     (r"^encoder\.relative_positions\.", "encoder.layers.0.attention.rel_attn_embed."),
@@ -53,6 +58,18 @@ NAMES: Rules = (
     (r"\.fc2\.", ".feed_forward.output_dense."),
 )
 """Native names -> transformers', weight norm in its older spelling: :func:`upstream.readers.usual_names`."""
+
+CONFORMER: Rules = (
+    *_FRONTEND,
+    *fairseq.CONFORMER,
+    (r"\.(ffn[12])\.layer_norm\.", r".\1_layer_norm."),
+    (r"\.(ffn[12])\.w_1\.", r".\1.intermediate_dense."),
+    (r"\.(ffn[12])\.w_2\.", r".\1.output_dense."),
+)
+"""The same for Conformer blocks."""
+
+_UNUSED_BY_CONFORMER = ("encoder.pos_conv_embed.", "encoder.embed_positions.")
+"""A convolution that transformers makes and does not run, and frequencies that are computed."""
 
 FIELDS = {
     "encoder_layers": "num_hidden_layers",
@@ -94,6 +111,7 @@ REQUIRED: dict[str, Any] = {
     "feat_proj_layer_norm": True,
     "conv_pos_batch_norm": False,
     "adapter_attn_dim": None,
+    "rotary_embedding_base": 10000,
 }
 """Fields that change the architecture, and the only value that is implemented, which is transformers' default."""
 
@@ -155,8 +173,12 @@ def read(folder: Path) -> Checkpoint:
         config = _config(family, fields, nested if isinstance(nested, dict) else preprocessor)
     except BenchmarkError as error:
         raise BenchmarkError(f"{config_file}: {error}") from error
-    tensors = _without_heads(usual_names(read_tensors(weights)), PREFIXES[family])
-    return Checkpoint(config, tensors, name_in_file=lambda name: renamed(name, NAMES), optional=("mask_emb",))
+    tensors = _without_heads(usual_names(read_tensors(weights)), PREFIXES[str(fields["model_type"])])
+    rules = NAMES
+    if config.layer_type == "conformer":
+        rules = CONFORMER
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED_BY_CONFORMER)}
+    return Checkpoint(config, tensors, name_in_file=lambda name: renamed(name, rules), optional=("mask_emb",))
 
 
 def _config(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Wav2Vec2Config:
@@ -196,6 +218,21 @@ def _config(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, A
             "extractor_mode": norms[norm],
             "layer_norm_first": fields.get("do_stable_layer_norm", False),
             "conv_pos": fields.get("num_conv_pos_embeddings", 128),
+        }
+    if fields.get("model_type") == "wav2vec2-conformer":
+        encodings = {"relative": "rel_pos", "rotary": "rope"}
+        encoding = fields.get("position_embeddings_type", "relative")
+        if not isinstance(encoding, str) or encoding not in encodings:
+            raise BenchmarkError(
+                f"position_embeddings_type = {encoding!r} is not supported; supported: relative, rotary"
+            )
+        if values["activation_fn"] != "swish":
+            raise BenchmarkError(f"hidden_act = {activation!r} is not supported in a Conformer; supported: swish")
+        values |= {
+            "layer_type": "conformer",
+            "pos_enc_type": encodings[encoding],
+            "depthwise_conv_kernel_size": fields.get("conv_depthwise_kernel_size", 31),
+            "layer_norm_first": True,
         }
     if family == "wavlm":
         values |= {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
-from upstream.readers import Checkpoint, fairseq, huggingface, wavlm
+from upstream.readers import Checkpoint, fairseq, fairseq2, huggingface, wavlm
 from upstream.readers.torchfile import load_state
 from upstream.wav2vec2.model import Wav2Vec2Model
 
@@ -62,8 +62,8 @@ def load_model(
             f"{path}: the tensors do not fit the checkpoint's configuration. "
             + "; ".join(f"{len(names)} {kind}: {shorten(names, most=5)}" for kind, names in problems.items() if names)
         )
-    _check_types(Path(path), tensors)
-    weights = {name: tensors[theirs].float() for theirs, (name, _) in expected.items()}
+    _check_types(Path(path), {name: t for name, t in tensors.items() if expected[name][1].is_floating_point()})
+    weights = {name: tensors[theirs].to(parameter.dtype) for theirs, (name, parameter) in expected.items()}
     _check_values(Path(path), weights)
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()
@@ -91,8 +91,8 @@ def _check_values(path: Path, weights: Mapping[str, Tensor]) -> None:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint without running any code in it.
 
-    A folder is Hugging Face's (:mod:`upstream.readers.huggingface`); a file is WavLM's (:mod:`upstream.readers.wavlm`)
-    or fairseq's (:mod:`upstream.readers.fairseq`).
+    A folder is Hugging Face's (:mod:`upstream.readers.huggingface`); a file is WavLM's (:mod:`upstream.readers.wavlm`),
+    fairseq2's (:mod:`upstream.readers.fairseq2`) or fairseq's (:mod:`upstream.readers.fairseq`).
 
     Raises:
         BenchmarkError: naming the file and what is wrong with it.
@@ -101,4 +101,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         return huggingface.read(path)
     state = load_state(path)
-    return wavlm.interpret(path, state) if wavlm.matches(state) else fairseq.interpret(path, state)
+    if wavlm.matches(state):
+        return wavlm.interpret(path, state)
+    if fairseq2.matches(state):
+        return fairseq2.interpret(path, state)
+    return fairseq.interpret(path, state)

@@ -19,7 +19,6 @@ from benchmark.errors import BenchmarkError
 STANDARD_CONV = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
 
 UNSUPPORTED: dict[str, Any] = {
-    "layer_type": "transformer",
     "quantize_input": False,
     "conv_pos_batch_norm": False,
     "crop_seq_to_multiple": 1,
@@ -60,6 +59,12 @@ class Wav2Vec2Config:
     """Kernel size of the positional convolution; with ``pos_conv_depth`` > 1, divided between the layers."""
     conv_pos_groups: int = 16
     pos_conv_depth: int = 1
+    layer_type: str = "transformer"
+    """Or ``conformer``: blocks of :mod:`upstream.conformer.block`, and no positional convolution."""
+    pos_enc_type: str = "abs"
+    """Of a Conformer: ``rel_pos`` or ``rope``."""
+    depthwise_conv_kernel_size: int = 31
+    """Of a Conformer, in frames; odd."""
     always_project: bool = False
     """Project the convolutional features even where they are as wide as the blocks, as data2vec and Hugging Face do."""
     relative_position_embedding: bool = False
@@ -126,11 +131,26 @@ class Wav2Vec2Config:
                               ("conv_pos_groups", self.conv_pos_groups)):  # fmt: skip
             if self.encoder_embed_dim % divisor:
                 raise _unsupported(name, divisor, f"a divisor of encoder_embed_dim = {self.encoder_embed_dim}")
+        if self.layer_type not in ("transformer", "conformer"):
+            raise _unsupported("layer_type", self.layer_type, "'transformer' or 'conformer'")
+        if self.layer_type == "conformer":
+            self._check_conformer()
         if self.relative_position_embedding and not 4 <= self.num_buckets < 4 * self.max_distance:
             raise _unsupported("num_buckets", self.num_buckets, "4 or more, and fewer than 4 times max_distance")
         if self.gru_rel_pos and not self.relative_position_embedding:
             raise _unsupported("gru_rel_pos", True, "with relative_position_embedding only")
         parse_conv_layers(self.conv_feature_layers)
+
+    def _check_conformer(self) -> None:
+        kernel, heads = self.depthwise_conv_kernel_size, self.encoder_attention_heads
+        if self.pos_enc_type not in ("rel_pos", "rope"):
+            raise _unsupported("pos_enc_type", self.pos_enc_type, "'rel_pos' or 'rope'")
+        if not 1 <= kernel <= MOST_NUMBER or kernel % 2 == 0:
+            raise _unsupported("depthwise_conv_kernel_size", kernel, "an odd number")
+        if self.encoder_embed_dim // (1 if self.pos_enc_type == "rel_pos" else heads) % 2:
+            raise _unsupported("encoder_embed_dim", self.encoder_embed_dim, "an even number, in each head for rope")
+        if self.relative_position_embedding:
+            raise _unsupported("relative_position_embedding", True, "with layer_type = 'transformer'")
 
     @property
     def conv_layers(self) -> tuple[tuple[int, int, int], ...]:
@@ -159,6 +179,11 @@ class Wav2Vec2Config:
         names = {field.name for field in dataclasses.fields(cls)} - _NOT_IN_MODEL
         values = {name: model[name] for name in names if model.get(name) is not None}
         values |= {"family": family, "always_project": family == "data2vec"}
+        if values.get("layer_type") == "conformer":
+            if model.get("attn_type") != "espnet":
+                raise _unsupported("attn_type", model.get("attn_type"), "'espnet'")
+            for name in ("attention_dropout", "activation_dropout"):  # fairseq's Conformer has one dropout
+                values[name] = values.get("dropout", cls.dropout)
         for name in ("normalize", "sample_rate"):
             if task.get(name) is not None:
                 values[name] = task[name]
@@ -174,7 +199,15 @@ class Wav2Vec2Config:
 _NOT_IN_MODEL = {"family", "always_project", "apply_mask", "checkpoint_activations",
                  "normalize", "normalize_eps", "sample_rate"}  # fmt: skip
 """Fields that fairseq's configuration of a model has not: said by its name, options of ours, or in the task."""
-_NOT_IN_FAIRSEQ = _NOT_IN_MODEL | {"relative_position_embedding", "num_buckets", "max_distance", "gru_rel_pos"}
+_NOT_IN_FAIRSEQ = _NOT_IN_MODEL | {
+    "layer_type",
+    "pos_enc_type",
+    "depthwise_conv_kernel_size",
+    "relative_position_embedding",
+    "num_buckets",
+    "max_distance",
+    "gru_rel_pos",
+}
 
 
 def parse_conv_layers(expression: str) -> tuple[tuple[int, int, int], ...]:
@@ -231,8 +264,8 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         return str(value)
     if name == "conv_feature_layers" and isinstance(value, (list, tuple)):
         return repr([tuple(layer) if isinstance(layer, (list, tuple)) else layer for layer in value])
-    raise BenchmarkError(f"wav2vec 2.0 configuration: {name} = {value!r} is a {type(value).__name__}, expected {kind}")
+    raise BenchmarkError(f"configuration: {name} = {value!r} is a {type(value).__name__}, expected {kind}")
 
 
 def _unsupported(name: str, value: Any, supported: str) -> BenchmarkError:
-    return BenchmarkError(f"wav2vec 2.0 configuration: {name} = {value!r} is not supported; supported: {supported}")
+    return BenchmarkError(f"configuration: {name} = {value!r} is not supported; supported: {supported}")

@@ -224,5 +224,8 @@ EXPORTS: Mapping[str, Callable[[Any, Path], str]] = {
 
 
 def exports(config: Wav2Vec2Config) -> dict[str, Callable[[Any, Path], str]]:
-    """The model's :attr:`benchmark.interfaces.Upstream.exports`: fairseq's format is written of wav2vec 2.0 only."""
+    """The model's :attr:`benchmark.interfaces.Upstream.exports`: fairseq's format is written of wav2vec 2.0 only,
+    and nothing of Conformers."""
+    if config.layer_type == "conformer":
+        return {}
     return {name: export for name, export in EXPORTS.items() if name != "fairseq" or config.family == "wav2vec2"}

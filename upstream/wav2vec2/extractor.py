@@ -61,7 +61,7 @@ class ConvFeatureExtractor(nn.Module):
         if one_by_one(wavs[0].device):
             tracked = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
             if tracked:
-                return torch.cat([self._convolve(wav, group_norm) for wav in wavs])
+                return torch.cat([self._convolve(wav) for wav in wavs])
             return torch.cat([stretch for wav in wavs for stretch in self._convolve_in_stretches(wav)])
         groups: list[list[Tensor]] = [[]]
         total = 0
@@ -74,13 +74,12 @@ class ConvFeatureExtractor(nn.Module):
         return torch.cat([self._convolve_together(group) for group in groups])
 
     def _convolve_in_stretches(self, wav: Tensor) -> list[Tensor]:
-        norm: GroupNorm = group_norm
-        first = dict(self.conv_layers[0].named_modules())
-        if isinstance(first.get("2"), nn.GroupNorm):
-            norm = partial(normalise_by, *moments(wav, cast(nn.Conv1d, first["0"])))
-        frames, heard = self._frames(len(wav)), self.min_samples
+        frames, heard, first = self._frames(len(wav)), self.min_samples, None
+        parts = dict(self.conv_layers[0].named_modules())
+        if isinstance(parts.get("2"), nn.GroupNorm):
+            first = normalised(wav, cast(nn.Conv1d, parts["0"]), cast(nn.GroupNorm, parts["2"]))
         return [
-            self._convolve(wav[start * self.hop : (min(start + STRETCH, frames) - 1) * self.hop + heard], norm)
+            self._convolve(wav[start * self.hop : (min(start + STRETCH, frames) - 1) * self.hop + heard], first=first)
             for start in range(0, frames, STRETCH)
         ]
 
@@ -100,16 +99,26 @@ class ConvFeatureExtractor(nn.Module):
             samples = (samples - kernel_size) // stride + 1
         return samples
 
-    def _convolve(self, wav: Tensor, group_norm: GroupNorm) -> Tensor:
-        """(sample,) -> (frame, conv_dim)."""
+    def _convolve(
+        self, wav: Tensor, norm: GroupNorm | None = None, first: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """(sample,) -> (frame, conv_dim).
+
+        Args:
+            norm: how GroupNorm is computed, default :func:`group_norm`.
+            first: the first convolution with its norm.
+        """
         x = wav[None, None]
-        for block in self.conv_layers:
+        for i, block in enumerate(self.conv_layers):
             parts = dict(block.named_modules())
+            if i == 0 and first is not None:
+                x = F.gelu(first(x))
+                continue
             x = convolve(x, cast(nn.Conv1d, parts["0"]))
             if "2.1" in parts:
                 x = layer_norm(x.transpose(1, 2), cast(nn.LayerNorm, parts["2.1"])).transpose(1, 2)
             elif "2" in parts:  # after the first convolution only
-                x = group_norm(x, cast(nn.GroupNorm, parts["2"]))
+                x = (norm or group_norm)(x, cast(nn.GroupNorm, parts["2"]))
             x = F.gelu(x)
         return x[0].t()
 
@@ -145,18 +154,18 @@ def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     return F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
 
 
-def moments(wav: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
-    """Mean and variance over time (channel,) of a convolution of a waveform (sample,), which is not computed for it:
-    they follow from the mean and the covariance of what its kernel sees. In float64."""
+def normalised(wav: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
+    """A convolution of stretches of a waveform (sample,), followed by a norm of each channel over all of its frames, as
+    one convolution.
+
+    The norm's mean and variance follow from the mean and the covariance of what the kernel sees, and the norm is put
+    into the weights; in float64.
+    """
     seen = wav.unfold(0, conv.kernel_size[0], conv.stride[0]).double()
     middle, weight = seen.mean(0), conv.weight[:, 0].double()
     covariance = (seen - middle).t() @ (seen - middle) / len(seen)
-    mean = weight @ middle + (0.0 if conv.bias is None else conv.bias.double())
-    return mean, ((weight @ covariance) * weight).sum(1)
-
-
-def normalise_by(mean: Tensor, variance: Tensor, x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """:func:`group_norm`, each channel a group, of a stretch (1, channel, frame) of what has these moments."""
-    y = x.float()
-    mean, variance, weight, bias = (part.to(y.dtype) for part in (mean, variance, norm.weight, norm.bias))
-    return F.batch_norm(y, mean, variance, weight, bias, eps=norm.eps).to(x.dtype)
+    scale = norm.weight.double() * (((weight @ covariance) * weight).sum(1) + norm.eps).rsqrt()
+    weight = weight * scale[:, None]
+    bias = norm.bias.double() - weight @ middle  # the mean takes away the convolution's own
+    dtype = norm.weight.dtype
+    return lambda x: F.conv1d(x, weight[:, None].to(dtype), bias.to(dtype), conv.stride)

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
+from upstream.conformer.block import ConformerBlock, ConformerPositions
 from upstream.packing import Packing, one_by_one
 from upstream.products import Linear
 from upstream.wav2vec2.config import Wav2Vec2Config
@@ -209,8 +210,11 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.config = config
         dim = config.encoder_embed_dim
+        conformer = config.layer_type == "conformer"
         self.pos_conv: nn.Sequential
-        if config.pos_conv_depth == 1:
+        if conformer:
+            self.pos_conv = nn.Sequential()
+        elif config.pos_conv_depth == 1:
             self.pos_conv = nn.Sequential(WeightNormConv(dim, config.conv_pos, config.conv_pos_groups))
             self._reach = config.conv_pos // 2
         else:
@@ -222,25 +226,29 @@ class TransformerEncoder(nn.Module):
                 )
                 for _ in range(config.pos_conv_depth)
             ))  # fmt: skip
-        self.relative_positions = (
-            RelativePositions(config.encoder_attention_heads, config.num_buckets, config.max_distance)
-            if config.relative_position_embedding
-            else None
-        )
-        self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.encoder_layers))
+        self.relative_positions: nn.Module | None = None
+        if conformer:
+            self.relative_positions = ConformerPositions(config)
+        elif config.relative_position_embedding:
+            heads = config.encoder_attention_heads
+            self.relative_positions = RelativePositions(heads, config.num_buckets, config.max_distance)
+        block = ConformerBlock if conformer else TransformerBlock
+        self.layers = nn.ModuleList(block(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(dim)
         for module in self.layers.modules():  # BERT's initialisation, as in fairseq
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, packing: Packing, keep: Sequence[int]) -> list[Tensor]:
         """(row, dim) projected features -> the states in ``keep``, (row, dim) each."""
-        x = x + self._positions(x, packing)
+        if len(self.pos_conv):
+            x = x + self._positions(x, packing)
         if not self.config.layer_norm_first:
             x = self.layer_norm(x)
         x = F.dropout(x, self.config.dropout, self.training)
-        positions = None if self.relative_positions is None else self.relative_positions(packing.longest)
+        positions = None if self.relative_positions is None else self.relative_positions(packing.longest, x.device)
 
         wanted = set(keep)
         states = []

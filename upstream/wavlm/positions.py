@@ -25,9 +25,9 @@ class RelativePositions(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_buckets, heads))
         nn.init.normal_(self.weight, std=0.02)
 
-    def forward(self, frames: int) -> Tensor:
+    def forward(self, frames: int, device: torch.device) -> Tensor:
         """Biases (head, query, key) of ``frames`` frames."""
-        distances = torch.arange(1 - frames, frames, device=self.weight.device)
+        distances = torch.arange(1 - frames, frames, device=device)
         by_distance = F.embedding(self._bucket(distances), self.weight).t()  # (head, distance)
         # Row r of `unfold` starts at distance r + 1 - frames: the last query's keys come first.
         return by_distance.unfold(1, frames, 1).flip(1)

@@ -96,6 +96,7 @@ def load_card(
         "licence": about.licence if checkpoint is None else None,
         "url": about.url if checkpoint is None else None,
         "paper": PAPER,
+        "pretrained_on": [],  # no corpus by name; `data` of the card says what the paper does
         "objective": about.objective,
         "options": options,
     }

@@ -32,7 +32,7 @@ from upstream.packing import Packing
 from upstream.products import Linear
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.model import TransformerBlock
-from upstream.whisper.frontend import HOP, SAMPLE_RATE, log_mel, mel_filters
+from upstream.whisper.frontend import HOP, SAMPLE_RATE, log_mel
 
 LENGTHS = ("window", "valid")
 """Ways to treat length."""
@@ -100,9 +100,7 @@ class WhisperEncoder(Upstream):
             }
         )
         self.register_buffer("positions", sinusoids(config.positions, config.dim))
-        self.register_buffer("filters", mel_filters(config.mels), persistent=False)
         self.positions: Tensor
-        self.filters: Tensor
         blocks = [TransformerBlock(config.block) for _ in range(config.layers)]
         for block in blocks:
             block.self_attn.k_proj = Linear(config.dim, config.dim, bias=False)
@@ -149,7 +147,7 @@ class WhisperEncoder(Upstream):
         wanted = max(frames) if not whole else -(-max(frames) // window) * window
         valid = torch.arange(wavs.size(1)) < torch.tensor(samples)[:, None]
         wavs = wavs.masked_fill(~valid.to(wavs.device, non_blocking=True), 0.0)[:, : max(samples)]
-        mel = log_mel(wavs, self.filters, 2 * wanted)
+        mel = log_mel(wavs, self.config.mels, 2 * wanted)
         segments, used = [], []
         for utterance, n in zip(mel, frames, strict=True):
             for start in range(0, n, window):
