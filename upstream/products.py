@@ -25,16 +25,20 @@ class Linear(nn.Linear):
         """(row, in) -> (row, out)."""
         if not by_onednn(x, self.weight):
             return F.linear(x, self.weight, self.bias)
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+        if self._tracked(x):
             return cast(Tensor, _Differentiable.apply(x, self.weight, self.bias))  # type: ignore[no-untyped-call]
         return _product(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of (row, in) -> (row, out); where there are no gradients, while the product is written."""
-        tracked = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if tracked or not by_onednn(x, self.weight):
+        if self._tracked(x) or not by_onednn(x, self.weight):
             return F.gelu(self(x))
         return _product(x, self.weight, self.bias, "gelu")
+
+    def _tracked(self, x: Tensor) -> bool:
+        """Whether the product has a gradient. With trained biases and frozen weights, too."""
+        trained = (x, self.weight, self.bias)
+        return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in trained)
 
 
 def by_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -253,6 +253,9 @@ def sentences(explained: Explained, found: Found) -> list[str]:
         texts.append(
             f"{names[1]} makes fewer errors than {names[0]} on {fewer:,} of {len(change.names):,} {grouping.plural} "
             f"and more on {f'{more:,}' if more else 'none'}."
+            if fewer or more
+            else f"{names[1]} and {names[0]} make as many errors as each other on each of the {len(change.names):,} "
+            f"{grouping.plural}."
         )
     else:
         texts.append(f"{names[0]}: {metric.label} {metric.text(change.value)}.")

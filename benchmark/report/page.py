@@ -6,7 +6,6 @@ tables. Detail is folded.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -24,7 +23,7 @@ from benchmark.report.details import detail
 from benchmark.report.exhibits import BANDS, layer_picture, layer_table, overview
 from benchmark.report.headline import foremost, headline, ranks_headline
 from benchmark.report.overall import every_run, glance, targets, weights
-from benchmark.report.parts import Picture, Sheet, capital, estimate, folded, identifier, listed, rounded, sources
+from benchmark.report.parts import Picture, Sheet, capital, estimate, folded, identifier, listed, rounded
 from benchmark.report.sentences import (
     OPTIMISTIC,
     duration_text,
@@ -276,9 +275,7 @@ def _whom(influence: whom.Whom | None, stem: str) -> str:
 
 
 def _rank_tables(view: TaskView, ranked: ranking.Ranking) -> list[Table]:
-    about = sources([run for runs in ranking.systems(view, ranked.budget).values() for run in runs.values()])
-    of = ranking.tables(ranked, identifier(view.name))
-    return [dataclasses.replace(table, caption=f"{table.caption} {about}") for table in of]
+    return ranking.tables(ranked, identifier(view.name))
 
 
 def _pairs(view: TaskView, ranked: ranking.Ranking | None) -> Sheet | None:

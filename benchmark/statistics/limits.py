@@ -143,15 +143,17 @@ def difference(first: Sequence[Errors], second: Sequence[Errors], reach: float) 
     Both systems are taken at their errors and, where :attr:`Errors.raised` says so, at errors nearer to their upper
     limits; the larger variance counts. It is at least that of independent utterances of which one more had been decided
     each way (Bonett & Price, Journal of Educational and Behavioral Statistics 37, 2012): where all clusters differ by
-    the same amount, their influences say nothing. A system against itself has none.
+    the same amount, their influences say nothing. A system with errors against itself has
+    none.
 
     Args:
         first: runs of one system.
         second: runs of another on the same test set.
         reach: quantile of Student's t for the upper limits.
     """
-    change = abs(float(np.mean([run.value for run in second]) - np.mean([run.value for run in first])))
-    floor = _independent(change, first[0].unit) if change else 0.0
+    before, after = (float(np.mean([run.value for run in runs])) for runs in (first, second))
+    same = before == after and after > 0  # two systems without any error are not known to be equal
+    floor = 0.0 if same else _independent(abs(after - before), first[0].unit)
     plain = [_mean([run.at(run.start, upper=True) for run in runs]) for runs in (first, second)]
     found, share = _less(plain, floor), first[0].raised
     if not share:

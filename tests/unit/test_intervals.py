@@ -252,6 +252,9 @@ def test_a_difference_that_all_clusters_share_is_not_certain(each: int) -> None:
     assert min(found(2 * each)) > 0.05
     assert max(found(30 * each)) < 1e-6
     words = [error_rates({"wer": ([wrong] * 2, [10] * 2)}, ["a", "b"]) for wrong in (0, 1)]
+    without = compare(words[:1], words[:1])["wer"]
+    assert without.test_set.low < 0 < without.test_set.high
+    assert without.p_value == 1
     assert compare(words[:1], words[1:])["wer"].p_value > 0.05
 
 

@@ -130,7 +130,12 @@ def edit(folder: Path, name: str, **changes: Any) -> None:
 
 
 CONFIGURATIONS: list[tuple[dict[str, Any], str]] = [
-    ({"model_type": "whisper"}, "model_type is 'whisper'; supported: wav2vec2, hubert, wavlm, data2vec-audio"),
+    ({"model_type": "whisper"}, "model_type is 'whisper'; supported: wav2vec2, wav2vec2-conformer, hubert, "),
+    ({"model_type": "wav2vec2-conformer"}, "hidden_act = 'gelu' is not supported in a Conformer; supported: swish"),
+    (
+        {"position_embeddings_type": None, "model_type": "wav2vec2-conformer", "hidden_act": "silu"},
+        "position_embeddings_type = None is not supported; supported: relative, rotary",
+    ),
     ({"model_type": ["wavlm"]}, "model_type is ['wavlm']; supported"),
     ({"layer_norm_eps": 1e-12}, "layer_norm_eps = 1e-12 is not supported; supported: 1e-05"),
     ({"adapter_attn_dim": 16}, "adapter_attn_dim = 16 is not supported; supported: None"),

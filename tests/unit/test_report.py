@@ -226,6 +226,11 @@ def test_systems_are_named_as_the_recipe_titles_them(tmp_path: Path) -> None:
     }  # keys, for programs
 
 
+def test_captions_name_their_runs_once(made: report.Report) -> None:
+    assert made.tables
+    assert all(table.caption.count("Upstream ") <= 1 for table in made.tables)
+
+
 def test_intervals_say_what_they_rest_on(made: report.Report) -> None:
     of = rows(table(made, "verify_intervals"))
     assert len(of) == 2 * 3 + 3

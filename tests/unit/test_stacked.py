@@ -65,7 +65,8 @@ def tones(root: Path) -> Corpus:
                 noise = 0.3 * generator.standard_normal(len(time))
                 wav = 0.2 * np.sin(2 * np.pi * (300 + 150 * speaker) * time) + noise
                 name = f"{split}-{speaker}-{i}"
-                soundfile.write(root / f"{name}.wav", wav.clip(-1, 1), 16000)
+                if not (root / f"{name}.wav").exists():
+                    soundfile.write(root / f"{name}.wav", wav.clip(-1, 1), 16000)
                 labels: dict[str, Any] = {"speaker": f"s{speaker}", "language": f"l{speaker % 5}", "session": name}
                 splits[split].append(Utterance(name, str(root / f"{name}.wav"), **labels))
     return Corpus("tones", splits)
@@ -95,6 +96,13 @@ USED = {"tone_sid": ["train", "dev", "test"], "tone_lid": ["train", "dev", "test
 """Splits of the corpus that a task looks at."""
 
 
+def register() -> None:
+    registry.upstreams.register("tone_upstream", CountingUpstream)
+    for name, card in CARDS.items():
+        whole = card | {"name": name, "corpus": "test_stacked:corpus"}
+        registry.downstreams.register(name, lambda card=whole: card)
+
+
 @pytest.fixture(autouse=True)
 def _registered(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not CORPUS:
@@ -102,11 +110,7 @@ def _registered(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkey
     monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
     for of in (registry.upstreams, registry.downstreams):
         monkeypatch.setattr(of, "_entries", dict(of._load()))
-    registry.upstreams.register("tone_upstream", CountingUpstream)
-    for name, card in CARDS.items():
-        registry.downstreams.register(
-            name, lambda card=card, name=name: card | {"name": name, "corpus": "test_stacked:corpus"}
-        )
+    register()
     CountingUpstream.ran_over = 0
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upstream.packing import Packing
+from upstream.products import Linear
 from upstream.wav2vec2.config import Wav2Vec2Config
 
 
@@ -45,12 +46,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.config = config
         self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
-        self.w_1 = nn.Linear(config.encoder_embed_dim, config.encoder_ffn_embed_dim)
-        self.w_2 = nn.Linear(config.encoder_ffn_embed_dim, config.encoder_embed_dim)
+        self.fc1 = Linear(config.encoder_embed_dim, config.encoder_ffn_embed_dim)
+        self.fc2 = Linear(config.encoder_ffn_embed_dim, config.encoder_embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        x = F.dropout(F.silu(self.w_1(self.layer_norm(x))), self.config.activation_dropout, self.training)
-        return F.dropout(self.w_2(x), self.config.dropout, self.training)
+        x = F.dropout(F.silu(self.fc1(self.layer_norm(x))), self.config.activation_dropout, self.training)
+        return F.dropout(self.fc2(x), self.config.dropout, self.training)
 
 
 class Convolution(nn.Module):
@@ -85,12 +86,12 @@ class ConformerAttention(nn.Module):
         super().__init__()
         dim = config.encoder_embed_dim
         self.heads, self.config = config.encoder_attention_heads, config
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.q_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         if config.pos_enc_type == "rel_pos":
-            self.pos_proj = nn.Linear(dim, dim, bias=False)
+            self.pos_proj = Linear(dim, dim, bias=False)
             self.pos_bias_u = nn.Parameter(torch.zeros(self.heads, dim // self.heads))
             self.pos_bias_v = nn.Parameter(torch.zeros(self.heads, dim // self.heads))
 

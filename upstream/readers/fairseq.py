@@ -43,6 +43,7 @@ CONFORMER: Rules = (
     (r"\.self_attn\.([qkv])_proj\.", r".self_attn.linear_\1."),
     (r"\.self_attn\.out_proj\.", ".self_attn.linear_out."),
     (r"\.self_attn\.pos_proj\.", ".self_attn.linear_pos."),
+    (r"\.(ffn[12])\.fc([12])\.", r".\1.w_\2."),
 )
 """Native names of Conformer blocks -> fairseq's."""
 

@@ -167,15 +167,14 @@ class WhisperEncoder(Upstream):
         ]
 
     def _embed(self, segments: Sequence[Tensor]) -> tuple[Tensor, Packing]:
-        """(band, mel frame) segments -> (row, dim) with positions, and which rows are whose."""
+        """(band, mel frame) segments of even length -> (row, dim) with positions, and which rows are whose.
+
+        Padding them is exact: the second convolution, of kernel 3 and stride 2, does not reach beyond an even length.
+        """
         packing = Packing([segment.size(1) // 2 for segment in segments], segments[0].device)
         x = nn.utils.rnn.pad_sequence([segment.T for segment in segments], batch_first=True).transpose(1, 2)
         conv1, conv2 = self.convolutions.values()
         x = F.gelu(conv1(x.to(self.layer_norm.weight.dtype)))
-        if min(packing.lengths) < packing.longest:  # the second convolution sees zeros beyond a segment's end
-            ends = 2 * torch.tensor(packing.lengths)
-            beyond = torch.arange(x.size(2)) >= ends[:, None]
-            x = x.masked_fill(beyond[:, None].to(x.device, non_blocking=True), 0.0)
         x = F.gelu(conv2(x)).transpose(1, 2)
         x = packing.pack(x + self.positions[: x.size(1)])
         return F.dropout(x, self.config.dropout, self.training), packing
