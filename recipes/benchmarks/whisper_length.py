@@ -87,13 +87,13 @@ def transcribe(train: list[Tensor], test: list[Tensor], texts: Sequence[str], ep
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     for _ in range(epochs):
-        for batch in torch.randperm(len(train)).split(8):
+        for batch in torch.split(torch.randperm(len(train)), 8):
             rows = [train[i].float() for i in batch]
             log_posteriors = head(nn.utils.rnn.pad_sequence(rows)).log_softmax(-1)
             lengths, counts = torch.tensor([len(r) for r in rows]), torch.tensor([len(labels[i]) for i in batch])
             loss = F.ctc_loss(log_posteriors, torch.cat([labels[i] for i in batch]), lengths, counts)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     best = [head(row.float()).argmax(-1).unique_consecutive().tolist() for row in test]

@@ -106,3 +106,14 @@ def test_stretches_of_a_waveform_are_the_whole(mode: str, bias: bool, frames: in
         torch.testing.assert_close(extractor([wav]), whole, atol=1e-5, rtol=1e-4)
     extractor.requires_grad_(False)
     torch.testing.assert_close(extractor([wav]), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_trained_bias_of_frozen_weights_has_a_gradient() -> None:
+    """As in regime bitfit, in the first block, whose input has none."""
+    torch.manual_seed(0)
+    for function in (Linear.forward, Linear.gelu):
+        layer = Linear(48, 16)
+        layer.weight.requires_grad_(False)
+        function(layer, torch.randn(5, 48)).sum().backward()
+        assert layer.bias.grad is not None
+        assert layer.bias.grad.abs().min() > 0

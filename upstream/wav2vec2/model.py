@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
 from upstream.conformer.block import ConformerBlock, ConformerPositions
+from upstream.checks import check_input, check_keep
 from upstream.packing import Packing, one_by_one
 from upstream.products import Linear
 from upstream.wav2vec2.config import Wav2Vec2Config
@@ -105,8 +105,8 @@ class Wav2Vec2Model(Upstream):
         Raises:
             BenchmarkError: for a waveform shorter than :attr:`min_samples`, or states that do not exist.
         """
-        kept = self._check_keep(keep)
-        samples = self._check_input(wavs, wav_lens)
+        kept = check_keep(keep, self.num_states)
+        samples = check_input(wavs, wav_lens, self.min_samples, self.sample_rate)
         lengths = self.output_lengths(wav_lens)
         if len(samples) > 1 and wavs.device.type == "cpu" and not torch.is_grad_enabled():
             return HiddenStates(self._forward_each(wavs, samples, lengths.tolist(), kept), lengths)
@@ -174,33 +174,6 @@ class Wav2Vec2Model(Upstream):
             channel = span_mask(sizes, x.size(1), config.mask_channel_prob, config.mask_channel_length)
             x = x.masked_fill(channel.to(x.device, non_blocking=True)[packing.utterance], 0.0)
         return x
-
-    def _check_keep(self, keep: Sequence[int] | None) -> list[int]:
-        if keep is None:
-            return list(range(self.num_states))
-        kept = list(keep)
-        if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= self.num_states:
-            raise BenchmarkError(
-                f"keep = {kept}: expected increasing states from 0 to {self.num_states - 1}, at least one"
-            )
-        return kept
-
-    def _check_input(self, wavs: Tensor, wav_lens: Tensor) -> list[int]:
-        if wavs.dim() != 2 or wav_lens.shape != wavs.shape[:1] or wavs.size(0) == 0:
-            raise BenchmarkError(
-                "expected waveforms (batch, sample) and their lengths (batch,), "
-                f"got {list(wavs.shape)} and {list(wav_lens.shape)}"
-            )
-        samples: list[int] = wav_lens.tolist()
-        for i, n in enumerate(samples):
-            if n > wavs.size(1):
-                raise BenchmarkError(f"item {i} of the batch: length {n} in a batch of {wavs.size(1)} samples")
-            if n < self.min_samples:
-                raise BenchmarkError(
-                    f"item {i} of the batch has {n} samples; "
-                    f"the model needs at least {self.min_samples} ({1000 * self.min_samples / self.sample_rate:g} ms)"
-                )
-        return samples
 
 
 class TransformerEncoder(nn.Module):
