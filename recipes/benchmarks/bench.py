@@ -85,7 +85,7 @@ class Bench:
 
     def seconds_of_audio(self, wavs: Sequence[Tensor]) -> float:
         """Their durations together."""
-        return sum(map(len, wavs)) / RATE
+        return sum(map(len, wavs)) / float(RATE)
 
     def load(self, part: str, what: str) -> dict[str, Way]:
         """Everything that can be loaded; rows for the rest."""
@@ -157,7 +157,7 @@ def operations(model: Wav2Vec2Model, wavs: Sequence[Tensor]) -> float:
 
 def attention_operations(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     """Of tensors of these shapes (batch, head, frame, dim)."""
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def root_mean_square_error(found: Any, expected: Any) -> float:

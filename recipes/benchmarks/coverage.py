@@ -210,8 +210,8 @@ class Voices:
             x = mean[:, None] + noise * size[:, of_session, None] * x
             same = self.score(x[target, pick[0]], x[target, pick[1]], noise)
             different = self.score(x[target, pick[2]], x[other, pick[3]], noise)
-            speakers = texts(np.r_[target, target]), texts(np.r_[target, other])
-            systems.append(statistics.verification(labels, np.r_[same, different], *speakers))
+            first, second = (texts(np.r_[target, side]).tolist() for side in (target, other))
+            systems.append(statistics.verification(labels, np.r_[same, different], first, second))
         return systems
 
 
@@ -423,9 +423,9 @@ def of_simulator(path: Path) -> Iterator[Case]:
 
     def statistic(trials: Any) -> Any:
         labels = np.repeat([1, 0], [trials.target.size, trials.first.size])
-        sides = (np.r_[trials.target, other] for other in (trials.first, trials.second))
+        first, second = (texts(np.r_[trials.target, side]).tolist() for side in (trials.first, trials.second))
         scores = np.r_[trials.target_scores, trials.nontarget_scores]
-        return statistics.verification(labels, scores, *map(texts, sides))
+        return statistics.verification(labels, scores, first, second)
 
     few, hard = {"speakers": 10, "each": 40}, {"log_sd": 0.35}
     for options in (
@@ -444,12 +444,20 @@ def of_simulator(path: Path) -> Iterator[Case]:
             drawn = simulator.draw(setting, random, truth()[0], systems)
             return [statistic(trials) for trials in (drawn if systems > 1 else [drawn])]
 
-        yield Case(setting.name(), lambda truth=truth: truth()[1], lambda random, draw=draw: [draw(random)])
-        yield Case(
-            f"{setting.name()}, equal pair",
-            lambda truth=truth: dict.fromkeys(truth()[1], 0.0),
-            lambda random, draw=draw: [[run] for run in draw(random, systems=2)],
-        )
+        def equal(truth: Callable[[], Any] = truth) -> dict[str, float]:
+            return dict.fromkeys(truth()[1], 0.0)
+
+        def value(truth: Callable[[], Any] = truth) -> Any:
+            return truth()[1]
+
+        def one(random: np.random.Generator, draw: Callable[..., list[Any]] = draw) -> list[list[Any]]:
+            return [draw(random)]
+
+        def pair(random: np.random.Generator, draw: Callable[..., list[Any]] = draw) -> list[list[Any]]:
+            return [[run] for run in draw(random, systems=2)]
+
+        yield Case(setting.name(), value, one)
+        yield Case(f"{setting.name()}, equal pair", equal, pair)
 
 
 @functools.cache

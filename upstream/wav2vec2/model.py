@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.interfaces import HiddenStates, Upstream
-from upstream.conformer.block import ConformerBlock, ConformerPositions
 from upstream.checks import check_input, check_keep
+from upstream.conformer.block import ConformerBlock, ConformerPositions
 from upstream.packing import Packing, one_by_one
 from upstream.products import Linear
 from upstream.wav2vec2.config import Wav2Vec2Config
