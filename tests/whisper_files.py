@@ -61,7 +61,7 @@ OPENAI = {
 
 
 def openai_state(model: Any) -> dict[str, Any]:
-    """What OpenAI's file holds: float16, and a decoder that nobody reads."""
+    """What OpenAI's file holds, with some of a decoder, which is not read."""
     tensors = {}
     for name, tensor in model.encoder.state_dict().items():
         for theirs, openais in OPENAI.items():

@@ -80,7 +80,12 @@ def _laid_out(stacked: Tensor) -> Tensor:
     """Stacked matrices (run, out, in), transposed in memory: as autograd gives their gradients, which saves a copy."""
     if stacked.dim() != 3:
         return stacked
-    return stacked.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_(stacked.requires_grad)
+    return _turned(_turned(stacked.detach()).contiguous()).requires_grad_(stacked.requires_grad)
+
+
+def _turned(stacked: Tensor) -> Tensor:
+    """(run, out, in) as (run, in, out), which is how it lies in memory, and back."""
+    return stacked.transpose(1, 2) if stacked.dim() == 3 else stacked
 
 
 class _Part(nn.Module):
@@ -91,7 +96,7 @@ class _Part(nn.Module):
 
         def views(name: str) -> nn.ParameterList:
             chosen = [tensor for key, tensor in stacked.items() if key.startswith(f"{name}.")]
-            return nn.ParameterList(nn.Parameter(tensor.detach()[part]) for tensor in chosen)
+            return nn.ParameterList(nn.Parameter(_turned(tensor.detach())[part]) for tensor in chosen)
 
         self.names = [key for name in ("head", "featurizer") for key in stacked if key.startswith(f"{name}.")]
         self.slice = part
@@ -111,8 +116,6 @@ class _Draws:
     """The training batches of runs with the same utterances and seed, drawn once for all of them."""
 
     def __init__(self, probe: Probe, features: Features) -> None:
-        if probe.run.data.batch_seconds is not None:
-            raise CannotStack("its batches are by duration")
         train = probe.task.splits.train
         self._rows = torch.tensor([features.rows[utterance.id] for utterance in train])
         seconds = [probe.task.seconds[utterance.id] for utterance in train]
@@ -260,7 +263,7 @@ class Stack:
             for part in self._parts:
                 for name, parameter in zip(part.names, part.parameters(), strict=True):
                     gradient = self._stacked[name].grad
-                    parameter.grad = None if gradient is None else gradient[part.slice]
+                    parameter.grad = None if gradient is None else _turned(gradient)[part.slice]
             for optimizer, scheduler in zip(self._optimizers, self._schedulers, strict=True):
                 optimizer.step()
                 scheduler.step()
@@ -314,7 +317,10 @@ class Stack:
                     for parameter, stacked in zip(theirs["params"], ours["params"], strict=True):
                         state = optimizer.state[stacked]
                         probe.optimizer.state[parameter] = {
-                            key: value.clone() if key == "step" else value[i].clone() for key, value in state.items()
+                            key: (value if key == "step" else _turned(value)[i]).clone(
+                                memory_format=torch.contiguous_format
+                            )
+                            for key, value in state.items()
                         }
                 probe.scheduler.load_state_dict(scheduler.state_dict())
 

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,17 @@ def test_wavlms_file(change: Any, message: str, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "wavlm.pt")
     with pytest.raises(BenchmarkError, match=rf"wavlm\.pt: .*{message}"):
         load_model(tmp_path / "wavlm.pt")
+
+
+def test_a_deeply_nested_configuration_of_wavlm(tmp_path: Path) -> None:
+    depth = 50_000
+    with zipfile.ZipFile(tmp_path / "deep.pt", "w") as archive:
+        cfg = b"}X\x1b\x00\x00\x00relative_position_embedding" + b"]" * depth + b"a" * (depth - 1) + b"s"
+        data = b"\x80\x02}X\x03\x00\x00\x00cfg" + cfg + b"sX\x05\x00\x00\x00model}s."
+        for name, content in (("data.pkl", data), ("byteorder", b"little"), ("version", b"3\n")):
+            archive.writestr(f"archive/{name}", content)
+    with pytest.raises(BenchmarkError, match=r"deep\.pt .* is truncated or damaged.*RecursionError"):
+        load_model(tmp_path / "deep.pt")
 
 
 @pytest.mark.parametrize(

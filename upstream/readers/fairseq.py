@@ -99,14 +99,14 @@ def _interpret(path: Path, state: Any) -> FairseqFile:
     if "model_weight" in state and "model_cfg" in state:
         model, task, tensors = state["model_cfg"], state.get("task_cfg"), state["model_weight"]
     elif state.get("cfg") is not None and "model" in state:
-        cfg = mapping(state["cfg"], path, "'cfg'")
+        cfg = configuration(state["cfg"], path, "'cfg'")
         model, task, tensors = cfg.get("model"), cfg.get("task"), state["model"]
     elif state.get("args") is not None and "model" in state:
         model, task, tensors = state["args"], state["args"], state["model"]
     else:
         raise BenchmarkError(f"{path} has {shorten(state, most=5)}; {_hint(state)}{_EXPECTED}")
-    model = mapping(model, path, "the configuration of the model")
-    task = mapping(task or {}, path, "the configuration of the task")
+    model = configuration(model, path, "the configuration of the model")
+    task = configuration({} if task is None else task, path, "the configuration of the task")
     tensors = mapping(tensors, path, "'model'")
     if isinstance(tensors.get("_ema"), dict):
         del tensors["_ema"]
@@ -129,6 +129,20 @@ def mapping(value: Any, path: Path, what: str) -> dict[Any, Any]:
     if not isinstance(value, dict):
         raise BenchmarkError(f"{path}: {what} is a {type(value).__name__}; {_EXPECTED}")
     return value
+
+
+def configuration(value: Any, path: Path, what: str) -> dict[Any, Any]:
+    """:func:`mapping` with words in place of tensors, which belong in no configuration and compare with nothing."""
+
+    def spelt(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: spelt(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(spelt(item) for item in value)
+        return "a tensor" if isinstance(value, Tensor) else value
+
+    found: dict[Any, Any] = spelt(mapping(value, path, what))
+    return found
 
 
 def interpret(path: Path, state: Any) -> Checkpoint:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.errors import BenchmarkError
 from upstream.readers import Checkpoint, renamed, usual_names
-from upstream.readers.fairseq import mapping, only_tensors
+from upstream.readers.fairseq import configuration, mapping, only_tensors
 from upstream.wav2vec2.config import Wav2Vec2Config
 
 NAMES = (
@@ -32,7 +32,7 @@ def interpret(path: Path, state: Any) -> Checkpoint:
     Raises:
         BenchmarkError: naming the file and what is wrong with it.
     """
-    cfg = mapping(state["cfg"], path, "'cfg'")
+    cfg = configuration(state["cfg"], path, "'cfg'")
     tensors = only_tensors(mapping(state["model"], path, "'model'"), path)
     try:
         config = Wav2Vec2Config.from_fairseq(cfg, cfg, "wavlm")

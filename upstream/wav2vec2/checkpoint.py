@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
 from upstream.readers import Checkpoint, fairseq, fairseq2, huggingface, wavlm
-from upstream.readers.torchfile import load_state
+from upstream.readers.torchfile import load_state, unreadable
 from upstream.wav2vec2.model import Wav2Vec2Model
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -101,8 +101,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         return huggingface.read(path)
     state = load_state(path)
-    if wavlm.matches(state):
-        return wavlm.interpret(path, state)
-    if fairseq2.matches(state):
-        return fairseq2.interpret(path, state)
-    return fairseq.interpret(path, state)
+    try:
+        if wavlm.matches(state):
+            return wavlm.interpret(path, state)
+        if fairseq2.matches(state):
+            return fairseq2.interpret(path, state)
+        return fairseq.interpret(path, state)
+    except RecursionError as error:  # a configuration nested without end
+        raise unreadable(path, error) from None
