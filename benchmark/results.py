@@ -62,6 +62,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         BenchmarkError: the file is not a result of this schema.
     """
+    if not path.exists():
+        raise BenchmarkError(f"{path.parent} holds no result (no {path.name})")
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

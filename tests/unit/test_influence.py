@@ -379,7 +379,7 @@ def test_runs_of_other_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFi
         (one, "--metric", "eer"): "do not determine the metric 'eer'",
         (one, "--metric", "zer"): "is not declared in this process",
         (one, "--audio"): "name it by -o",
-        (tmp_path,): "is not a readable result",
+        (tmp_path,): "holds no result",
         (one, "--by", "gender"): "--train and --test missing",
     }.items():
         assert cli.main(["influence", *map(str, arguments)]) == 1

@@ -166,6 +166,7 @@ def read(folder: Path) -> Checkpoint:
     if family is None:
         raise BenchmarkError(
             f"{config_file}: model_type is {fields.get('model_type')!r}; supported: {', '.join(FAMILIES)}"
+            + ("; -u whisper_local reads this folder" if fields.get("model_type") == "whisper" else "")
         )
     preprocessor = read_json(preprocessor_file)
     nested = preprocessor.get("feature_extractor")
