@@ -124,7 +124,7 @@ def stores(root: Path) -> Iterator[Store]:
     for folder in {path.parent for pattern in ("about.json", "*.safetensors") for path in root.rglob(pattern)}:
         about: Mapping[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
-            about = json.loads((folder / "about.json").read_text())
+            about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         sizes = {}
         for path in sorted(folder.glob("*.safetensors")):
             with contextlib.suppress(OSError):  # another process may remove it

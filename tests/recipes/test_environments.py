@@ -66,7 +66,7 @@ def text_files() -> Iterator[tuple[Path, ast.Call]]:
             own = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
             if (
                 (method in ("read_text", "write_text") and own != "files")
-                or ((name == "open" or method in ("open", "fdopen")) and own not in ("os", "webbrowser", "run_log"))
+                or ((name == "open" or method in ("open", "fdopen")) and own.rpartition(".")[2] not in ("os", "webbrowser", "run_log"))
             ) and not any("b" in mode for mode in modes):
                 yield path, node
 

@@ -15,7 +15,7 @@ from benchmark.interfaces import Regime
 from benchmark.registry import regimes
 
 
-@regimes.register("bitfit", summary="the biases of the transformer blocks alone (Ben Zaken et al., 2022)")
+@regimes.register("biases", summary="the biases of the transformer blocks alone (Ben Zaken et al., 2022)")
 class BitFit(Regime):
     """Trains the biases of the blocks."""
 
@@ -40,14 +40,14 @@ QUICK = ["trainer.max_steps=2", "trainer.batch_size=2", "trainer.accumulate=1"]
 
 
 def test_a_regime(cli: Cli, corpora_root: Path, tmp_path: Path) -> None:
-    Path("bitfit.py").write_text(REGIME)
-    base = ["-u", "wav2vec2_tiny", "-d", "voxceleb1_sid", "--data-root", corpora_root, "--plugin", "bitfit.py"]
-    assert "bitfit" in cli("--list", "--plugin", "bitfit.py").stdout
+    Path("biases.py").write_text(REGIME)
+    base = ["-u", "wav2vec2_tiny", "-d", "voxceleb1_sid", "--data-root", corpora_root, "--plugin", "biases.py"]
+    assert "biases" in cli("--list", "--plugin", "biases.py").stdout
     fast = ["optim.lr=0.01", "optim.upstream_lr=0.01", "tune.freeze_updates=0", "optim.warmup_steps=0"]
-    done = cli(*base, "--regime", "bitfit", "-p", "run", "-o", *QUICK, *fast)
+    done = cli(*base, "--regime", "biases", "-p", "run", "-o", *QUICK, *fast)
     assert done.returncode == 0, done.stderr
     result = json.loads(Path("run/result.json").read_text())
-    assert result["regime"] == "bitfit"
+    assert result["regime"] == "biases"
     assert cli("export", "run", "-o", "tuned.pt").returncode == 0
     before, after = load_upstream("wav2vec2_tiny"), load_upstream("wav2vec2_local", checkpoint="tuned.pt")
     names = {name for name, _ in before.blocks[0].named_parameters(prefix="encoder.layers.0")}
@@ -56,9 +56,9 @@ def test_a_regime(cli: Cli, corpora_root: Path, tmp_path: Path) -> None:
     assert changed
     assert all(name.startswith("encoder.layers.") and name.endswith("bias") for name in changed)
     assert any(name in changed for name in names)
-    wrong = cli(*base, "--regime", "bitfi", "-p", "other")
+    wrong = cli(*base, "--regime", "biase", "-p", "other")
     assert wrong.returncode == 1
-    assert "Did you mean 'bitfit'" in wrong.stderr
+    assert "Did you mean 'biases'" in wrong.stderr
 
 
 def test_a_metric(cli: Cli, corpora_root: Path) -> None:

@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_stacked
+from benchmark import registry
 if not test_stacked.CORPUS:
     test_stacked.CORPUS["tones"] = test_stacked.tones(Path({data!r}))
+if "tone_upstream" not in registry.upstreams:
     test_stacked.register()
 """
 
