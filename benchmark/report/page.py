@@ -241,8 +241,8 @@ def _ranks(views: Sequence[TaskView], rankings: Mapping[str, ranking.Ranking], s
     if not panels:
         return ""
     return (
-        "<p>Systems that share a letter are not separated by the test set; a range of ranks holds the true rank. All pairs "
-        "are tested together, with seeds as they are, so that fewer are separated here than in comparisons of two.</p>"
+        "<p>Systems that share a letter are not separated by the test set; a range of ranks holds the true rank. All "
+        "pairs are tested together, with seeds as they are: fewer are separated here than in comparisons of two.</p>"
         f"{_panels(panels)}"
     )
 

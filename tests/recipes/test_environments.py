@@ -63,10 +63,10 @@ def text_files() -> Iterator[tuple[Path, ast.Call]]:
                 a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)
             ]
             modes = [value for value in constants if isinstance(value, str) and set(value) <= set("rwabt+x")]
-            own = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
+            own = ast.unparse(function.value).rpartition(".")[2] if isinstance(function, ast.Attribute) else ""
             if (
                 (method in ("read_text", "write_text") and own != "files")
-                or ((name == "open" or method in ("open", "fdopen")) and own.rpartition(".")[2] not in ("os", "webbrowser", "run_log"))
+                or ((name == "open" or method in ("open", "fdopen")) and own not in ("os", "webbrowser", "run_log"))
             ) and not any("b" in mode for mode in modes):
                 yield path, node
 
