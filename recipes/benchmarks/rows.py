@@ -93,7 +93,7 @@ def chart(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(7, 0.6 + 0.24 * max(len(shown), 1))
     axes = figure.subplots()
     labels = [f"{row.what}: {row.way}" for row in shown]
-    bars = axes.barh(range(len(shown)), [row.ratio or 0.0 for row in shown], color="#4477aa")
+    bars = axes.barh(range(len(shown)), [(row.ratio or 1.0) - 1 for row in shown], left=1, color="#4477aa")  # from 1 on
     axes.bar_label(bars, [f"{row.ratio:.3g}" for row in shown], padding=2, fontsize=7)
     axes.set_yticks(range(len(shown)), labels, fontsize=7)
     axes.set_xscale("log")
