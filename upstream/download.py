@@ -14,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from tqdm import tqdm
 
@@ -69,6 +69,59 @@ def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> t
             + ("" if sha256 else f"; delete {record} too if the file is meant to change")
         )
     return target, digest
+
+
+class Published(Protocol):
+    """What a card says of its file."""
+
+    @property
+    def url(self) -> str | None:
+        """Where it is published."""
+
+    @property
+    def filename(self) -> str | None:
+        """What it is called in the cache; ``None``: as the url's last part."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Its hash, where it is known."""
+
+
+def locate(card: str, about: Published, checkpoint: str | Path | None, hint: str = "") -> tuple[Path, str | None]:
+    """The file of a card, and its hash where that is known without reading it.
+
+    Args:
+        card: its name.
+        about: what it says of its file, which is downloaded if it is not there.
+        checkpoint: a local file or folder to read in place of that.
+        hint: follows the message where ``checkpoint`` does not exist.
+
+    Raises:
+        BenchmarkError: there is no file.
+    """
+    if checkpoint is not None:
+        path = Path(checkpoint).expanduser()
+        if not path.exists():
+            raise BenchmarkError(f"checkpoint {path} does not exist (given for '{card}' with -k){hint}")
+        return path, None
+    if about.url is None:
+        raise BenchmarkError(f"'{card}' needs a checkpoint: give it with -k FILE (checkpoint=FILE in Python)")
+    return cached(about.url, name=about.filename, sha256=about.sha256)
+
+
+def missing(card: str, about: Published, checkpoint: str | Path | None) -> str | None:
+    """What has to be fetched before a card can be loaded, and how; ``None`` if its file is there. As :func:`locate`."""
+    if checkpoint is not None:
+        return None if Path(checkpoint).expanduser().exists() else f"The checkpoint {checkpoint} does not exist either."
+    if about.url is None:
+        return f"'{card}' needs a checkpoint too: give it with -k FILE."
+    target = place(about.url, about.filename)
+    if target.exists():
+        return None
+    return (
+        f"The checkpoint of '{card}' has not been downloaded yet either. It is downloaded from {about.url} when it is "
+        f"needed; without network, put that file at {target}, or give a local file with -k FILE."
+    )
 
 
 def sha256_of(path: Path) -> str:

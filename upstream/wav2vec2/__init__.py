@@ -37,7 +37,7 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
     Raises:
         BenchmarkError: no file, a file that no reader knows, or one that does not match the card.
     """
-    from upstream.download import cached
+    from upstream.download import locate
     from upstream.wav2vec2.checkpoint import load_model
     from upstream.wav2vec2.export import exports
 
@@ -46,22 +46,13 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
         if option not in OPTIONS:
             raise BenchmarkError(f"'{card}' has no option '{option}'. " + suggest(option, ["random_weights", *OPTIONS]))
 
-    sha256 = None
-    if checkpoint is not None:
-        path = Path(checkpoint).expanduser()
-        if not path.exists():
-            hint = ". A folder of the Hugging Face hub is fetched by `hf download NAME --local-dir FOLDER`"
-            raise BenchmarkError(
-                f"checkpoint {path} does not exist (given for '{card}' with -k){hint if card == 'hf' else ''}"
-            )
-    elif about.file is not None:
-        path = FOLDER / about.file
+    if checkpoint is None and about.file is not None:
+        path, sha256 = FOLDER / about.file, None
         if not path.exists():
             raise BenchmarkError(f"'{card}' is part of this package, but {path} is missing; install the package again")
-    elif about.url is not None:
-        path, sha256 = cached(about.url, name=about.filename, sha256=about.sha256)
     else:
-        raise BenchmarkError(f"'{card}' needs a checkpoint: give it with -k FILE (checkpoint=FILE in Python)")
+        hint = ". A folder of the Hugging Face hub is fetched by `hf download NAME --local-dir FOLDER`"
+        path, sha256 = locate(card, about, checkpoint, hint if card == "hf" else "")
 
     model = load_model(path, options=options, random_weights=random_weights)
     _check(model.config, about, path)
@@ -94,20 +85,10 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
 
 def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     """What has to be fetched before the model of a card can be loaded, and how; ``None`` if its file is there."""
-    from upstream.download import place
+    from upstream import download
 
     about = read_cards()[card]
-    if checkpoint is not None:
-        return None if Path(checkpoint).expanduser().exists() else f"The checkpoint {checkpoint} does not exist either."
-    if about.url is None:
-        return None if about.file else f"'{card}' needs a checkpoint too: give it with -k FILE."
-    target = place(about.url, about.filename)
-    if target.exists():
-        return None
-    return (
-        f"The checkpoint of '{card}' has not been downloaded yet either. It is downloaded from {about.url} when it is "
-        f"needed; without network, put that file at {target}, or give a local file with -k FILE."
-    )
+    return None if checkpoint is None and about.file else download.missing(card, about, checkpoint)
 
 
 def _digest(path: Path) -> str:

@@ -44,7 +44,7 @@ def load_card(
     Raises:
         BenchmarkError: no file, a file that holds no Whisper, or one that does not match the card.
     """
-    from upstream.download import cached, sha256_of
+    from upstream.download import locate, sha256_of
     from upstream.whisper.checkpoint import load_model
     from upstream.whisper.model import LENGTHS
 
@@ -60,16 +60,7 @@ def load_card(
         "checkpoint_activations": bool(checkpoint_activations),
     }
 
-    sha256 = None
-    if checkpoint is not None:
-        path = Path(checkpoint).expanduser()
-        if not path.exists():
-            raise BenchmarkError(f"checkpoint {path} does not exist (given for '{card}' with -k)")
-    elif about.url is not None:
-        path, sha256 = cached(about.url, name=about.filename, sha256=about.sha256)
-    else:
-        raise BenchmarkError(f"'{card}' needs a checkpoint: give it with -k FILE (checkpoint=FILE in Python)")
-
+    path, sha256 = locate(card, about, checkpoint)
     model, found = load_model(path, options=options, random_weights=random_weights)
     config = found.config
     differences = [
@@ -105,17 +96,6 @@ def load_card(
 
 def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     """What has to be fetched before the encoder of a card can be loaded, and how; ``None`` if its file is there."""
-    from upstream.download import place
+    from upstream import download
 
-    about = read_cards()[card]
-    if checkpoint is not None:
-        return None if Path(checkpoint).expanduser().exists() else f"The checkpoint {checkpoint} does not exist either."
-    if about.url is None:
-        return f"'{card}' needs a checkpoint too: give it with -k FILE."
-    target = place(about.url, about.filename)
-    if target.exists():
-        return None
-    return (
-        f"The checkpoint of '{card}' has not been downloaded yet either. It is downloaded from {about.url} when it is "
-        f"needed; without network, put that file at {target}, or give a local file with -k FILE."
-    )
+    return download.missing(card, read_cards()[card], checkpoint)
