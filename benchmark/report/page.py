@@ -32,7 +32,7 @@ from benchmark.report.sentences import (
     sentences_on_layers,
     sentences_without_contrasts,
 )
-from benchmark.report.style import STYLE
+from benchmark.report.style import document
 from benchmark.tables import Table, Value, plural
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -115,25 +115,8 @@ def make(
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
     body = "\n".join(f'<section id="{key}"><h2>{escape(name)}</h2>\n{text}</section>' for key, name, text in sections)
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header><h1>{escape(title)}</h1>
-{"".join(f"<p>{escape(question)}</p>" for question in questions.values() if question)}
-<nav aria-label="Sections">{links}</nav></header>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    asked = "".join(f"<p>{escape(question)}</p>" for question in questions.values() if question)
+    page = document(title, asked, links, body, policy=_POLICY)
     return Report(page, tables, pictures, stem, influence)
 
 

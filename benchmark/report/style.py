@@ -1,5 +1,7 @@
 """How a page looks: on a desk, on a phone and on paper."""
 
+from html import escape
+
 STYLE = """
 :root { color-scheme: light; --ink: #1a1a1a; --soft: #4a4a4a; --line: #d4d4d4; --link: #00558c; }
 * { box-sizing: border-box; }
@@ -62,4 +64,36 @@ pre { background: #f5f5f5; padding: .6rem; font-size: .8rem; white-space: pre-wr
   table { font-size: 7.5pt; } th, td { padding: .12rem .3rem; } td.long { min-width: 0; } pre { font-size: 7pt; }
   thead { display: table-header-group; } a { color: inherit; }
 }
+"""
+
+
+def document(title: str, about: str, links: str, body: str, *, policy: str, style: str = "") -> str:
+    """A page.
+
+    Args:
+        title: as text.
+        about: HTML below the title.
+        links: HTML of the navigation.
+        body: HTML.
+        policy: what browsers may load.
+        style: more rules.
+    """
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{escape(title)}</title>
+<style>{STYLE}{style}</style>
+</head>
+<body>
+<header><h1>{escape(title)}</h1>
+{about}
+<nav aria-label="Sections">{links}</nav></header>
+<main>
+{body}
+</main>
+</body>
+</html>
 """

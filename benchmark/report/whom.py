@@ -32,7 +32,7 @@ from benchmark.report.explained import (
     spread_table,
 )
 from benchmark.report.parts import folded, identifier, listed
-from benchmark.report.style import STYLE
+from benchmark.report.style import document
 from benchmark.statistics import influence as influences
 from benchmark.tables import Table, number_text, plural
 
@@ -114,26 +114,12 @@ def page(
     if notices:
         sections.append(f'<section id="notices"><h2>Notices</h2>{listed(notices)}</section>')
     way = f'<a href="{escape(back)}">Back to the report</a>' if back else ""
-    html = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{escape(title)}</title>
-<style>{STYLE}{_STYLE}</style>
-</head>
-<body>
-<header><h1>{escape(title)}</h1>
-<p>What each speaker, language or class does to a result: its value with all the data minus its value without them,
-computed again.</p>
-<nav aria-label="Sections">{way}{"".join(links) if len(links) > 1 else ""}</nav></header>
-<main>
-{chr(10).join(sections)}
-</main>
-</body>
-</html>
-"""
+    about = (
+        "<p>What each speaker, language or class does to a result: its value with all the data minus its value without "
+        "them, computed again.</p>"
+    )
+    navigation = way + ("".join(links) if len(links) > 1 else "")
+    html = document(title, about, navigation, "\n".join(sections), policy=_POLICY, style=_STYLE)
     return Whom(html, tables, clips.files, clips.folder, answers)
 
 
