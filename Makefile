@@ -30,7 +30,7 @@ $(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
 
 # Building fairseq takes some minutes.
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[demo,lm,lora,datasets,lhotse,wandb,mlflow,fairseq,test]'
+	$(BIN)/pip install --quiet -e '.[demo,lm,lora,datasets,lhotse,wandb,mlflow,fairseq,real,ray,slurm,remote,test]'
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.docs: setup.cfg pyproject.toml | $(BIN)/python

@@ -1,15 +1,15 @@
 """Is everything right on a GPU, and how fast is it? One script, about 8 minutes, nothing to install.
 
-    python recipes/benchmarks/device.py [-o device.json] [--parts states,regimes,pass,step,run] [--small]
+    python recipes/benchmarks/device.py [-o device.json] [--parts states,families,…] [--small]
 
 Needs PyTorch, torchaudio, soundfile and omegaconf; what it compares with (transformers, torchaudio) is skipped where it
 is missing. Weights are random and audio is noise and tones: times and errors do not depend on them, accuracies mean
 nothing and are not printed. It prints one table and writes JSON. ``--small`` is the same with a tiny model in a minute
 or two, on a CPU too: a test of the script.
 
-Parts: ``states``, hidden states against the CPU's, alone against padded, bf16 against float32; ``regimes``, each regime
-trained on both devices, and resumed; ``pass``, frozen forward passes; ``step``, fine-tuning steps; ``run``, a frozen
-speaker verification run from audio on disk.
+Parts: ``states``, hidden states against the CPU's, alone against padded, bf16 against float32; ``families``, the same of
+a small model of each family; ``regimes``, each regime trained on both devices, and resumed; ``pass``, frozen forward
+passes; ``step``, fine-tuning steps; ``run``, a frozen speaker verification run from audio on disk.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import BASE, LARGE, RATE, TINY, commit, made, padded, ragged, write_speech
+from families import families
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -116,43 +117,56 @@ def error(found: Sequence[Tensor], expected: Sequence[Tensor], lengths: Sequence
 
 
 @torch.no_grad()
+def _check(bench: Bench, part: str, name: str, model: nn.Module, wavs: Tensor, lens: Tensor) -> None:
+    """The states of one model, which is moved to the device."""
+    reference = model(wavs, lens)
+    frames = reference.lengths.tolist()
+    model = model.to(bench.device)
+    given = (wavs.to(bench.device), lens)
+    use_tf32(False)
+    found = [state.cpu() for state in model(*given).states]
+    worst = error(found, reference.states, frames)
+    bench.note(part, f"{name}: against the CPU, float32", worst, "of max", ok=worst <= STATES_TOLERANCE)
+    worst = 0.0
+    for i, n in enumerate(lens.tolist()):
+        alone = model(given[0][i : i + 1, :n], lens[i : i + 1]).states
+        rows = [state[i : i + 1, : frames[i]] for state in found]
+        worst = max(worst, error([state.cpu() for state in alone], rows, frames[i : i + 1]))
+    bench.note(part, f"{name}: alone and in a batch, float32", worst, "of max", ok=worst <= STATES_TOLERANCE)
+    if bench.device.type == "cuda":
+        use_tf32(True)
+        worst = error([state.cpu() for state in model(*given).states], reference.states, frames)
+        bench.note(part, f"{name}: TF32 against the CPU", worst, "of max")
+        use_tf32(False)
+    with torch.autocast(bench.device.type, torch.bfloat16):
+        mixed = [state.cpu().float() for state in model(*given).states]
+    bench.note(part, f"{name}: bf16 against float32", error(mixed, found, frames), "of max")
+    worst = 0.0
+    for i, n in enumerate(lens.tolist()):
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            alone = [state.cpu() for state in model(given[0][i : i + 1, :n], lens[i : i + 1]).states]
+        worst = max(worst, error(alone, [state[i : i + 1, : frames[i]] for state in mixed], frames[i : i + 1]))
+    bench.note(part, f"{name}: alone and in a batch, bf16", worst, "of max", ok=worst <= BF16_TOLERANCE)
+    rms = [float((m - f).square().mean().sqrt() / f.square().mean().sqrt()) for m, f in zip(mixed, found, strict=True)]
+    bench.note(part, f"{name}: bf16 against float32, root mean square, worst state", max(rms), "relative")
+
+
 def check_states(bench: Bench) -> None:
     """Hidden states on the device: right, the same in any batch, and how far off in bf16 and with TF32."""
     wavs, lens = padded(ragged(4, 0.5 if bench.small else 1.0, 2.0 if bench.small else 6.0))
     for name, config in bench.architectures().items():
-        model = made(config)
-        reference = model(wavs, lens)
-        frames = reference.lengths.tolist()
-        model = model.to(bench.device)
-        given = (wavs.to(bench.device), lens)
-        use_tf32(False)
-        found = [state.cpu() for state in model(*given).states]
-        worst = error(found, reference.states, frames)
-        bench.note("states", f"{name}: against the CPU, float32", worst, "of max", ok=worst <= STATES_TOLERANCE)
-        worst = 0.0
-        for i, n in enumerate(lens.tolist()):
-            alone = model(given[0][i : i + 1, :n], lens[i : i + 1]).states
-            rows = [state[i : i + 1, : frames[i]] for state in found]
-            worst = max(worst, error([state.cpu() for state in alone], rows, frames[i : i + 1]))
-        bench.note("states", f"{name}: alone and in a batch, float32", worst, "of max", ok=worst <= STATES_TOLERANCE)
-        if bench.device.type == "cuda":
-            use_tf32(True)
-            worst = error([state.cpu() for state in model(*given).states], reference.states, frames)
-            bench.note("states", f"{name}: TF32 against the CPU", worst, "of max")
-            use_tf32(False)
-        with torch.autocast(bench.device.type, torch.bfloat16):
-            mixed = [state.cpu().float() for state in model(*given).states]
-        bench.note("states", f"{name}: bf16 against float32", error(mixed, found, frames), "of max")
-        worst = 0.0
-        for i, n in enumerate(lens.tolist()):
-            with torch.autocast(bench.device.type, torch.bfloat16):
-                alone = [state.cpu() for state in model(given[0][i : i + 1, :n], lens[i : i + 1]).states]
-            worst = max(worst, error(alone, [state[i : i + 1, : frames[i]] for state in mixed], frames[i : i + 1]))
-        bench.note("states", f"{name}: alone and in a batch, bf16", worst, "of max", ok=worst <= BF16_TOLERANCE)
-        rms = [
-            float((m - f).square().mean().sqrt() / f.square().mean().sqrt()) for m, f in zip(mixed, found, strict=True)
-        ]
-        bench.note("states", f"{name}: bf16 against float32, root mean square, worst state", max(rms), "relative")
+        _check(bench, "states", name, made(config), wavs, lens)
+
+
+def check_families(bench: Bench) -> None:
+    """The same of a small model of each family."""
+    if importlib.util.find_spec("transformers") is None:
+        bench.note("families", "all", "skipped", "(no transformers)")
+        return
+    wavs, lens = padded(ragged(3, 0.5, 2.0))
+    with tempfile.TemporaryDirectory() as root:
+        for name, model in families(Path(root)):
+            _check(bench, "families", name, model, wavs, lens)
 
 
 # --- regimes ----------------------------------------------------------------------------------------------------------
@@ -457,6 +471,7 @@ def measure_run(bench: Bench) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "states": check_states,
+    "families": check_families,
     "regimes": check_regimes,
     "pass": measure_pass,
     "step": measure_step,
