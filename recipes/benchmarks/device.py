@@ -7,8 +7,8 @@ is missing. Weights are random and audio is noise and tones: times and errors do
 nothing and are not printed. It prints one table and writes JSON. ``--small`` is the same with a tiny model in a minute
 or two, on a CPU too: a test of the script.
 
-Parts: ``states``, hidden states against the CPU's, alone against padded, bf16 against float32; ``families``, the same of
-a small model of each family; ``regimes``, each regime trained on both devices, and resumed; ``pass``, frozen forward
+Parts: ``states``, hidden states against the CPU's, alone against padded, bf16 against float32; ``families``, the same
+of a small model of each family; ``regimes``, each regime trained on both devices, and resumed; ``pass``, frozen forward
 passes; ``step``, fine-tuning steps; ``run``, a frozen speaker verification run from audio on disk.
 """
 

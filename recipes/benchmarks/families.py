@@ -17,12 +17,14 @@ WIDTHS: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128,
     "conv_dim": (32,) * 7, "num_conv_pos_embedding_groups": 4,
 }  # fmt: skip
+CONFORMER: dict[str, Any] = WIDTHS | {"hidden_act": "swish", "conv_depthwise_kernel_size": 7}
 LARGE: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+ROTARY: dict[str, Any] = {"position_embeddings_type": "rotary"}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec 2.0": ("Wav2Vec2", WIDTHS),
     "wav2vec 2.0, pre-norm": ("Wav2Vec2", WIDTHS | LARGE),
-    "Conformer, relative positions": ("Wav2Vec2Conformer", WIDTHS | {"hidden_act": "swish", "conv_depthwise_kernel_size": 7}),
-    "Conformer, rotary positions": ("Wav2Vec2Conformer", WIDTHS | LARGE | {"hidden_act": "swish", "position_embeddings_type": "rotary"}),
+    "Conformer, relative positions": ("Wav2Vec2Conformer", CONFORMER),
+    "Conformer, rotary positions": ("Wav2Vec2Conformer", CONFORMER | LARGE | ROTARY),
     "HuBERT": ("Hubert", WIDTHS),
     "WavLM": ("WavLM", WIDTHS),
     "WavLM, pre-norm": ("WavLM", WIDTHS | LARGE),
