@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmark.registry import Entry, list_upstreams, load_upstream
+from upstream.bestrq.cards import read_cards as read_bestrq_cards
 from upstream.wav2vec2.cards import read_cards
 from upstream.whisper.cards import read_cards as read_whisper_cards
 
@@ -16,8 +17,24 @@ __all__ = ["entries", "list_upstreams", "load_upstream"]
 
 TABLE = (
     Entry("fbank", "upstream.fbank:Fbank", "log mel filterbank with deltas, no checkpoint"),
-    Entry("s3prl", "upstream.adapters.s3prl:S3prl", "any upstream of s3prl", needs="upstream.adapters:needs_source"),
-    Entry("xares", "upstream.adapters.xares:Xares", "any encoder of XARES", needs="upstream.adapters:needs_source"),
+    Entry(
+        "s3prl",
+        "upstream.adapters.s3prl:S3prl",
+        "any upstream of s3prl, from -o upstream.options.source=…",
+        needs="upstream.adapters:needs_source",
+    ),
+    Entry(
+        "hf_auto",
+        "upstream.adapters.transformers:Transformers",
+        "any speech encoder of transformers that is not read natively, from -k FOLDER or owner/name",
+        needs="upstream.adapters.transformers:missing",
+    ),
+    Entry(
+        "xares",
+        "upstream.adapters.xares:Xares",
+        "any encoder of XARES, from -o upstream.options.source=…",
+        needs="upstream.adapters:needs_source",
+    ),
 )
 """Upstreams without a card."""
 
@@ -44,4 +61,14 @@ def entries() -> Iterable[Entry]:
             kwargs={"card": about.name},
             needs="upstream.whisper:missing",
             about="upstream.facts:whisper",
+        )
+    for encoder in read_bestrq_cards().values():
+        yield Entry(
+            encoder.name,
+            "upstream.bestrq:load_card",
+            encoder.summary,
+            encoder.aliases,
+            kwargs={"card": encoder.name},
+            needs="upstream.bestrq:missing",
+            about="upstream.facts:bestrq",
         )

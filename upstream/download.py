@@ -14,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from tqdm import tqdm
 
@@ -55,7 +55,7 @@ def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> t
     target = place(url, name)
     record = target.with_name(target.name + ".sha256")
     if not target.exists():
-        _fetch(url, target, sha256)
+        fetch(url, target, sha256)
     digest = sha256_of(target)
     expected, source = sha256, "its card"
     if expected is None and record.exists():
@@ -71,59 +71,6 @@ def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> t
     return target, digest
 
 
-class Published(Protocol):
-    """What a card says of its file."""
-
-    @property
-    def url(self) -> str | None:
-        """Where it is published."""
-
-    @property
-    def filename(self) -> str | None:
-        """What it is called in the cache; ``None``: as the url's last part."""
-
-    @property
-    def sha256(self) -> str | None:
-        """Its hash, where it is known."""
-
-
-def locate(card: str, about: Published, checkpoint: str | Path | None, hint: str = "") -> tuple[Path, str | None]:
-    """The file of a card, and its hash where that is known without reading it.
-
-    Args:
-        card: its name.
-        about: what it says of its file, which is downloaded if it is not there.
-        checkpoint: a local file or folder to read in place of that.
-        hint: follows the message where ``checkpoint`` does not exist.
-
-    Raises:
-        BenchmarkError: there is no file.
-    """
-    if checkpoint is not None:
-        path = Path(checkpoint).expanduser()
-        if not path.exists():
-            raise BenchmarkError(f"checkpoint {path} does not exist (given for '{card}' with -k){hint}")
-        return path, None
-    if about.url is None:
-        raise BenchmarkError(f"'{card}' needs a checkpoint: give it with -k FILE (checkpoint=FILE in Python)")
-    return cached(about.url, name=about.filename, sha256=about.sha256)
-
-
-def missing(card: str, about: Published, checkpoint: str | Path | None) -> str | None:
-    """What has to be fetched before a card can be loaded, and how; ``None`` if its file is there. As :func:`locate`."""
-    if checkpoint is not None:
-        return None if Path(checkpoint).expanduser().exists() else f"The checkpoint {checkpoint} does not exist either."
-    if about.url is None:
-        return f"'{card}' needs a checkpoint too: give it with -k FILE."
-    target = place(about.url, about.filename)
-    if target.exists():
-        return None
-    return (
-        f"The checkpoint of '{card}' has not been downloaded yet either. It is downloaded from {about.url} when it is "
-        f"needed; without network, put that file at {target}, or give a local file with -k FILE."
-    )
-
-
 def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file, remembered on disk until its size or time of modification changes."""
     return str(remembered("sha256", [str(path)], lambda paths: [(path, _sha256_of(path)) for path in paths])[str(path)])
@@ -134,7 +81,12 @@ def _sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch(url: str, target: Path, sha256: str | None) -> None:
+def fetch(url: str, target: Path, sha256: str | None) -> None:
+    """Download ``url`` to ``target``, which appears complete or not at all; what arrived before is not asked for again.
+
+    Raises:
+        BenchmarkError: as :func:`cached`.
+    """
     part = target.with_name(target.name + ".part")
     by_hand = f"Download it elsewhere and put it at {target}, or give a local file with -k FILE"
     try:

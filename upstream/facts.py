@@ -45,6 +45,16 @@ def whisper(*, card: str) -> dict[str, Any]:
     return known | _sizes(make) if architecture else known
 
 
+def bestrq(*, card: str) -> dict[str, Any]:
+    """Of a card of :mod:`upstream.bestrq.cards`."""
+    from upstream.bestrq import load_card
+    from upstream.bestrq.cards import read_cards
+
+    about = read_cards()[card]
+    known = {"licence": about.licence, "data": about.data}
+    return known if about.file is None else known | _sizes(lambda: load_card(card=card))
+
+
 def _sizes(make: Callable[[], Any], *, parameters: bool = True) -> dict[str, Any]:
     """Of a model whose numbers are not allocated."""
     import torch

@@ -65,11 +65,24 @@ class Packing:
         spread = x.new_zeros(self.rows + gap * (len(self.lengths) - 1), *x.shape[1:]).index_copy(0, places, x)
         return function(spread.unsqueeze(0))[0].index_select(0, places)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-        """Scaled dot-product attention within each utterance; (row, head, dim) each -> the same."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, prefix: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Scaled dot-product attention within each utterance; (row, head, dim) each -> the same.
+
+        ``prefix``: keys and values (place, head, dim) that every utterance has beside its own.
+        """
         if self.one_by_one():
-            parts = zip(*map(self.split, (q, k, v)), strict=True)
-            return torch.cat([_attend(one[None], two[None], three[None], dropout)[0] for one, two, three in parts])
+            parts = []
+            for one, two, three in zip(*map(self.split, (q, k, v)), strict=True):
+                if prefix is not None:
+                    two, three = torch.cat((prefix[0], two)), torch.cat((prefix[1], three))
+                parts.append(_attend(one[None], two[None], three[None], dropout)[0])
+            return torch.cat(parts)
+        if prefix is not None:
+            keys, values = (with_prefix(self.pad(x), of) for x, of in zip((k, v), prefix, strict=True))
+            valid = F.pad(self._valid, (len(prefix[0]), 0), value=True)
+            return self.pack(_attend(self.pad(q), keys, values, dropout, valid))
         if q.dtype in (torch.bfloat16, torch.float16) and not dropout:
             from torch.nn.attention.varlen import varlen_attn
 
@@ -121,6 +134,11 @@ class Packing:
     def _send(self, x: Tensor) -> Tensor:
         """To the device, without waiting for it."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
+
+
+def with_prefix(x: Tensor, prefix: Tensor) -> Tensor:
+    """(utterance, frame, …) and (place, …) -> (utterance, place + frame, …)."""
+    return torch.cat((prefix.expand(len(x), *prefix.shape), x), dim=1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""Reading fairseq's checkpoints of wav2vec 2.0, HuBERT and data2vec-audio 1.0, without fairseq.
+"""Reading fairseq's checkpoints of wav2vec 2.0, HuBERT and data2vec-audio, without fairseq.
 
-The native model has fairseq's names, so that there is no map, but for Conformer blocks: only configurations differ, and
-what pre-training adds.
+The native model has fairseq's names, so that there is no map, but for Conformer blocks and data2vec 2.0
+(:mod:`upstream.readers.data2vec2`): only configurations differ, and what pre-training adds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
-from upstream.readers import Checkpoint, Rules, renamed, usual_names
+from upstream.readers import Checkpoint, Rules, data2vec2, renamed, usual_names
 from upstream.readers.torchfile import load_state, plain, unreadable
 from upstream.wav2vec2.config import Wav2Vec2Config
 
@@ -146,7 +146,7 @@ def configuration(value: Any, path: Path, what: str) -> dict[Any, Any]:
 
 
 def interpret(path: Path, state: Any) -> Checkpoint:
-    """A file of :func:`upstream.readers.torchfile.load_state` as wav2vec 2.0, HuBERT or data2vec-audio 1.0.
+    """A file of :func:`upstream.readers.torchfile.load_state` as wav2vec 2.0, HuBERT or data2vec-audio.
 
     Also fine-tuned with CTC: the pre-trained model under ``w2v_encoder.w2v_model``, its configuration in ``w2v_args``.
 
@@ -166,8 +166,14 @@ def interpret(path: Path, state: Any) -> Checkpoint:
             key.removeprefix(CTC_PREFIX): tensor for key, tensor in tensors.items() if not key.startswith(CTC_HEAD)
         }
         name = _model_name(model, tensors)
+    if name == data2vec2.NAME:
+        try:
+            return data2vec2.interpret(model, task, tensors)
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{path}: {error}") from error
     if name not in FAMILIES:
-        raise BenchmarkError(f"{path} is a '{name}' model; supported: {', '.join([*FAMILIES, *FINE_TUNED])}")
+        known = ", ".join([*FAMILIES, data2vec2.NAME, *FINE_TUNED])
+        raise BenchmarkError(f"{path} is a '{name}' model; supported: {known}")
     family = FAMILIES[name]
     if model.get("layer_type") == "conformer":
         tensors = {key: tensor for key, tensor in tensors.items() if not _UNUSED_BY_CONFORMER.search(key)}

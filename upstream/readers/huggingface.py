@@ -1,9 +1,10 @@
-"""Reading Hugging Face folders of wav2vec 2.0 (Conformer, too), HuBERT, WavLM and data2vec-audio, without transformers.
+"""Reading Hugging Face folders of wav2vec 2.0 (Conformer, too), HuBERT, WavLM, data2vec-audio and w2v-BERT 2.0, without
+transformers.
 
 A folder has ``config.json``, ``preprocessor_config.json`` (or ``processor_config.json``) and the weights:
 ``model.safetensors`` or ``pytorch_model.bin``, or an index of several such files. Names and configurations are those of
-transformers 5.24 (``models/wav2vec2``, ``hubert``, ``wavlm``, ``data2vec``). Models with a head on top, such as
-``Wav2Vec2ForCTC``, are read without it.
+transformers 5.24 (``models/wav2vec2``, ``hubert``, ``wavlm``, ``data2vec``, ``wav2vec2_bert``). Models with a head on
+top, such as ``Wav2Vec2ForCTC``, or with an adapter after the encoder, are read without it.
 """
 
 from __future__ import annotations
@@ -16,27 +17,24 @@ from typing import Any
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
+from upstream.hub import PREPROCESSORS, WEIGHTS
 from upstream.readers import Checkpoint, Rules, fairseq, renamed, usual_names
 from upstream.readers.fairseq import only_tensors
 from upstream.readers.torchfile import load_state, unreadable
+from upstream.w2v_bert.frontend import BANDS, SAMPLE_RATE, STRIDE, FbankExtractor
 from upstream.wav2vec2.config import Wav2Vec2Config
 
 FAMILIES = {"wav2vec2": "wav2vec2", "wav2vec2-conformer": "wav2vec2", "hubert": "hubert", "wavlm": "wavlm",
-            "data2vec-audio": "data2vec"}  # fmt: skip
+            "data2vec-audio": "data2vec", "wav2vec2-bert": "w2v_bert"}  # fmt: skip
 """``model_type`` -> family."""
 
 PREFIXES = {"wav2vec2": "wav2vec2.", "wav2vec2-conformer": "wav2vec2_conformer.", "hubert": "hubert.",
-            "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio."}  # fmt: skip
+            "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio.", "wav2vec2-bert": "wav2vec2_bert."}  # fmt: skip
 """``model_type`` -> what comes before the names of the pre-trained model in a model with a head."""
 
 HEADS = ("lm_head", "quantizer", "project_hid", "project_q", "projector", "classifier", "layer_weights", "tdnn",
          "feature_extractor", "objective")  # fmt: skip
 """Modules beside the pre-trained model that are not read: of its pre-training, of tasks, of Wav2Vec2ForXVector."""
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Files with the weights, in the order in which transformers looks for them."""
-
-PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 _FRONTEND: Rules = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
@@ -68,6 +66,8 @@ CONFORMER: Rules = (
 )
 """The same for Conformer blocks."""
 
+_UNUSED = ("adapter.", "intermediate_ffn.")
+"""What follows the encoder of some models that were fine-tuned."""
 _UNUSED_BY_CONFORMER = ("encoder.pos_conv_embed.", "encoder.embed_positions.")
 """A convolution that transformers makes and does not run, and frequencies that are computed."""
 
@@ -170,8 +170,9 @@ def read(folder: Path) -> Checkpoint:
         )
     preprocessor = read_json(preprocessor_file)
     nested = preprocessor.get("feature_extractor")
+    make = _w2v_bert if family == "w2v_bert" else _config
     try:
-        config = _config(family, fields, nested if isinstance(nested, dict) else preprocessor)
+        config = make(family, fields, nested if isinstance(nested, dict) else preprocessor)
     except BenchmarkError as error:
         raise BenchmarkError(f"{config_file}: {error}") from error
     tensors = _without_heads(usual_names(read_tensors(weights)), PREFIXES[str(fields["model_type"])])
@@ -182,17 +183,50 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(config, tensors, name_in_file=lambda name: renamed(name, rules), optional=("mask_emb",))
 
 
-def _config(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Wav2Vec2Config:
-    for name, value in REQUIRED.items():
+def _require(fields: Mapping[str, Any], required: Mapping[str, Any]) -> None:
+    for name, value in required.items():
         if fields.get(name, value) != value:
             raise BenchmarkError(f"{name} = {fields[name]!r} is not supported; supported: {value!r}")
+
+
+def _one_of(fields: Mapping[str, Any], name: str, default: str, known: Mapping[str, str]) -> str:
+    """Ours for the value of a field."""
+    value = fields.get(name, default)
+    if not isinstance(value, str) or value not in known:
+        raise BenchmarkError(f"{name} = {value!r} is not supported; supported: {', '.join(known)}")
+    return known[value]
+
+
+def _w2v_bert(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Wav2Vec2Config:
+    """The configuration of w2v-BERT 2.0."""
+    _require(fields, REQUIRED | {"feature_projection_input_dim": FbankExtractor.dim})
+    _require(preprocessor, FRONTEND)
+    values = _W2V_BERT_DEFAULTS | {
+        ours: fields[theirs] for ours, theirs in FIELDS.items() if fields.get(theirs) is not None
+    }
+    _one_of(fields, "hidden_act", "swish", _SWISH)
+    for name in ("left_max_position_embeddings", "right_max_position_embeddings"):
+        values[name] = fields.get(name, getattr(Wav2Vec2Config, name))
+    return Wav2Vec2Config(
+        family=family,
+        extractor_mode="fbank",
+        activation_fn="swish",
+        always_project=True,
+        encoder_layer_norm=False,
+        layer_type="conformer",
+        pos_enc_type=_one_of(fields, "position_embeddings_type", "relative_key", ENCODINGS),
+        depthwise_conv_kernel_size=fields.get("conv_depthwise_kernel_size", 31),
+        causal_conv=True,
+        **values,
+    )
+
+
+def _config(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Wav2Vec2Config:
+    _require(fields, REQUIRED)
     values = {ours: fields[theirs] for ours, theirs in FIELDS.items() if fields.get(theirs) is not None}
-    activation = fields.get("hidden_act", "gelu")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise BenchmarkError(f"hidden_act = {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
     values |= {
         "family": family,
-        "activation_fn": ACTIVATIONS[activation],
+        "activation_fn": _one_of(fields, "hidden_act", "gelu", ACTIVATIONS),
         "always_project": True,
         "normalize_eps": 1e-7,
         "normalize": preprocessor.get("do_normalize", True),
@@ -212,26 +246,17 @@ def _config(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, A
         values |= {"extractor_mode": "layer_norm", "pos_conv_depth": depth, "conv_pos": depth * kernel}
     else:
         norms = {"group": "default", "layer": "layer_norm"}
-        norm = fields.get("feat_extract_norm", "group")
-        if not isinstance(norm, str) or norm not in norms:
-            raise BenchmarkError(f"feat_extract_norm = {norm!r} is not supported; supported: {', '.join(norms)}")
         values |= {
-            "extractor_mode": norms[norm],
+            "extractor_mode": _one_of(fields, "feat_extract_norm", "group", norms),
             "layer_norm_first": fields.get("do_stable_layer_norm", False),
             "conv_pos": fields.get("num_conv_pos_embeddings", 128),
         }
     if fields.get("model_type") == "wav2vec2-conformer":
-        encodings = {"relative": "rel_pos", "rotary": "rope"}
-        encoding = fields.get("position_embeddings_type", "relative")
-        if not isinstance(encoding, str) or encoding not in encodings:
-            raise BenchmarkError(
-                f"position_embeddings_type = {encoding!r} is not supported; supported: relative, rotary"
-            )
-        if values["activation_fn"] != "swish":
-            raise BenchmarkError(f"hidden_act = {activation!r} is not supported in a Conformer; supported: swish")
+        encodings = {name: encoding for name, encoding in ENCODINGS.items() if encoding != "relative_key"}
+        _one_of(fields, "hidden_act", "gelu", _SWISH)
         values |= {
             "layer_type": "conformer",
-            "pos_enc_type": encodings[encoding],
+            "pos_enc_type": _one_of(fields, "position_embeddings_type", "relative", encodings),
             "depthwise_conv_kernel_size": fields.get("conv_depthwise_kernel_size", 31),
             "layer_norm_first": True,
         }
@@ -245,18 +270,28 @@ def _config(family: str, fields: Mapping[str, Any], preprocessor: Mapping[str, A
     return Wav2Vec2Config(**values)
 
 
+ENCODINGS = {"relative": "rel_pos", "rotary": "rope", "relative_key": "relative_key"}
+"""transformers' position encodings of Conformers -> ours."""
+_SWISH = {name: ours for name, ours in ACTIVATIONS.items() if ours == "swish"}
+"""Activations of Conformers."""
+
+FRONTEND: dict[str, Any] = {
+    "feature_size": BANDS, "num_mel_bins": BANDS, "stride": STRIDE, "sampling_rate": SAMPLE_RATE,
+}  # fmt: skip
+"""What w2v-BERT's preprocessor must say, if it says anything."""
+_W2V_BERT_DEFAULTS = {"encoder_layers": 24, "encoder_embed_dim": 1024, "encoder_ffn_embed_dim": 4096,
+                      "encoder_attention_heads": 16}  # fmt: skip
+"""Of transformers' configuration."""
+
 _CONVOLUTIONS = {"dim": [512] * 7, "kernel": [10, 3, 3, 3, 3, 2, 2], "stride": [5, 2, 2, 2, 2, 2, 2]}
 
 
 def _without_heads(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors of the pre-trained model: with ``prefix``, which is removed, where there are others beside them."""
-    if not any(name.startswith(prefix) for name in tensors):
-        return {name: tensor for name, tensor in tensors.items() if not name.startswith("adapter.")}
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.split(".")[0] not in HEADS and not name.startswith(f"{prefix}adapter.")
-    }
+    if any(name.startswith(prefix) for name in tensors):
+        kept = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] not in HEADS}
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:

@@ -60,7 +60,8 @@ def _stand_in(name: str) -> Any:
     return None
 
 
-_INERT_PACKAGES = ("omegaconf.", "fairseq.", "hydra.", "typing.", "pathlib.")
+_INERT_PACKAGES = ("omegaconf.", "fairseq.", "examples.", "data2vec.", "hydra.", "typing.", "pathlib.")
+"""``examples`` is fairseq's, whose configurations of data2vec 2.0 are pickled as of there or of its ``user_dir``."""
 _INERT_NAMES = {
     "argparse.Namespace",
     # the types of omegaconf's fields: typing.Dict[str, int] is operator.getitem(typing.Dict, (str, int))

@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
-from upstream.wav2vec2.cards import FOLDER, Card, read_cards
+from upstream.cards import differences, info
+from upstream.wav2vec2.cards import FOLDER, read_cards
 
 OPTIONS = (
     "dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "feature_grad_mult",
@@ -21,7 +22,14 @@ OPTIONS = (
 """Fields of ``Wav2Vec2Config`` that may be changed when a model is loaded: those that matter during training."""
 
 
-def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights: bool = False, **options: Any) -> Any:
+def load_card(
+    *,
+    card: str,
+    checkpoint: str | Path | None = None,
+    random_weights: bool = False,
+    stream: bool = False,
+    **options: Any,
+) -> Any:
     """Load the model of a card, in evaluation mode; the factory behind the registry's entries.
 
     Args:
@@ -29,6 +37,8 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
         checkpoint: a local file or Hugging Face folder to read in place of the card's own.
         random_weights: keep the checkpoint's architecture and draw new weights from torch's random state, as a
             baseline for the pre-trained model.
+        stream: leave the transformer blocks in the file, and read them one at a time at each pass: for a model that is
+            larger than the memory, and stays as it is.
         options: values for training, see :data:`OPTIONS`.
 
     Returns:
@@ -37,58 +47,63 @@ def load_card(*, card: str, checkpoint: str | Path | None = None, random_weights
     Raises:
         BenchmarkError: no file, a file that no reader knows, or one that does not match the card.
     """
-    from upstream.download import locate
+    from upstream.checkpoints import locate
     from upstream.wav2vec2.checkpoint import load_model
     from upstream.wav2vec2.export import exports
 
     about = read_cards()[card]
+    if stream and random_weights:
+        raise BenchmarkError(
+            f"'{card}' with random weights has none in a file that could be streamed; leave stream out"
+        )
     for option in options:
         if option not in OPTIONS:
-            raise BenchmarkError(f"'{card}' has no option '{option}'. " + suggest(option, ["random_weights", *OPTIONS]))
+            raise BenchmarkError(
+                f"'{card}' has no option '{option}'. " + suggest(option, ["random_weights", "stream", *OPTIONS])
+            )
 
     if checkpoint is None and about.file is not None:
         path, sha256 = FOLDER / about.file, None
         if not path.exists():
             raise BenchmarkError(f"'{card}' is part of this package, but {path} is missing; install the package again")
     else:
-        hint = ". A folder of the Hugging Face hub is fetched by `hf download NAME --local-dir FOLDER`"
-        path, sha256 = locate(card, about, checkpoint, hint if card == "hf" else "")
+        hint = ". A model of the Hugging Face hub is given as owner/name" if card == "hf" else ""
+        path, sha256 = locate(card, about, checkpoint, hint)
 
-    model = load_model(path, options=options, random_weights=random_weights)
-    _check(model.config, about, path)
-    model.exports = exports(model.config)
+    model = load_model(path, options=options, random_weights=random_weights, stream=stream)
     config = model.config
-    model.info = {
-        "name": card,
-        "checkpoint": str(path),
-        "sha256": None if random_weights else sha256 or _digest(path),
-        "random_weights": random_weights,
-        "architecture": {
-            "family": about.family,
+    if wrong := differences(about, config):
+        raise BenchmarkError(
+            f"{path} is not '{card}': {'; '.join(wrong)}. -u {config.family}_local -k FILE takes any checkpoint of its "
+            "kind"
+        )
+    model.exports = exports(config)
+    model.info = info(
+        about,
+        path,
+        own=checkpoint is None,
+        random_weights=random_weights,
+        sha256=lambda: sha256 or _digest(path),
+        architecture={
             "method": config.family,
             "extractor_mode": config.extractor_mode,
             "layer_norm_first": config.layer_norm_first,
             "encoder_layers": config.encoder_layers,
             "encoder_embed_dim": config.encoder_embed_dim,
             "normalize": config.normalize,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": model.parameter_count(),
         },
-        "licence": about.licence if checkpoint is None else None,
-        "url": about.url if checkpoint is None else None,
-        "paper": about.paper,
-        "objective": about.objective,
-        "pretrained_on": [] if random_weights or checkpoint is not None else list(about.pretrained_on),
-        "options": options,
-    }
+        options=options,
+    )
     return model
 
 
 def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     """What has to be fetched before the model of a card can be loaded, and how; ``None`` if its file is there."""
-    from upstream import download
+    from upstream import checkpoints
 
     about = read_cards()[card]
-    return None if checkpoint is None and about.file else download.missing(card, about, checkpoint)
+    return None if checkpoint is None and about.file else checkpoints.missing(card, about, checkpoint)
 
 
 def _digest(path: Path) -> str:
@@ -100,16 +115,3 @@ def _digest(path: Path) -> str:
         return sha256_of(path)
     lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in huggingface.files(path))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _check(config: Any, card: Card, path: Path) -> None:
-    differences = [
-        f"{name} is {getattr(config, name)!r}, the card says {value!r}"
-        for name, value in card.architecture.items()
-        if getattr(config, name) != value
-    ]
-    if differences:
-        raise BenchmarkError(
-            f"{path} is not '{card.name}': {'; '.join(differences)}. -u {config.family}_local -k FILE takes any "
-            "checkpoint of its kind"
-        )

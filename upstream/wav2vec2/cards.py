@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from upstream.cards import Card
+
 FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """One published checkpoint."""
-
-    name: str
-    family: str
-    architecture: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of ``Wav2Vec2Config`` that the file must agree with."""
-    url: str | None = None
-    filename: str | None = None
-    """What the download is called in the cache, where the last part of the url is ambiguous."""
-    sha256: str | None = None
-    file: str | None = None
-    """A file next to ``cards.yaml``, in place of a url."""
-    licence: str | None = None
-    paper: str | None = None
-    """arXiv number."""
-    objective: str
-    """What it was pre-trained (and fine-tuned) to do."""
-    data: str | None = None
-    pretrained_on: tuple[str, ...] = ()
-    """Names of the corpora in ``data``, spelt alike on all cards."""
-    summary: str
-    aliases: tuple[str, ...] = ()
 
 
 @cache

@@ -14,12 +14,13 @@ from benchmark.errors import BenchmarkError, shorten
 from upstream.readers import Checkpoint, fairseq, fairseq2, huggingface, wavlm
 from upstream.readers.torchfile import load_state, unreadable
 from upstream.wav2vec2.model import Wav2Vec2Model
+from upstream.wav2vec2.streaming import StreamedModel
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_model(
-    path: str | Path, *, options: Mapping[str, Any] | None = None, random_weights: bool = False
+    path: str | Path, *, options: Mapping[str, Any] | None = None, random_weights: bool = False, stream: bool = False
 ) -> Wav2Vec2Model:
     """Read a checkpoint into a model, in evaluation mode.
 
@@ -28,6 +29,7 @@ def load_model(
         options: fields of :class:`Wav2Vec2Config` to change: those that matter while training.
         random_weights: take the architecture only; the weights are drawn as before pre-training, from torch's random
             state.
+        stream: leave the blocks in the file, and read them one at a time at each pass.
 
     Raises:
         BenchmarkError: for a file that is not such a checkpoint, or whose tensors are not those that its configuration
@@ -38,7 +40,7 @@ def load_model(
     if random_weights:
         return Wav2Vec2Model(config).eval()
     with torch.device("meta"):
-        model = Wav2Vec2Model(
+        model = (StreamedModel if stream else Wav2Vec2Model)(
             config,
             pretraining=checkpoint.pretraining,
             pretraining_config=checkpoint.pretraining_config,
@@ -63,6 +65,9 @@ def load_model(
             + "; ".join(f"{len(names)} {kind}: {shorten(names, most=5)}" for kind, names in problems.items() if names)
         )
     _check_types(Path(path), {name: t for name, t in tensors.items() if expected[name][1].is_floating_point()})
+    if isinstance(model, StreamedModel):
+        model.take({name: tensors[theirs] for theirs, (name, _) in expected.items()}, str(path))
+        return model.eval()
     weights = {name: tensors[theirs].to(parameter.dtype) for theirs, (name, parameter) in expected.items()}
     _check_values(Path(path), weights)
     model.load_state_dict(weights, strict=True, assign=True)

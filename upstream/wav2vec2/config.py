@@ -3,7 +3,7 @@
 Only what inference and fine-tuning need. Names and defaults are those of fairseq's ``Wav2Vec2Config``
 (https://github.com/facebookresearch/fairseq/blob/3d262bb/fairseq/models/wav2vec/wav2vec2.py), except ``normalize`` and
 ``sample_rate``, which fairseq keeps in the task, and ``apply_mask``, which it keeps in the fine-tuned model. Relative
-positions have the names and defaults of WavLM's configuration.
+positions have the names and defaults of WavLM's configuration, those of w2v-BERT 2.0 transformers'.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ UNSUPPORTED: dict[str, Any] = {
 }
 """Fields of fairseq's configuration that change the architecture, and the only value that is implemented."""
 
-FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec")
-"""wav2vec 2.0, HuBERT, WavLM, data2vec-audio 1.0: one architecture, but for WavLM's relative positions."""
+FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec", "data2vec2", "w2v_bert")
+"""wav2vec 2.0, HuBERT, WavLM, data2vec-audio 1.0 and 2.0, w2v-BERT 2.0: one architecture, but for WavLM's and data2vec
+2.0's positions and w2v-BERT's input and blocks."""
 
 MOST = {"encoder_layers": 1000, "pos_conv_depth": 1000}
 MOST_NUMBER = 2**20
@@ -42,7 +43,8 @@ class Wav2Vec2Config:
     family: str = "wav2vec2"
     """How it was pre-trained: one of :data:`FAMILIES`."""
     extractor_mode: str = "default"
-    """``default``: one GroupNorm after the first convolution; ``layer_norm``: a LayerNorm after each."""
+    """``default``: one GroupNorm after the first convolution; ``layer_norm``: a LayerNorm after each; ``fbank``: no
+    convolutions, but the log mel energies of :mod:`upstream.w2v_bert.frontend`."""
     conv_feature_layers: str = STANDARD_CONV
     """A Python list expression of ``(dim, kernel_size, stride)``; :attr:`conv_layers` parses it, without ``eval``."""
     conv_bias: bool = False
@@ -55,6 +57,8 @@ class Wav2Vec2Config:
     """Of the feed-forward layers: one of :data:`ACTIVATIONS`."""
     layer_norm_first: bool = False
     """True: pre-norm blocks, a LayerNorm after the last; False: post-norm blocks, a LayerNorm before the first."""
+    encoder_layer_norm: bool = True
+    """Whether there is a LayerNorm before or after the blocks; w2v-BERT has none."""
     conv_pos: int = 128
     """Kernel size of the positional convolution; with ``pos_conv_depth`` > 1, divided between the layers."""
     conv_pos_groups: int = 16
@@ -62,9 +66,15 @@ class Wav2Vec2Config:
     layer_type: str = "transformer"
     """Or ``conformer``: blocks of :mod:`upstream.conformer.block`, and no positional convolution."""
     pos_enc_type: str = "abs"
-    """Of a Conformer: ``rel_pos`` or ``rope``."""
+    """Of a Conformer: ``rel_pos``, ``rope`` or ``relative_key``."""
+    left_max_position_embeddings: int = 64
+    """``relative_key``: frames before the query from which on all share a vector."""
+    right_max_position_embeddings: int = 8
+    """The same of frames after the query."""
     depthwise_conv_kernel_size: int = 31
     """Of a Conformer, in frames; odd."""
+    causal_conv: bool = False
+    """Of a Conformer: its convolution hears no later frame and is followed by LayerNorm, not BatchNorm."""
     always_project: bool = False
     """Project the convolutional features even where they are as wide as the blocks, as data2vec and Hugging Face do."""
     relative_position_embedding: bool = False
@@ -75,6 +85,8 @@ class Wav2Vec2Config:
     """Frames from which on all distances share a bucket."""
     gru_rel_pos: bool = False
     """WavLM: the bias is scaled by a gate of the query's frame."""
+    alibi: bool = False
+    """data2vec 2.0: attention logits have a penalty by distance (:mod:`upstream.data2vec2.positions`)."""
 
     dropout: float = 0.1
     """After the positional convolution, attention and feed-forward layers."""
@@ -113,8 +125,10 @@ class Wav2Vec2Config:
         for field in dataclasses.fields(self):
             value = _typed(field.name, getattr(self, field.name), str(field.type))
             object.__setattr__(self, field.name, value)
-        if self.extractor_mode not in ("default", "layer_norm"):
-            raise _unsupported("extractor_mode", self.extractor_mode, "'default' or 'layer_norm'")
+        if self.extractor_mode not in ("default", "layer_norm", "fbank"):
+            raise _unsupported("extractor_mode", self.extractor_mode, "'default', 'layer_norm' or 'fbank'")
+        if self.extractor_mode == "fbank" and (self.sample_rate != 16000 or self.normalize):
+            raise _unsupported("extractor_mode", "fbank", "with waveforms of 16 kHz that are not normalised")
         if self.family not in FAMILIES:
             raise _unsupported("family", self.family, "one of " + ", ".join(FAMILIES))
         if self.activation_fn not in ACTIVATIONS:
@@ -129,12 +143,17 @@ class Wav2Vec2Config:
                 raise _unsupported(name, getattr(self, name), "between 0 and 1")
         for name, divisor in (("encoder_attention_heads", self.encoder_attention_heads),
                               ("conv_pos_groups", self.conv_pos_groups)):  # fmt: skip
-            if self.encoder_embed_dim % divisor:
+            used = name != "conv_pos_groups" or self.layer_type == "transformer"
+            if used and self.encoder_embed_dim % divisor:
                 raise _unsupported(name, divisor, f"a divisor of encoder_embed_dim = {self.encoder_embed_dim}")
         if self.layer_type not in ("transformer", "conformer"):
             raise _unsupported("layer_type", self.layer_type, "'transformer' or 'conformer'")
         if self.layer_type == "conformer":
             self._check_conformer()
+        elif self.pos_enc_type == "relative_key" or self.causal_conv:
+            raise _unsupported("layer_type", self.layer_type, "'conformer', with relative_key and causal_conv")
+        if self.alibi and (self.layer_type == "conformer" or self.relative_position_embedding):
+            raise _unsupported("alibi", True, "without other positions in attention")
         if self.relative_position_embedding and not 4 <= self.num_buckets < 4 * self.max_distance:
             raise _unsupported("num_buckets", self.num_buckets, "4 or more, and fewer than 4 times max_distance")
         if self.gru_rel_pos and not self.relative_position_embedding:
@@ -143,11 +162,15 @@ class Wav2Vec2Config:
 
     def _check_conformer(self) -> None:
         kernel, heads = self.depthwise_conv_kernel_size, self.encoder_attention_heads
-        if self.pos_enc_type not in ("rel_pos", "rope"):
-            raise _unsupported("pos_enc_type", self.pos_enc_type, "'rel_pos' or 'rope'")
+        if self.pos_enc_type not in ("rel_pos", "rope", "relative_key"):
+            raise _unsupported("pos_enc_type", self.pos_enc_type, "'rel_pos', 'rope' or 'relative_key'")
+        for name in ("left_max_position_embeddings", "right_max_position_embeddings"):
+            if not 0 <= getattr(self, name) <= MOST_NUMBER:
+                raise _unsupported(name, getattr(self, name), f"from 0 to {MOST_NUMBER}")
         if not 1 <= kernel <= MOST_NUMBER or kernel % 2 == 0:
             raise _unsupported("depthwise_conv_kernel_size", kernel, "an odd number")
-        if self.encoder_embed_dim // (1 if self.pos_enc_type == "rel_pos" else heads) % 2:
+        size = {"rel_pos": self.encoder_embed_dim, "rope": self.encoder_embed_dim // heads}.get(self.pos_enc_type, 0)
+        if size % 2:
             raise _unsupported("encoder_embed_dim", self.encoder_embed_dim, "an even number, in each head for rope")
         if self.relative_position_embedding:
             raise _unsupported("relative_position_embedding", True, "with layer_type = 'transformer'")
@@ -200,13 +223,18 @@ _NOT_IN_MODEL = {"family", "always_project", "apply_mask", "checkpoint_activatio
                  "normalize", "normalize_eps", "sample_rate"}  # fmt: skip
 """Fields that fairseq's configuration of a model has not: said by its name, options of ours, or in the task."""
 _NOT_IN_FAIRSEQ = _NOT_IN_MODEL | {
+    "encoder_layer_norm",
     "layer_type",
     "pos_enc_type",
+    "left_max_position_embeddings",
+    "right_max_position_embeddings",
     "depthwise_conv_kernel_size",
+    "causal_conv",
     "relative_position_embedding",
     "num_buckets",
     "max_distance",
     "gru_rel_pos",
+    "alibi",
 }
 
 

@@ -225,7 +225,7 @@ EXPORTS: Mapping[str, Callable[[Any, Path], str]] = {
 
 def exports(config: Wav2Vec2Config) -> dict[str, Callable[[Any, Path], str]]:
     """The model's :attr:`benchmark.interfaces.Upstream.exports`: fairseq's format is written of wav2vec 2.0 only,
-    and nothing of Conformers."""
-    if config.layer_type == "conformer":
+    and nothing of Conformers and data2vec 2.0."""
+    if config.layer_type == "conformer" or config.family not in HUGGINGFACE_MODELS:
         return {}
     return {name: export for name, export in EXPORTS.items() if name != "fairseq" or config.family == "wav2vec2"}

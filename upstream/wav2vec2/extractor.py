@@ -35,6 +35,7 @@ class ConvFeatureExtractor(nn.Module):
         super().__init__()
         self.layers = config.conv_layers
         self.hop = math.prod(stride for _, _, stride in self.layers)
+        self.dim = self.layers[-1][0]
         self.conv_layers = nn.ModuleList()
         in_dim = 1
         for i, (dim, kernel_size, stride) in enumerate(self.layers):
@@ -55,6 +56,14 @@ class ConvFeatureExtractor(nn.Module):
         for _, kernel_size, stride in reversed(self.layers):
             samples = (samples - 1) * stride + kernel_size
         return samples
+
+    def output_lengths(self, wav_lens: Tensor) -> Tensor:
+        """Frames (batch,) of waveforms of ``wav_lens`` (batch,) samples: floor((n - kernel) / stride) + 1 at each
+        convolution; 0 for a waveform that is too short."""
+        lengths = wav_lens
+        for _, kernel_size, stride in self.layers:
+            lengths = torch.div(lengths - kernel_size, stride, rounding_mode="floor") + 1
+        return lengths.clamp(min=0)
 
     def forward(self, wavs: Sequence[Tensor]) -> Tensor:
         """(sample,) waveforms -> (row, conv_dim): their valid frames one after the other."""

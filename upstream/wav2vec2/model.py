@@ -1,4 +1,4 @@
-"""A native wav2vec 2.0 whose parameters carry fairseq's names; also HuBERT, WavLM and data2vec-audio 1.0.
+"""A native wav2vec 2.0 whose parameters carry fairseq's names; also HuBERT, WavLM, data2vec-audio and w2v-BERT 2.0.
 
 Follows fairseq's ``Wav2Vec2Model`` (https://github.com/facebookresearch/fairseq, models/wav2vec/wav2vec2.py) layer by
 layer, with two differences: an utterance has the same states alone and in any batch (fairseq's GroupNorm and
@@ -21,11 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from benchmark import draws
 from benchmark.interfaces import HiddenStates, Upstream
 from upstream.checks import check_input, check_keep
 from upstream.conformer.block import ConformerBlock, ConformerPositions
+from upstream.data2vec2.positions import Alibi
 from upstream.packing import Packing, one_by_one
 from upstream.products import Linear
+from upstream.w2v_bert.frontend import FbankExtractor
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.extractor import ConvFeatureExtractor
 from upstream.wavlm.positions import PositionGate, RelativePositions, attend
@@ -53,14 +56,15 @@ class Wav2Vec2Model(Upstream):
         self.pretraining = dict(pretraining or {})
         self.pretraining_config = dict(pretraining_config or {})
         self.info = {}
-        conv_dim = config.conv_layers[-1][0]
 
         self.sample_rate = config.sample_rate
         self.hidden_size = config.encoder_embed_dim
         self.num_states = config.encoder_layers + 1
 
-        self.feature_extractor = ConvFeatureExtractor(config)
+        self.feature_extractor: ConvFeatureExtractor | FbankExtractor
+        self.feature_extractor = FbankExtractor() if config.extractor_mode == "fbank" else ConvFeatureExtractor(config)
         self.frame_shift = self.feature_extractor.hop
+        conv_dim = self.feature_extractor.dim
         self.layer_norm = nn.LayerNorm(conv_dim)
         project = config.always_project or conv_dim != config.encoder_embed_dim
         self.post_extract_proj = Linear(conv_dim, config.encoder_embed_dim) if project else None
@@ -68,9 +72,9 @@ class Wav2Vec2Model(Upstream):
         self.encoder = TransformerEncoder(config)
 
     @property
-    def extractor(self) -> nn.Module:
-        """The convolutions over the waveform."""
-        return self.feature_extractor
+    def extractor(self) -> nn.Module | None:
+        """The convolutions over the waveform, where there are any."""
+        return None if isinstance(self.feature_extractor, FbankExtractor) else self.feature_extractor
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -83,12 +87,12 @@ class Wav2Vec2Model(Upstream):
         return self.feature_extractor.min_samples
 
     def output_lengths(self, wav_lens: Tensor) -> Tensor:
-        """Valid frames (batch,) of waveforms of ``wav_lens`` (batch,) samples: floor((n - kernel) / stride) + 1 at
-        each convolution; 0 for a waveform that is too short."""
-        lengths = wav_lens
-        for _, kernel_size, stride in self.config.conv_layers:
-            lengths = torch.div(lengths - kernel_size, stride, rounding_mode="floor") + 1
-        return lengths.clamp(min=0)
+        """Valid frames (batch,) of waveforms of ``wav_lens`` (batch,) samples; 0 for one that is too short."""
+        return self.feature_extractor.output_lengths(wav_lens)
+
+    def parameter_count(self) -> int:
+        """How many parameters the checkpoint has of the model."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, wavs: Tensor, wav_lens: Tensor, *, keep: Sequence[int] | None = None) -> HiddenStates:
         """Compute hidden states.
@@ -108,7 +112,8 @@ class Wav2Vec2Model(Upstream):
         kept = check_keep(keep, self.num_states)
         samples = check_input(wavs, wav_lens, self.min_samples, self.sample_rate)
         lengths = self.output_lengths(wav_lens)
-        if len(samples) > 1 and wavs.device.type == "cpu" and not torch.is_grad_enabled():
+        together = self.sharded or (self.training and draws.are_shared())
+        if len(samples) > 1 and wavs.device.type == "cpu" and not torch.is_grad_enabled() and not together:
             return HiddenStates(self._forward_each(wavs, samples, lengths.tolist(), kept), lengths)
         return HiddenStates(self._forward_batch(wavs, samples, kept), lengths)
 
@@ -139,12 +144,14 @@ class Wav2Vec2Model(Upstream):
             (row, conv_dim) features, and which rows are whose.
         """
         dtype = self.layer_norm.weight.dtype
-        alone = [wav[:n].to(dtype) for wav, n in zip(wavs, samples, strict=True)]
+        alone = [wav[:n] for wav, n in zip(wavs, samples, strict=True)]
+        if self.extractor is not None:
+            alone = [wav.to(dtype) for wav in alone]
         if self.config.normalize:
             alone = [F.layer_norm(wav, wav.shape, eps=self.config.normalize_eps) for wav in alone]
         mult = self.config.feature_grad_mult
         with torch.set_grad_enabled(torch.is_grad_enabled() and mult > 0):
-            features = self.feature_extractor(alone)
+            features = self.feature_extractor(alone).to(dtype)
         if features.requires_grad and mult != 1.0:
             features.register_hook(lambda gradient: gradient * mult)
         frames = self.output_lengths(torch.tensor(samples)).tolist()
@@ -166,12 +173,13 @@ class Wav2Vec2Model(Upstream):
         """
         config, lengths = self.config, packing.lengths
         if config.mask_prob > 0:
-            time = span_mask(lengths, packing.longest, config.mask_prob, config.mask_length, min_spans=2)
+            whole = draws.whole(lengths)
+            time = draws.own(span_mask(whole, max(whole), config.mask_prob, config.mask_length, min_spans=2))
             masked = torch.cat([row[:n] for row, n in zip(time, lengths, strict=True)])
             x = torch.where(masked.to(x.device, non_blocking=True).unsqueeze(1), self.mask_emb.to(x.dtype), x)
         if config.mask_channel_prob > 0:
-            sizes = [x.size(1)] * len(lengths)
-            channel = span_mask(sizes, x.size(1), config.mask_channel_prob, config.mask_channel_length)
+            sizes = [x.size(1)] * len(draws.whole(lengths))
+            channel = draws.own(span_mask(sizes, x.size(1), config.mask_channel_prob, config.mask_channel_length))
             x = x.masked_fill(channel.to(x.device, non_blocking=True)[packing.utterance], 0.0)
         return x
 
@@ -202,12 +210,14 @@ class TransformerEncoder(nn.Module):
         self.relative_positions: nn.Module | None = None
         if conformer:
             self.relative_positions = ConformerPositions(config)
+        elif config.alibi:
+            self.relative_positions = Alibi(config.encoder_attention_heads)
         elif config.relative_position_embedding:
             heads = config.encoder_attention_heads
             self.relative_positions = RelativePositions(heads, config.num_buckets, config.max_distance)
         block = ConformerBlock if conformer else TransformerBlock
         self.layers = nn.ModuleList(block(config) for _ in range(config.encoder_layers))
-        self.layer_norm = nn.LayerNorm(dim)
+        self.layer_norm = nn.LayerNorm(dim) if config.encoder_layer_norm else None
         for module in self.layers.modules():  # BERT's initialisation, as in fairseq
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -216,28 +226,39 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, keep: Sequence[int]) -> list[Tensor]:
         """(row, dim) projected features -> the states in ``keep``, (row, dim) each."""
-        if len(self.pos_conv):
-            x = x + self._positions(x, packing)
-        if not self.config.layer_norm_first:
-            x = self.layer_norm(x)
-        x = F.dropout(x, self.config.dropout, self.training)
-        positions = None if self.relative_positions is None else self.relative_positions(packing.longest, x.device)
-
+        x = self.embed(x, packing)
+        positions = self.positions(packing, x.device)
         wanted = set(keep)
         states = []
         if 0 in wanted:
             states.append(x)
         for k, layer in enumerate(self.layers[: max(keep)], start=1):
             dropped = self.training and self.config.encoder_layerdrop > 0
-            if not (dropped and torch.rand(()).item() < self.config.encoder_layerdrop):
+            if not (dropped and torch.rand((), generator=draws.generator()).item() < self.config.encoder_layerdrop):
                 if self.config.checkpoint_activations and torch.is_grad_enabled():
                     x = checkpoint(layer, x, packing, positions, use_reentrant=False)
                 else:
                     x = layer(x, packing, positions)
             if k in wanted:
-                last = k == len(self.layers) and self.config.layer_norm_first
-                states.append(self.layer_norm(x) if last else x)
+                states.append(self.state(x, k))
         return states
+
+    def embed(self, x: Tensor, packing: Packing) -> Tensor:
+        """(row, dim) projected features -> the input of block 0, (row, dim)."""
+        if len(self.pos_conv):
+            x = x + self._positions(x, packing)
+        if not self.config.layer_norm_first and self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return F.dropout(x, self.config.dropout, self.training)
+
+    def positions(self, packing: Packing, device: torch.device) -> Tensor | None:
+        """What blocks know of positions, where they do."""
+        return None if self.relative_positions is None else self.relative_positions(packing.longest, device)
+
+    def state(self, x: Tensor, k: int) -> Tensor:
+        """State k of what came out of k blocks, (row, dim) both."""
+        last = k == self.config.encoder_layers and self.config.layer_norm_first
+        return self.layer_norm(x) if last and self.layer_norm is not None else x
 
     def _positions(self, x: Tensor, packing: Packing) -> Tensor:
         """Positional embedding of (row, dim) features."""
@@ -292,6 +313,9 @@ class SelfAttention(nn.Module):
         self.q_proj = Linear(dim, dim)
         self.out_proj = Linear(dim, dim)
         self.gate = PositionGate(dim, self.heads) if config.gru_rel_pos else None
+        self.prefix: nn.Module | None = None
+        """Gives keys and values (place, head, dim / head) of a type, which every utterance has beside its own: regime
+        ``prefix``."""
 
     def forward(self, x: Tensor, packing: Packing, positions: Tensor | None = None) -> Tensor:
         """(row, dim) -> the same; attention stays within an utterance.
@@ -306,10 +330,11 @@ class SelfAttention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = self.dropout if self.training else 0.0
+        prefix = None if self.prefix is None else self.prefix(q.dtype)
         if positions is None:
-            x = packing.attend(q, k, v, dropout)
+            x = packing.attend(q, k, v, dropout, prefix)
         else:
-            x = attend(packing, q, k, v, positions, gates, dropout)
+            x = attend(packing, q, k, v, positions, gates, dropout, prefix)
         return cast(Tensor, self.out_proj(x.flatten(1)))
 
 
@@ -411,10 +436,11 @@ def span_mask(lengths: Sequence[int], frames: int, prob: float, span: int, *, mi
         (row, frame) bool on the CPU, drawn from torch's CPU generator whatever the device, so that a resumed run
         draws the same.
     """
+    generator = draws.generator()
     mask = torch.zeros(len(lengths), frames, dtype=torch.bool)
     for row, n in zip(mask, lengths, strict=True):
-        spans = max(min_spans, int(prob * n / span + torch.rand(()).item()))
-        starts = torch.randperm(max(1, n - span + 1))[:spans]
+        spans = max(min_spans, int(prob * n / span + torch.rand((), generator=generator).item()))
+        starts = torch.randperm(max(1, n - span + 1), generator=generator)[:spans]
         for start in starts.tolist():
             row[start : min(start + span, n)] = True
         if n and bool(row[:n].all()):  # shorter than a span: leave some frames unmasked

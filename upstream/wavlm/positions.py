@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upstream.packing import Packing
+from upstream.packing import Packing, with_prefix
 
 
 class RelativePositions(nn.Module):
@@ -61,7 +61,14 @@ class PositionGate(nn.Module):
 
 
 def attend(
-    packing: Packing, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, gates: Tensor | None, dropout: float = 0.0
+    packing: Packing,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    gates: Tensor | None,
+    dropout: float = 0.0,
+    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Scaled dot-product attention within each utterance, its logits biased by distance.
 
@@ -71,21 +78,28 @@ def attend(
         positions: (head, longest, longest) from :class:`RelativePositions`.
         gates: (row, head) from :class:`PositionGate`; ``None``: all are 1.
         dropout: of the attention weights.
+        prefix: see :meth:`upstream.packing.Packing.attend`; it is at no distance from anything, and has no bias.
 
     Returns:
         (row, head, dim).
     """
+    places = 0 if prefix is None else len(prefix[0])
     positions = positions.to(q.dtype)
     gates = q.new_ones(q.shape[:2]) if gates is None else gates.to(q.dtype)
     if packing.one_by_one():
         parts = []
         for one, two, three, gate in zip(*map(packing.split, (q, k, v, gates)), strict=True):
-            bias = gate.t()[..., None] * positions[:, : len(one), : len(one)]
+            bias = F.pad(gate.t()[..., None] * positions[:, : len(one), : len(one)], (places, 0))
+            if prefix is not None:
+                two, three = torch.cat((prefix[0], two)), torch.cat((prefix[1], three))
             one, two, three = (x.transpose(0, 1)[None] for x in (one, two, three))
             parts.append(F.scaled_dot_product_attention(one, two, three, bias[None], dropout)[0].transpose(0, 1))
         return torch.cat(parts)
     bias = packing.pad(gates).transpose(1, 2)[..., None] * positions  # (utterance, head, query, key)
     valid = packing.pad(torch.ones(packing.rows, dtype=torch.bool, device=q.device))
-    bias = bias.masked_fill(~valid[:, None, None, :], float("-inf"))
-    q, k, v = (packing.pad(x).transpose(1, 2) for x in (q, k, v))
+    bias = F.pad(bias.masked_fill(~valid[:, None, None, :], float("-inf")), (places, 0))
+    q, k, v = (packing.pad(x) for x in (q, k, v))
+    if prefix is not None:
+        k, v = with_prefix(k, prefix[0]), with_prefix(v, prefix[1])
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return packing.pack(F.scaled_dot_product_attention(q, k, v, bias, dropout).transpose(1, 2))

@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
-from upstream.whisper.cards import PAPER, read_cards
+from upstream.cards import differences, info
+from upstream.whisper.cards import read_cards
 
 
 def load_card(
@@ -44,7 +45,8 @@ def load_card(
     Raises:
         BenchmarkError: no file, a file that holds no Whisper, or one that does not match the card.
     """
-    from upstream.download import locate, sha256_of
+    from upstream.checkpoints import locate
+    from upstream.download import sha256_of
     from upstream.whisper.checkpoint import load_model
     from upstream.whisper.model import LENGTHS
 
@@ -63,39 +65,29 @@ def load_card(
     path, sha256 = locate(card, about, checkpoint)
     model, found = load_model(path, options=options, random_weights=random_weights)
     config = found.config
-    differences = [
-        f"{name} is {getattr(config, name)}, the card says {value}"
-        for name, value in about.architecture.items()
-        if getattr(config, name) != value
-    ]
-    if differences:
-        raise BenchmarkError(f"{path} is not '{card}': {'; '.join(differences)}. -u whisper_local -k FILE takes any")
-    model.info = {
-        "name": card,
-        "checkpoint": str(path),
-        "format": found.format,
-        "sha256": None if random_weights else sha256 or sha256_of(found.file),
-        "random_weights": random_weights,
-        "length": length,
-        "architecture": {
-            "family": "whisper",
+    if wrong := differences(about, config):
+        raise BenchmarkError(f"{path} is not '{card}': {'; '.join(wrong)}. -u whisper_local -k FILE takes any")
+    model.info = info(
+        about,
+        path,
+        own=checkpoint is None,
+        random_weights=random_weights,
+        sha256=lambda: sha256 or sha256_of(found.file),
+        architecture={
             "mels": config.mels,
             "encoder_layers": config.layers,
             "encoder_embed_dim": config.dim,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
-        "licence": about.licence if checkpoint is None else None,
-        "url": about.url if checkpoint is None else None,
-        "paper": PAPER,
-        "pretrained_on": [],  # no corpus by name; `data` of the card says what the paper does
-        "objective": about.objective,
-        "options": options,
-    }
+        options=options,
+        format=found.format,
+        length=length,
+    )
     return model
 
 
 def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     """What has to be fetched before the encoder of a card can be loaded, and how; ``None`` if its file is there."""
-    from upstream import download
+    from upstream import checkpoints
 
-    return download.missing(card, read_cards()[card], checkpoint)
+    return checkpoints.missing(card, read_cards()[card], checkpoint)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
+
+from upstream.cards import Card
 
 PAPER = "2212.04356"
 """arXiv number."""
@@ -40,25 +41,13 @@ _PUBLISHED = {
 }
 """OpenAI's name -> size, training data, sha256 of the file."""
 
+_COMMON: dict[str, Any] = {
+    "family": "whisper",
+    "paper": PAPER,
+    "objective": "transcription and translation, supervised",
+}
+"""What all cards say. ``pretrained_on`` is empty: no corpus by name, only what ``data`` says as the paper does."""
 _ALIASES = {"large-v3": ("whisper_large",), "large-v3-turbo": ("whisper_turbo",)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """One published encoder."""
-
-    name: str
-    architecture: Mapping[str, int] = field(default_factory=dict)
-    """Fields of ``WhisperConfig`` that the file must agree with."""
-    url: str | None = None
-    filename: str | None = None
-    """What the download is called in the cache."""
-    sha256: str | None = None
-    licence: str | None = None
-    objective: str = "transcription and translation, supervised"
-    data: str | None = None
-    summary: str
-    aliases: tuple[str, ...] = ()
 
 
 @cache
@@ -67,6 +56,7 @@ def read_cards() -> dict[str, Card]:
     cards = {
         "whisper_local": Card(
             name="whisper_local",
+            **_COMMON,
             summary="the encoder of any Whisper, from -k: OpenAI's .pt, a Hugging Face or CTranslate2 folder",
         )
     }
@@ -74,6 +64,7 @@ def read_cards() -> dict[str, Card]:
         name = "whisper_" + published.replace(".", "_").replace("-", "_")
         cards[name] = Card(
             name=name,
+            **_COMMON,
             architecture={**_SIZES[size], "ffn": 4 * _SIZES[size]["dim"], "positions": 1500},
             url=URL.format(sha256=sha256, name=published),
             filename=f"{name}.pt",

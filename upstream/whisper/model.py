@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from benchmark import draws
 from benchmark.interfaces import HiddenStates, Upstream
 from upstream.checks import check_input, check_keep
 from upstream.packing import Packing
@@ -131,7 +132,7 @@ class WhisperEncoder(Upstream):
         samples = check_input(wavs, wav_lens, self.min_samples, self.sample_rate)
         lengths = self.output_lengths(wav_lens)
         frames = self.output_lengths(torch.tensor(samples)).tolist()
-        if len(samples) > 1 and wavs.device.type == "cpu" and not torch.is_grad_enabled():
+        if len(samples) > 1 and wavs.device.type == "cpu" and not torch.is_grad_enabled() and not self.sharded:
             states = [wavs.new_zeros(len(samples), max(frames), self.hidden_size) for _ in kept]
             for i, n in enumerate(samples):  # activations of one utterance fit the caches
                 alone = self._forward_batch(wavs[i : i + 1, :n], [n], frames[i : i + 1], kept)
@@ -184,7 +185,7 @@ class WhisperEncoder(Upstream):
         states = [x] if keep[0] == 0 else []
         for k, layer in enumerate(self.layers[: keep[-1]], start=1):
             dropped = self.training and self.config.encoder_layerdrop > 0
-            if not (dropped and torch.rand(()).item() < self.config.encoder_layerdrop):
+            if not (dropped and torch.rand((), generator=draws.generator()).item() < self.config.encoder_layerdrop):
                 if self.config.checkpoint_activations and torch.is_grad_enabled():
                     x = checkpoint(layer, x, packing, use_reentrant=False)
                 else:

@@ -1,0 +1,66 @@
+"""Speech encoders of transformers that are not read natively: ``-u hf_auto -k FOLDER``, or ``-k owner/name``.
+
+States are those that transformers gives (``output_hidden_states``) of one utterance at a time, with the folder's own
+preprocessor: not promised is that state 0 is the input of block 0 and the last one normalised, nor which frame hears
+what. Of an encoder with a decoder, the encoder is taken.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from benchmark.errors import BenchmarkError
+from upstream.adapters import Adapter
+
+NEEDED = "It runs a model of transformers: give its folder, or its name on the Hugging Face hub, with -k"
+
+
+def missing(*, checkpoint: str | None = None) -> str | None:
+    """What has to be given before this can be used; ``None``: it is."""
+    return NEEDED if checkpoint is None else None
+
+
+class Transformers(Adapter):
+    """A model of transformers.
+
+    Args:
+        checkpoint: its folder, or its name on the hub, which transformers fetches.
+        options: for ``AutoModel.from_pretrained``.
+    """
+
+    def __init__(self, checkpoint: Any = None, **options: Any) -> None:
+        if checkpoint is None:
+            raise BenchmarkError(NEEDED)
+        try:
+            from transformers import AutoFeatureExtractor
+        except ImportError as error:
+            raise BenchmarkError("this needs transformers: pip install transformers") from error
+        super().__init__(str(checkpoint), _find, **options)
+        try:
+            self.preprocessor = AutoFeatureExtractor.from_pretrained(str(checkpoint))
+        except (OSError, ValueError) as error:
+            raise BenchmarkError(f"{checkpoint} has no preprocessor of audio: {error}") from error
+        self.sample_rate = int(self.preprocessor.sampling_rate)
+        commit = getattr(self.encoder.config, "_commit_hash", None)
+        self.info |= {"checkpoint": str(checkpoint), "revision": commit}
+        self.measure(None)
+
+    def states(self, wav: Tensor) -> list[Tensor]:
+        """The states of one waveform."""
+        inputs = self.preprocessor(wav.cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
+        hidden = self.encoder(**inputs.to(wav.device), output_hidden_states=True).hidden_states
+        return [state[0] for state in hidden]
+
+
+def _find(source: str) -> Any:
+    return partial(_load, source)
+
+
+def _load(source: str, **options: Any) -> Any:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(source, **options)
+    return model.get_encoder() if model.config.is_encoder_decoder else model
