@@ -14,11 +14,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
-from benchmark.files import cache_dir
+from benchmark import remote
+from benchmark.files import cache_dir, is_url, split_member
 
 log = logging.getLogger("wavbench")
 
@@ -30,7 +32,7 @@ _LOCKED = 1.0
 """Seconds to wait for another process."""
 _AT_ONCE = 500
 """Paths in one query."""
-_SAVE_EVERY = 5000
+_SAVE_EVERY = 20_000
 """Values that an interruption may cost."""
 _TABLE = """
 CREATE TABLE IF NOT EXISTS memory (
@@ -56,7 +58,7 @@ def remembered(
     Returns:
         path -> value, of all paths that have one.
     """
-    stamps = {path: _stamp(path) for path in paths}
+    stamps = _stamps(paths)
     values = _recall(kind, stamps)
     unknown = [path for path in stamps if path not in values]
     if unknown:
@@ -68,9 +70,30 @@ def remembered(
 
 
 def stamp(path: str) -> Stamp:
-    """What tells a file from another one that has been at its path; raises as :func:`os.stat`."""
-    status = os.stat(path)
+    """What tells a file from another one that has been at its path; of a member of an archive, the archive from another
+    one. Raises as :func:`os.stat`."""
+    if is_url(path):
+        return remote.stamp(path)
+    try:
+        status = os.stat(path)
+    except NotADirectoryError:
+        member = split_member(path)
+        if member is None:
+            raise
+        status = os.stat(member[0])
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _stamps(paths: Iterable[str]) -> dict[str, Stamp | None]:
+    """Of each path; in threads, for file systems that are far away."""
+    once = list(dict.fromkeys(paths))
+    chunks = [once[first : first + _AT_ONCE] for first in range(0, len(once), _AT_ONCE)]
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(once, chain.from_iterable(pool.map(_stamps_of, chunks)), strict=True))
+
+
+def _stamps_of(paths: list[str]) -> list[Stamp | None]:
+    return [_stamp(path) for path in paths]
 
 
 def _stamp(path: str) -> Stamp | None:
@@ -87,7 +110,7 @@ def _columns(known: Stamp | None) -> tuple[int, str]:
 
 
 def _key(path: str) -> bytes:
-    return os.fsencode(os.path.join(os.getcwd(), path))
+    return os.fsencode(path if path.startswith("/") else os.path.join(os.getcwd(), path))
 
 
 def _use(use: Callable[[sqlite3.Connection], object]) -> None:
@@ -105,6 +128,7 @@ def _use(use: Callable[[sqlite3.Connection], object]) -> None:
 def _recall(kind: str, stamps: dict[str, Stamp | None]) -> dict[str, Any]:
     keys = {_key(path): path for path, stamp in stamps.items() if stamp}
     values: dict[str, Any] = {}
+    known: dict[str, Any] = {}
 
     def select(connection: sqlite3.Connection) -> None:
         remaining = iter(keys)
@@ -114,8 +138,11 @@ def _recall(kind: str, stamps: dict[str, Stamp | None]) -> dict[str, Any]:
                 f"SELECT path, size, modified, value FROM memory WHERE kind = ? AND path IN ({marks})", (kind, *batch)
             )
             for key, size, modified, value in rows:
-                if _columns(stamps[keys[key]]) == (size, modified):
-                    values[keys[key]] = json.loads(value)
+                path = keys[key]
+                if _columns(stamps[path]) == (size, modified):
+                    if value not in known:  # of a million headers, few differ
+                        known[value] = json.loads(value)
+                    values[path] = known[value]
 
     if keys:
         _use(select)

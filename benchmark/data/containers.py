@@ -10,13 +10,14 @@ Formats: `RIFF and RF64 <https://tech.ebu.ch/docs/tech/tech3306v1_1.pdf>`_, `FLA
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from io import FileIO
-from typing import Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from benchmark.data import mpeg
 from benchmark.data.pieces import BrokenError, Piece, ends_early
@@ -28,7 +29,7 @@ _TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN", b"3DI")
 """With which tags begin that programs append to any file."""
 
 
-def pieces(file: FileIO, *, thorough: bool = False) -> list[Piece]:
+def pieces(file: BinaryIO, *, thorough: bool = False) -> list[Piece]:
     """What libsndfile has to be given to read all audio of a file.
 
     Args:
@@ -50,17 +51,30 @@ def pieces(file: FileIO, *, thorough: bool = False) -> list[Piece]:
     if magic[:4] == b"fLaC":
         return _flac(file, start, size, thorough)
     if magic[:4] == b"OggS":
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with _whole(file) as data:
             return _ogg(data, start)
     if start or magic[:1] == b"\xff":
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with _whole(file) as data:
             return mpeg.pieces(data, start)
     return _samples(file, magic, size)
 
 
-def _at(file: FileIO, position: int, count: int) -> bytes:
+def _at(file: BinaryIO, position: int, count: int) -> bytes:
     file.seek(max(0, position))
     return file.read(count)
+
+
+@contextmanager
+def _whole(file: BinaryIO) -> Iterator[Any]:
+    """All bytes of a file: mapped, or of a member of an archive, which is no file by itself, read."""
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except io.UnsupportedOperation:
+        file.seek(0)
+        yield file.read()
+    else:
+        with mapped:
+            yield mapped
 
 
 # ------------------------------------------------------------------------------------------- containers of samples
@@ -96,7 +110,7 @@ class _Claim(NamedTuple):
     """Of the chunks after the audio; ``None``: nothing is after it."""
 
 
-def _samples(file: FileIO, magic: bytes, size: int) -> list[Piece]:
+def _samples(file: BinaryIO, magic: bytes, size: int) -> list[Piece]:
     claim = _claim(file, magic, size)
     if claim is None:
         promised = int.from_bytes(magic[4:8], "little" if magic[:4] == b"RIFF" else "big") + 8
@@ -130,7 +144,7 @@ def _unknown(claim: _Claim) -> bool:
     return size <= 0 or 0x7F000000 - 64 <= size <= 0x7F000000 + 64 or 0x7FFF0000 <= size <= 2**31 or size >= 0xFFFF0000
 
 
-def _audio_follows(file: FileIO, end: int, size: int, layout: _Layout | None) -> bool:
+def _audio_follows(file: BinaryIO, end: int, size: int, layout: _Layout | None) -> bool:
     """Whether what follows the audio that a header claims is audio, too, and not padding, a tag or other chunks."""
     if size - end <= _PADDING:
         return False
@@ -145,7 +159,7 @@ def _audio_follows(file: FileIO, end: int, size: int, layout: _Layout | None) ->
     return False
 
 
-def _chunks(file: FileIO, at: int, size: int, layout: _Layout) -> Iterator[tuple[bytes, int, int, int]]:
+def _chunks(file: BinaryIO, at: int, size: int, layout: _Layout) -> Iterator[tuple[bytes, int, int, int]]:
     """(id, first byte of content, bytes of content, position of the size) of each chunk from ``at`` on."""
     at += -at % layout.pad
     while at + layout.id_bytes + layout.size_bytes <= size:
@@ -163,7 +177,7 @@ def _counted(layout: _Layout) -> int:
     return 24 if layout.id_bytes == 16 else 0
 
 
-def _claim(file: FileIO, magic: bytes, size: int) -> _Claim | None:
+def _claim(file: BinaryIO, magic: bytes, size: int) -> _Claim | None:
     name, kind = magic[:4], magic[8:12]
     if name in (b"RIFF", b"RF64", b"BW64") and kind == b"WAVE":
         return _chunked(file, size, 12, _Layout(4, 4, "little", 2), b"data")
@@ -185,7 +199,7 @@ def _claim(file: FileIO, magic: bytes, size: int) -> _Claim | None:
     return _rare(file, magic)
 
 
-def _chunked(file: FileIO, size: int, at: int, layout: _Layout, audio: bytes) -> _Claim | None:
+def _chunked(file: BinaryIO, size: int, at: int, layout: _Layout, audio: bytes) -> _Claim | None:
     bits = 8 * layout.size_bytes
     long_size = None
     for name, start, length, position in _chunks(file, at, size, layout):
@@ -199,7 +213,7 @@ def _chunked(file: FileIO, size: int, at: int, layout: _Layout, audio: bytes) ->
     return None
 
 
-def _rare(file: FileIO, magic: bytes) -> _Claim | None:
+def _rare(file: BinaryIO, magic: bytes) -> _Claim | None:
     """Of a VOC file the first block, AVR, Psion's WVE."""
     head = _at(file, 0, 128)
     if magic == b"Creative Voice F" and len(head) == 128:
@@ -216,7 +230,7 @@ def _rare(file: FileIO, magic: bytes) -> _Claim | None:
 _COUNT = re.compile(rb"(sample_count -i )(\d+)")
 
 
-def _nist(file: FileIO) -> _Claim | None:
+def _nist(file: BinaryIO) -> _Claim | None:
     """SPHERE: lines of ``name -type value``, padded to the size that the second line gives."""
     text = _at(file, 0, 1024)
     fields = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", text)}
@@ -236,7 +250,7 @@ def _longer_nist(header: bytes, end: int, size: int) -> bytes:
 # ------------------------------------------------------------------------------------------------------------- FLAC
 
 
-def _flac(file: FileIO, start: int, size: int, thorough: bool) -> list[Piece]:
+def _flac(file: BinaryIO, start: int, size: int, thorough: bool) -> list[Piece]:
     head = bytearray(_at(file, start, 42))
     if len(head) < 42 or not head.startswith(_FLAC_MARK):
         return []
@@ -263,9 +277,9 @@ def _flac(file: FileIO, start: int, size: int, thorough: bool) -> list[Piece]:
     return [Piece(head.hex(), start + 42, size)]
 
 
-def _flac_joined(file: FileIO, start: int, size: int) -> list[Piece]:
+def _flac_joined(file: BinaryIO, start: int, size: int) -> list[Piece]:
     """Pieces of several FLAC files that were written one after another, as by ``cat``."""
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with _whole(file) as data:
         starts = [start]
         while (at := data.find(_FLAC_MARK, starts[-1] + 42, size)) >= 0:
             starts.append(at)

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from benchmark.data import containers
+from benchmark.data import containers, source
 from benchmark.data.pieces import BrokenError, Piece, blocks
 from benchmark.errors import BenchmarkError
 
@@ -87,7 +87,7 @@ def _decode(files: Sequence[Stretches], clipped: float) -> list[list[str]]:
 def _hidden(path: str, pieces: Sequence[Piece]) -> list[str]:
     """What a file holds that its header does not mention, where all of it has to be read to know."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with source.open_file(path) as file:
             if len(joined := containers.pieces(file, thorough=True)) > max(1, len(pieces)):
                 return [f"is {len(joined)} files in one, of which the first is read; split it"]
     except (BrokenError, OSError):

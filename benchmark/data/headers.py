@@ -11,7 +11,7 @@ import soundfile
 from tqdm import tqdm
 
 from benchmark import memory
-from benchmark.data import containers
+from benchmark.data import containers, source
 from benchmark.data.pieces import BrokenError, Piece, blocks, opened
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Utterance
@@ -74,7 +74,11 @@ def read(paths: Iterable[str], *, workers: int = 8) -> dict[str, Header | str]:
                         yield path, header
 
     headers = memory.remembered("audio extent", paths, find)
-    return unusable | {path: _header(*values) for path, values in headers.items()}
+    made: dict[int, Header] = {}  # of a million headers, few differ, and those are one object in memory
+    for values in headers.values():
+        if id(values) not in made:
+            made[id(values)] = _header(*values)
+    return unusable | {path: made[id(values)] for path, values in headers.items()}
 
 
 def of(path: str) -> Header:
@@ -108,11 +112,11 @@ def _read_all(paths: list[str]) -> list[Header | str]:
 
 def _read(path: str) -> Header | str:
     try:
-        with open(path, "rb", buffering=0) as file:
+        with source.open_file(path) as file:
             pieces = containers.pieces(file)
         if pieces:
             return _join(path, pieces)
-        with soundfile.SoundFile(path) as audio:
+        with soundfile.SoundFile(path) if source.is_plain(path) else opened(path) as audio:
             header = Header(audio.samplerate, audio.frames, audio.channels)
         if header.frames >= _UNKNOWN:
             return header._replace(frames=sum(len(block) for block in blocks(path, (), 0, header.frames)))

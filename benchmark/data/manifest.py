@@ -26,7 +26,7 @@ from typing import Any, NoReturn, cast
 from benchmark import text
 from benchmark.data.trials import read_trials
 from benchmark.errors import BenchmarkError, raise_problems, shorten, show
-from benchmark.files import on_disk, write_bytes
+from benchmark.files import PACK, is_safe, is_url, on_disk, write_bytes
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.registry import suggest
 
@@ -124,11 +124,14 @@ def scan(path: Path | str, labels: Sequence[str] = ()) -> Scan:
     folder = os.path.abspath(path.parent)
     lines: dict[str, int] = {}
     unknown: dict[str, list[int]] = {}
+    packed = (path.parent / PACK).exists()
     for line, row in rows:
         for name in row.keys() - known:
             unknown.setdefault(name, []).append(line)
             row.setdefault(_meant(name), row[name])  # so that its values are checked as well
         wrong, utterance = _utterance(row, folder, result.labels)
+        if packed and utterance is not None and not _in_archive(row["path"]):
+            wrong.append(f"path {show(row['path'])} is not in an archive of this packed folder")
         if utterance is not None and lines.setdefault(utterance.id, line) != line:
             advice = "" if "id" in row else ". Ids default to the path: give each utterance of a file an id of its own"
             wrong.append(f"id '{utterance.id}' is already on line {lines[utterance.id]}{advice}")
@@ -139,6 +142,12 @@ def scan(path: Path | str, labels: Sequence[str] = ()) -> Scan:
     if not result.rows and not result.problems:
         result.problems.append((0, "contains no utterances"))
     return result
+
+
+def _in_archive(written: str) -> bool:
+    """Whether a path of a manifest beside archives stays in one of them: others may have made both."""
+    archive, slash, name = written.partition("/")
+    return bool(slash) and archive.endswith(".tar") and is_safe(archive) and is_safe(name)
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -303,7 +312,7 @@ def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tu
     if wrong:
         return wrong, None
     written = values["path"]
-    values["path"] = on_disk(os.path.join(folder, written))
+    values["path"] = written if is_url(written) else on_disk(os.path.join(folder, written))
     for name in _NUMBERS:
         if name in values:
             values[name] = float(values[name])
@@ -377,7 +386,7 @@ def write(path: Path | str, utterances: Iterable[Utterance]) -> None:
 def _row(utterance: Utterance, folder: str) -> dict[str, Any]:
     """Its labels, and its fields except those at their defaults."""
     row = {**utterance.labels, **{name: getattr(utterance, name) for name in FIELDS}}
-    absolute = os.path.join(os.getcwd(), utterance.path)
+    absolute = utterance.path if is_url(utterance.path) else os.path.join(os.getcwd(), utterance.path)
     below = absolute.removeprefix(folder + os.sep).lstrip(os.sep)
     row["path"] = below if absolute.startswith(folder + os.sep) and below else absolute
     return {name: value for name, value in row.items() if value is not None and not (name == "start" and value == 0)}

@@ -16,6 +16,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from benchmark.data import source
+
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "ALAC_")
 """Encodings in which libsndfile finds any sample."""
 _BEFORE_MPEG = 2**15
@@ -59,7 +61,8 @@ class _View(io.RawIOBase):
         """Where the view would begin in the file."""
         self._size = piece.stop - self._start
         self._at = 0
-        self._file = open(path, "rb")  # noqa: SIM115
+        file = source.open_file(path)
+        self._file = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
 
     def close(self) -> None:
         self._file.close()
@@ -96,14 +99,24 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
+def _stream(view: Any, path: str) -> Any:
+    try:
+        return _Stream(view)
+    except soundfile.LibsndfileError as error:  # which names the object
+        raise soundfile.LibsndfileError(error.code, prefix=f"Error opening {path!r}: ") from error
+
+
 @contextmanager
 def opened(path: str, piece: Piece | None = None) -> Iterator[Any]:
     """A ``soundfile.SoundFile`` of a file, or of a piece of it."""
-    if piece is None:
+    if piece is None and source.is_plain(path):
         with _Stream(path) as file:
             yield file
+    elif piece is None:
+        with source.open_file(path) as view, _stream(view, path) as file:
+            yield file
     else:
-        with _View(path, piece) as view, _Stream(view) as file:
+        with _View(path, piece) as view, _stream(view, path) as file:
             yield file
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from benchmark.data import archives
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.files import MARKER
 
@@ -90,11 +91,15 @@ class LeftOut:
 
     def entry(self, entry: os.DirEntry[str]) -> None:
         """Note a file that is not expected where it is."""
-        ending = os.path.splitext(entry.name)[1].lower()
+        self.file(entry.name, entry.path)
+
+    def file(self, name: str, path: str) -> None:
+        """:meth:`entry`, by name and path."""
+        ending = os.path.splitext(name)[1].lower()
         if ending in UNREADABLE:
-            self.add(_UNREADABLE, entry.path)
-        elif entry.name != MARKER:
-            self.add("files are not audio", entry.path, level=logging.INFO)
+            self.add(_UNREADABLE, path)
+        elif name != MARKER:
+            self.add("files are not audio", path, level=logging.INFO)
 
 
 def is_audio(name: str) -> bool:
@@ -106,9 +111,10 @@ def scan(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     """The entries of a folder except hidden ones, such as ``._00001.wav`` of macOS archives."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if any(letter in entry.name for letter in "\r\n"):
-                raise BenchmarkError(f"the name {entry.name!r} in {folder} has a line break; rename it")
-            if not entry.name.startswith("."):
+            name = entry.name
+            if "\n" in name or "\r" in name:
+                raise BenchmarkError(f"the name {name!r} in {folder} has a line break; rename it")
+            if name[0] != ".":
                 yield entry
 
 
@@ -142,12 +148,13 @@ def audio_files(
     files: dict[str, str] = {}
     others: list[os.DirEntry[str]] = []
     for entry in sorted(scan(folder), key=lambda entry: (not entry.name.endswith(ending), entry.name)):
+        stem, own = os.path.splitext(entry.name)
         if entry.is_dir():
             misplaced += (deep := list(_audio_below(entry.path)))
             if not deep:
                 left_out.add("folders hold no audio", entry.path)
-        elif is_audio(entry.name):
-            name = os.path.splitext(entry.name)[0] + ending
+        elif own.lower() in AUDIO:
+            name = stem + ending
             if files.setdefault(name, entry.path) != entry.path:
                 left_out.add("audio files have one of the same name beside them, which is read,", entry.path)
         elif entry.name not in expected:
@@ -159,6 +166,32 @@ def audio_files(
     if not files:
         left_out.add("folders hold no audio", str(folder))
     return files
+
+
+def audio_members(
+    archive: str, misplaced: list[str], left_out: LeftOut, ending: str = ".wav"
+) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """The audio of an archive with members ``…/<folder>/<folder>/<file>``, as :func:`audio_files` has that of folders.
+
+    Yields:
+        The names of both folders, and name with the published ending -> path, of each.
+    """
+    folders: dict[tuple[str, str], dict[str, str]] = {}
+    for member in archives.index(archive):
+        *above, name = member.name.split("/")
+        path, stem = f"{archive}/{member.name}", os.path.splitext(name)[0]
+        if name.startswith("."):
+            continue
+        if not is_audio(name):
+            left_out.file(name, path)
+        elif len(above) < 2:
+            misplaced.append(path)
+        else:
+            files = folders.setdefault((above[-2], above[-1]), {})
+            if files.setdefault(stem + ending, path) != path:
+                left_out.add("audio files have one of the same name beside them, which is read,", path)
+    for (first, second), files in folders.items():
+        yield first, second, files
 
 
 def _audio_below(folder: str) -> Iterator[str]:

@@ -10,6 +10,12 @@
     <root>/VoxCeleb1/iden_split.txt                            identification: 1 train, 2 dev, 3 test
     <root>/VoxCeleb1/vox1_meta.csv                             optional: the complete list of speakers
 
+In place of ``dev/wav`` and ``test/wav`` the archives as published and as mirrors have them (Hugging Face:
+ProgramComputer/voxceleb, whose folder is ``vox1``) are read as they are::
+
+    <root>/{VoxCeleb1,vox1}/vox1_dev_wav.zip, or vox1_dev_wav_partaa … partad
+    <root>/{VoxCeleb1,vox1}/vox1_test_wav.zip
+
 Nagrani, Chung, Zisserman: VoxCeleb: a large-scale speaker identification dataset, Interspeech 2017. The lists E and H
 came with Chung, Nagrani, Zisserman: VoxCeleb2: Deep speaker recognition, Interspeech 2018; they pair speakers of dev,
 so that only systems not trained on VoxCeleb1 can be scored on them.
@@ -30,6 +36,7 @@ from downstream.corpora.tree import (
     DATA_ROOT,
     LeftOut,
     audio_files,
+    audio_members,
     find_folder,
     listing,
     raise_misplaced,
@@ -98,7 +105,7 @@ def prepare_identification(root: Path, *, training: bool = True) -> Corpus:
         BenchmarkError: something is missing, misplaced, malformed or duplicated.
     """
     folder = voxceleb1_folder(Path(root), _HELP_IDENTIFICATION)
-    there = [split for split in SPLITS if training or (folder / split).is_dir()]
+    there = [split for split in SPLITS if training or is_there(folder / split)]
     folder, tree = _read_tree(Path(root), _HELP_IDENTIFICATION, there)
     path = next((folder / name for name in IDENTIFICATION if (folder / name).is_file()), None)
     if path is None:
@@ -169,7 +176,19 @@ def trial_lists(folder: Path, utterances: Iterable[Utterance], more: Iterable[st
 
 def voxceleb1_folder(root: Path, how: str) -> Path:
     """VoxCeleb1's folder in the data root; ``how`` ends the message if there is none."""
-    return find_folder(root, "VoxCeleb1", [FOLDER], how, inside=["dev/wav", "wav"])
+    return find_folder(root, "VoxCeleb1", [FOLDER, "vox1"], how, inside=["dev/wav", "wav", "vox1_*_wav*"])
+
+
+def is_there(folder: Path, below: tuple[str, ...] = ("wav",)) -> bool:
+    """Whether a set is there, as a folder or as an archive."""
+    return folder.is_dir() or archive_of(folder, below) is not None
+
+
+def archive_of(folder: Path, below: tuple[str, ...] = ("wav",)) -> str | None:
+    """The archive of ``dev`` or ``test`` of VoxCeleb1 or 2, in place of its folder: ``vox1_dev_wav.zip``."""
+    corpus = f"vox{folder.parent.name[-1]}"
+    names = [f"{corpus}_{folder.name}_{kind}{end}" for kind in below for end in (".tar", ".zip", "_partaa")]
+    return next((str(folder.parent / name) for name in names if (folder.parent / name).is_file()), None)
 
 
 def _read_tree(root: Path, how: str, names: Sequence[str]) -> tuple[Path, dict[str, list[Utterance]]]:
@@ -230,7 +249,8 @@ def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str
         BenchmarkError: it is missing or empty; files are misplaced, or are not converted to wav yet.
     """
     top = next((folder / name for name in below if (folder / name).is_dir()), None)
-    if top is None:
+    archive = archive_of(folder, below) if top is None else None
+    if top is None and archive is None:
         existing = folder if folder.is_dir() else folder.parent
         expected = " or ".join(str(folder / name) for name in below)
         raise BenchmarkError(
@@ -240,18 +260,25 @@ def read_split(folder: Path, split: str, corpus: str, how: str, below: tuple[str
     utterances: list[Utterance] = []
     misplaced: list[str] = []
     left_out = LeftOut(f"{corpus}, {folder.name}")
-    for speaker in subfolders(top, misplaced, left_out):
-        for video in subfolders(speaker.path, misplaced, left_out):
-            utterances += [
-                Utterance(
-                    id=f"{speaker.name}/{video.name}/{name}",
-                    path=path,
-                    speaker=speaker.name,
-                    session=video.name,
-                    split=split,
-                )
-                for name, path in audio_files(video.path, misplaced, left_out).items()
-            ]
+    if top is None:
+        top, found = Path(str(archive)), audio_members(str(archive), misplaced, left_out)
+    else:
+        found = (
+            (speaker.name, video.name, audio_files(video.path, misplaced, left_out))
+            for speaker in subfolders(top, misplaced, left_out)
+            for video in subfolders(speaker.path, misplaced, left_out)
+        )
+    for speaker_name, video_name, files in found:
+        utterances += [
+            Utterance(
+                id=f"{speaker_name}/{video_name}/{name}",
+                path=path,
+                speaker=speaker_name,
+                session=video_name,
+                split=split,
+            )
+            for name, path in files.items()
+        ]
     if m4a := [path for path in left_out.unreadable() if path.lower().endswith(".m4a")]:
         raise BenchmarkError(
             f"{len(m4a)} utterances under {top} are .m4a without a .wav next to them: {shorten(m4a)}. "

@@ -8,7 +8,9 @@
     <root>/VoxCeleb1/dev/wav/…                                       optional: needed for the lists E and H
 
 The audio is published as ``.m4a`` under ``dev/aac``, which libsndfile does not read. It has to be converted to
-``.wav``, next to the ``.m4a`` or in the same tree under ``dev/wav``. No speaker of VoxCeleb2's dev set is in VoxCeleb1.
+``.wav``, next to the ``.m4a`` or in the same tree under ``dev/wav``; or in one archive in place of ``dev``,
+``vox2_dev_wav.tar`` (or ``.zip``), with members ``…/id00012/21Uxsk56VDQ/00001.wav``. ``vox2`` is another name of the
+folder. No speaker of VoxCeleb2's dev set is in VoxCeleb1.
 
 Chung, Nagrani, Zisserman: VoxCeleb2: Deep speaker recognition, Interspeech 2018.
 """
@@ -54,11 +56,11 @@ def prepare(root: Path, *, training: bool = True) -> Corpus:
     root = Path(root)
     splits: dict[str, list[Utterance]] = {}
     if training:
-        folder = find_folder(root, "VoxCeleb2", [FOLDER], _HELP, inside=["dev/aac", "aac"])
+        folder = find_folder(root, "VoxCeleb2", [FOLDER, "vox2"], _HELP, inside=["dev/aac", "aac", "vox2_*"])
         splits["dev"] = voxceleb1.read_split(folder / "dev", "dev", "VoxCeleb2", _HELP, below=("wav", "aac"))
     first = voxceleb1.voxceleb1_folder(root, _HELP)
     for split in voxceleb1.SPLITS:
-        if split == "dev" and not (first / split).is_dir():
+        if split == "dev" and not voxceleb1.is_there(first / split):
             log.warning("%s does not exist, so the lists E and H cannot be scored", first / split)
             continue
         name = f"voxceleb1_{split}"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmark.data.importers.common import contents, gender
 from benchmark.errors import BenchmarkError, raise_problems, shorten, show
-from benchmark.files import on_disk
+from benchmark.files import is_safe, on_disk
 from benchmark.interfaces import Corpus, Utterance
 from benchmark.registry import suggest
 
@@ -73,9 +73,22 @@ def read(source: Path, output: Path, labels: Sequence[str] = (), columns: Mappin
             f"no dataset at {source}: expected what Dataset.save_to_disk or DatasetDict.save_to_disk writes. "
             f"{contents(source)}. A dataset from the hub is saved by load_dataset(NAME).save_to_disk(FOLDER)"
         ) from error
+    except Exception as error:  # whatever datasets and Arrow raise on damaged files
+        raise _damaged(source, error) from error
     splits = loaded if isinstance(loaded, hf.DatasetDict) else {str(loaded.split or source.resolve().name): loaded}
     problems: list[str] = []
-    corpus = {name: _utterances(hf, split, name, output, columns, problems) for name, split in splits.items()}
+    if outside := [name for name in splits if "/" in name or not is_safe(name)]:
+        raise BenchmarkError(
+            f"dataset {source} has a split called {outside[0]!r}, which cannot name a folder; rename it"
+        )
+    corpus: dict[str, list[Utterance]] = {}
+    for name, split in splits.items():
+        try:
+            corpus[name] = _utterances(hf, split, name, output, columns, problems)
+        except BenchmarkError:
+            raise
+        except Exception as error:  # as above, when rows are read
+            raise _damaged(source, error) from error
     if problems:
         raise_problems(f"dataset {source}", problems)
     ids = [utterance.id for utterances in corpus.values() for utterance in utterances]
@@ -90,12 +103,19 @@ def read(source: Path, output: Path, labels: Sequence[str] = (), columns: Mappin
     return Corpus("datasets", corpus)
 
 
+def _damaged(source: Path, error: Exception) -> BenchmarkError:
+    return BenchmarkError(
+        f"the dataset {source} is damaged ({type(error).__name__}: {shorten([error])}); fetch or save it again"
+    )
+
+
 def _utterances(
     hf: Any, split: Any, name: str, output: Path, columns: Mapping[str, str], problems: list[str]
 ) -> list[Utterance]:
     chosen = _choose_columns(hf, split, name, columns)
     features = split.features
     rows = split.select_columns(list(dict.fromkeys(chosen.values())))
+    rows.data.validate(full=True)  # Arrow takes the offsets of a damaged file for what they say, and crashes
     if isinstance(features[chosen["path"]], hf.Audio):
         rows = rows.cast_column(chosen["path"], hf.Audio(decode=False))
     classes = {
