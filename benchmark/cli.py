@@ -24,6 +24,7 @@ COMMANDS = {
     "list": "upstreams, downstreams and recipes",
     "prepare": "write manifests of a corpus, a Kaldi directory, lhotse cuts or a Hugging Face dataset",
     "validate": "read the audio of manifests and list problems",
+    "pack": "corpora in tar files with an index, read in place of millions of files; and back",
     "predict": "embeddings, classes or transcripts of audio files, by a trained run",
     "extract": "hidden states of audio files, or their means, to a folder",
     "check-upstream": "whether an upstream keeps its promises: lengths, padding, precision, gradients …",
@@ -54,6 +55,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
         print(f"error: unknown command '{command}'. {registry.suggest(command, list(COMMANDS))}", file=sys.stderr)
         return 2
+    if command in ("recipe", "extract") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BenchmarkError(
+            f"$WORLD_SIZE says that this process is one of several (torchrun), each of which would {command} all; "
+            "start one process (wavbench run and run_downstream.py share a run)"
+        )
     module = f"benchmark.commands.{command.replace('-', '_')}"
     run: Callable[[Sequence[str]], int] = importlib.import_module(module).main
     return run(rest)

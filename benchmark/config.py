@@ -36,12 +36,18 @@ class UpstreamConfig:
     """A local file instead of the one that the name's card points to (``-k``)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the upstream itself."""
+    stream: bool = False
+    """For a model that is larger than the memory, frozen: its blocks are read from the file one at a time, for many
+    utterances at once, whose states are kept (``features.keep`` is set). The states are the same."""
 
 
 @dataclass
 class FeaturizerConfig:
     """Which of its layers."""
 
+    name: str = "weighted_sum"
+    """What all layers are made into: ``weighted_sum``, or ``hconv``, convolutions over them
+    (``benchmark/engine/featurizer.py``)."""
     layer: int | None = None
     """Use the hidden state of this layer alone (``-l``; 0: the input of the first block); ``None``: the learned
     weighted sum over all layers, as SUPERB."""
@@ -123,16 +129,20 @@ class OptimConfig:
 
 @dataclass
 class ProbeConfig:
-    """How a head is trained that is linear on the mean of frozen states; see ``docs/running.md``."""
+    """How a head is made that needs no more than the means of frozen states; see ``docs/running.md``."""
 
     solver: str = "gradient"
     """``gradient``: by updates, as any head. ``exact``: the classifier that minimises the cross-entropy, solved for
-    each penalty of ``regularisation``, among which dev chooses (``benchmark/engine/exact.py``). Utterances are whole
-    then, their states are kept (``features.keep``), and an update is one penalty."""
+    each penalty of ``regularisation``, among which dev chooses (``benchmark/engine/exact.py``); an update is one
+    penalty. ``knn``: nothing is trained; the training utterances whose mean states are nearest vote, by a state and a
+    number of neighbours that dev chooses (``benchmark/engine/knn.py``). With both, utterances are whole, and their
+    states are kept (``features.keep``)."""
     regularisation: list[float] = field(default_factory=lambda: [1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5])
     """``exact``: factors of half the squared weights, for features of variance 1, beside the mean loss."""
     tolerance: float = 1e-5
     """``exact``: what the objective may be above its minimum, in nats."""
+    neighbours: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 50])
+    """``knn``: how many vote, among which dev chooses."""
 
 
 @dataclass
@@ -159,6 +169,8 @@ class TuneConfig:
     adapter_targets: list[str] = field(default_factory=lambda: ["out_proj", "fc2"])
     """``houlsby``: names of the linear layers whose outputs get adapters: the last one of the attention and of the
     feed-forward layers, before the residual connection (Houlsby et al., figure 2)."""
+    prefix_length: int = 16
+    """``prefix``: keys and values that each attention layer gets beside those of the frames."""
 
 
 @dataclass
@@ -192,6 +204,11 @@ class TrainerConfig:
     tf32: bool = False
     """CUDA: round the factors of float32 matrix products and convolutions to TF32. Faster; states differ by about 1e-3
     of their size."""
+    shard: bool = False
+    """Several processes (torchrun): each keeps a part of the parameters, gradients and optimizer state, for upstreams
+    that do not fit (FSDP2); see ``docs/scale.md``. Without effect in one process."""
+    offload: bool = False
+    """``shard`` on GPUs: the parts wait in the CPU's memory, where the optimizer works."""
 
 
 @dataclass
@@ -205,7 +222,8 @@ class RunConfig:
     """Of the downstream's card, so that results of different versions are not mixed."""
     regime: str = "frozen"
     """``frozen`` (weighted sum), ``single_layer`` (``featurizer.layer``), ``partial`` (the last blocks train too),
-    ``finetune`` (all of the upstream), ``bitfit`` (biases), ``houlsby`` and ``lora`` (adapters), or a plug-in's."""
+    ``finetune`` (all of the upstream), ``bitfit`` (biases), ``houlsby`` and ``lora`` (adapters), ``prefix`` (keys and
+    values of the attention), or a plug-in's."""
     budget: str = "all"
     """How many of the training labels are used (``--budget``; ``benchmark/data/budget.py``); the seed decides which."""
     featurizer: FeaturizerConfig = field(default_factory=FeaturizerConfig)
@@ -234,6 +252,8 @@ _LOCATION = (
     "trainer.keep",
     "trainer.log_every",
     "trainer.trackers",
+    "trainer.shard",
+    "trainer.offload",
     "features.limit_gb",
     "plugins",
 )
@@ -272,12 +292,17 @@ def compose(
         raise BenchmarkError(
             f"protocol_version is {config.protocol_version}, but the card '{card['name']}' has {card.get('version', 1)}"
         )
-    run = cast(RunConfig, OmegaConf.to_object(config))
+    try:
+        run = cast(RunConfig, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:  # a value that is not set, or that refers to another one
+        raise BenchmarkError(f"the configuration is not complete: {str(error).splitlines()[0]}") from error
     run.regime = registry.regimes.get(run.regime).name
     _validate(run)
-    if run.probe.solver == "exact":
-        _set_exact(run)
-    run.upstream.checkpoint = absolute(run.upstream.checkpoint)
+    if run.probe.solver != "gradient":
+        _set_solved(run)
+    run.features.keep = run.features.keep or run.upstream.stream
+    if Path(run.upstream.checkpoint or "").expanduser().exists():  # else the upstream may know it by name
+        run.upstream.checkpoint = absolute(run.upstream.checkpoint)
     for name in ("root", *MANIFESTS):
         setattr(run.data, name, absolute(getattr(run.data, name)))
     return run
@@ -307,7 +332,7 @@ def _lay(card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str,
     for source, values in layers:
         before = {key: OmegaConf.select(config, key) for key in ("trainer.max_steps", *_INITIAL)}
         _merge(config, source, values)
-        ratio = config.trainer.max_steps / before["trainer.max_steps"]
+        ratio = config.trainer.max_steps / (before["trainer.max_steps"] or 1)  # 0 is refused in the end
         for key in _INITIAL:
             if OmegaConf.select(config, key) != before[key]:
                 scaled.pop(key, None)
@@ -446,6 +471,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 _FROM_1 = (
     "trainer.max_steps", "trainer.batch_size", "trainer.accumulate", "trainer.eval_every", "trainer.save_every",
     "trainer.eval_batch_size", "trainer.log_every", "tune.lora_rank", "tune.adapter_size", "tune.top_blocks",
+    "tune.prefix_length",
 )  # fmt: skip
 _FROM_0 = (
     "optim.lr", "optim.weights_lr", "optim.upstream_lr", "optim.weight_decay", "optim.warmup_steps", "data.workers",
@@ -461,10 +487,12 @@ def _are_betas(betas: Sequence[float]) -> bool:
     return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
 
 
-def _set_exact(run: RunConfig) -> None:
-    """What exact solutions determine of the other options: whole utterances, kept; an update is one penalty."""
+def _set_solved(run: RunConfig) -> None:
+    """What solving, instead of training, determines of the other options: whole utterances, kept; an update is one
+    penalty, or the search for the neighbours."""
     run.features.keep, run.data.crop_seconds = True, None
-    run.trainer.max_steps, run.trainer.eval_every = len(run.probe.regularisation), 1
+    steps = len(run.probe.regularisation) if run.probe.solver == "exact" else 1
+    run.trainer.max_steps, run.trainer.eval_every = steps, 1
     run.trainer.eval_batch_size = max(run.trainer.eval_batch_size, 256)
     run.optim.warmup_steps = 0
 
@@ -487,7 +515,8 @@ def _validate(run: RunConfig) -> None:
     among("device", ("auto", "cpu", "cuda"))
     among("optim.name", ("adamw", "adam"))
     among("optim.schedule", SCHEDULES)
-    among("probe.solver", ("gradient", "exact"))
+    among("probe.solver", ("gradient", "exact", "knn"))
+    among("featurizer.name", ("weighted_sum", "hconv"))
     among("trainer.precision", ("no", "fp16", "bf16"))
     among("trainer.keep", ("all", "best", "none"))
     among("trainer.trackers", TRACKERS)
@@ -501,6 +530,7 @@ def _validate(run: RunConfig) -> None:
     check("optim.eps", lambda eps: eps > 0, "more than 0")
     check("probe.tolerance", lambda tolerance: tolerance > 0, "more than 0")
     check("probe.regularisation", lambda penalties: penalties and min(penalties) > 0, "numbers above 0")
+    check("probe.neighbours", lambda counts: counts and min(counts) > 0, "numbers above 0")
     check("optim.clip", lambda norm: norm > 0, "more than 0, or null for no clipping")
     for key in ("data.crop_seconds", "data.batch_seconds"):
         check(key, lambda seconds: seconds > 0, "more than 0, or null")
@@ -525,8 +555,17 @@ def _validate(run: RunConfig) -> None:
             f"optim.warmup_steps={run.optim.warmup_steps} of trainer.max_steps={steps} updates warm up: the rates "
             "would never reach their values. Set -o optim.warmup_steps lower, too"
         )
-    if run.probe.solver == "exact" and regime.trains_upstream:
-        raise BenchmarkError(f"probe.solver=exact is for frozen upstreams; regime '{run.regime}' trains its own")
+    solver = run.probe.solver
+    if solver != "gradient" and regime.trains_upstream:
+        raise BenchmarkError(f"probe.solver={solver} is for frozen upstreams; regime '{run.regime}' trains its own")
+    if solver != "gradient" and run.featurizer.name != "weighted_sum":
+        raise BenchmarkError(f"probe.solver={solver} needs means of states, which featurizer.name=hconv has no use for")
+    if run.featurizer.name != "weighted_sum" and run.featurizer.layer is not None:
+        raise BenchmarkError(f"featurizer.name={run.featurizer.name} is of all layers; leave featurizer.layer (-l) out")
+    if run.upstream.stream and changes_upstream(run.regime):
+        raise BenchmarkError(
+            f"upstream.stream is for frozen upstreams: regime '{run.regime}' changes it, and needs all of it in memory"
+        )
     if run.features.keep and regime.trains_upstream:
         raise BenchmarkError(f"features.keep is for frozen upstreams; in regime '{run.regime}' the states change")
 

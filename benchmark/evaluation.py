@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import metrics, registry, text
+from benchmark import metrics, registry, shapes, text
 from benchmark.calibration import Calibration
 from benchmark.errors import BenchmarkError
 from benchmark.metrics import Edits as EditCount
@@ -182,6 +182,10 @@ class About:
     calibration: Calibration | None = None
 
 
+_SHAPE = {"kind": str, "metrics": {...: {}}, "cluster": str, "clusters": {...: str}, "classes": ([str], None)}
+"""What :func:`read_about` asks of ``evaluation.json``, which others may have made."""
+
+
 def read_about(folder: Path) -> About | None:
     """What a run's folder says of its evaluation; ``None`` where it was written by a version that did not say.
 
@@ -195,6 +199,8 @@ def read_about(folder: Path) -> About | None:
         about = json.loads(text.read(path))
         if about["schema"] != SCHEMA:
             raise ValueError(f"it has schema {about['schema']}, this version reads {SCHEMA}")
+        if wrong := shapes.problem(about, _SHAPE):
+            raise ValueError(wrong)
         declared = {name: Metric(name=name, **values) for name, values in about["metrics"].items()}
         fitted = Calibration.read(about.get("calibration"))
         return About(about["kind"], declared, about["cluster"], about["clusters"], about["classes"], fitted)

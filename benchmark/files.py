@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -109,6 +110,33 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+PACK = "pack.json"
+"""Lies in a folder of archives that 'wavbench pack' wrote."""
+
+_ARCHIVE = re.compile(r"(?:\.tar|\.zip|_partaa)(?=/)")
+
+
+def split_member(path: str) -> tuple[str, str] | None:
+    """The archive and the member that a path through an archive names, ``…/audio.tar/a/1.wav``; else ``None``."""
+    for match in _ARCHIVE.finditer(path):
+        if os.path.isfile(archive := path[: match.end()]):
+            return archive, path[match.end() + 1 :]
+    return None
+
+
+_UNSAFE = re.compile(r"[\0-\x1f\x7f\\]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|\Z)")
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name stays below the folder that an archive is unpacked to, and is free of control characters."""
+    return _UNSAFE.search(name) is None
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is the address of a file elsewhere, ``s3://bucket/a.wav``."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 def on_disk(path: str) -> str:

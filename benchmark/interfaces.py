@@ -1,6 +1,8 @@
 """What an upstream, a task and a head are, and the data that passes between them.
 
 Notation in shapes: ``batch`` utterances, ``sample`` audio samples, ``frame`` upstream frames, ``dim`` features.
+
+Over 500 lines: most of them say what plug-ins have to do, which is best read in one place.
 """
 
 from __future__ import annotations
@@ -182,6 +184,10 @@ class Upstream(nn.Module, ABC):
     info: dict[str, Any]
     """What ``result.json`` records about it: checkpoint, sha256, licence …; ``benchmark.registry.load_upstream`` adds
     name and origin."""
+    batch_seconds: Seconds = 0.0
+    """Audio that a pass should be of at least, where its weights are read anew at each; 0: any."""
+    sharded: bool = False
+    """Several processes have parts of it, gathered for a block at a time: all of them have to make the same passes."""
     exports: Mapping[str, Callable[[Any, Path], str]] = {}
     """Formats of other libraries -> function that writes the upstream (its first argument) to a path that does not
     exist yet, and returns how to load it from there. ``wavbench export`` writes the first format by default."""
@@ -304,6 +310,10 @@ class Head(nn.Module, ABC):
     mean_suffices: bool = False
     """Whether only the mean of the features over an utterance's frames matters, as with a linear layer before mean
     pooling: then a feature store keeps no more than that."""
+    attends: bool = False
+    """Whether it takes keys beside features, by which it attends to frames: the weighted sum of the layers is then two,
+    of weights of their own, and features are (batch, frame, 2 * dim), keys first. Of a single layer, both are the
+    layer, and features are (batch, frame, dim)."""
 
     @abstractmethod
     def loss(self, features: Tensor, lengths: Tensor, targets: Any) -> Tensor:
@@ -322,6 +332,31 @@ class Head(nn.Module, ABC):
             bias: (class,).
             mean: (dim,): of the training utterances.
         """
+        raise NotImplementedError
+
+
+class NeighbourHead(Head):
+    """A head that is not trained: it compares utterances with those of training by the means of their features. Made by
+    :meth:`Task.make_neighbour_head`."""
+
+    mean_suffices = True
+
+    @abstractmethod
+    def remember(self, features: Tensor, targets: Any, neighbours: int) -> None:
+        """Take over the training utterances.
+
+        Args:
+            features: (utterance, dim): means over frames.
+            targets: as :meth:`Task.targets` gives them.
+            neighbours: how many of them predictions come from.
+        """
+
+    @abstractmethod
+    def predict_by(self, features: Tensor, lengths: Tensor, neighbours: Sequence[int]) -> dict[int, list[Any]]:
+        """Number of neighbours -> :meth:`predict`; only the first where their number does not matter."""
+
+    def loss(self, features: Tensor, lengths: Tensor, targets: Any) -> Tensor:
+        """There is none."""
         raise NotImplementedError
 
 
@@ -458,6 +493,15 @@ class Task(ABC):
             BenchmarkError: the task has none, or its options ask for another head or loss.
         """
         raise BenchmarkError("probe.solver=exact is for tasks with one class an utterance; this one has other targets")
+
+    @classmethod
+    def make_neighbour_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> NeighbourHead:
+        """The head of ``probe.solver=knn``.
+
+        Raises:
+            BenchmarkError: the task has none.
+        """
+        raise BenchmarkError("probe.solver=knn is for tasks with one class an utterance; this one has other targets")
 
     @abstractmethod
     def evaluate(self, split: str, predictions: Mapping[str, Any]) -> Evaluation:

@@ -104,22 +104,27 @@ def layer_weights(result: Mapping[str, Any]) -> Figure:
         result: of a run, as in ``result.json``; see ``StateStatistics`` in :mod:`benchmark.engine.featurizer`.
 
     Raises:
-        BenchmarkError: the run used a single layer, which has no weights.
+        BenchmarkError: the run used a single layer, or convolutions over them, and has no weights.
     """
     if not result["layer_weights"]:
-        raise BenchmarkError("a run on a single layer has no layer weights to plot")
+        raise BenchmarkError("a run on a single layer, or with featurizer.name=hconv, has no layer weights to plot")
     weights: Sequence[float] = result["layer_weights"]
     shares: Sequence[float] = result["layer_shares"]
     norms: Sequence[float] = result["layer_norms"]
     states = range(len(weights))
     figure = Figure(max(6.4, 0.42 * len(weights) + 2), 5.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.3])
-    top.bar([k - 0.2 for k in states], weights, 0.4, label="softmax weight", color="#4c72b0")
-    top.bar([k + 0.2 for k in states], shares, 0.4, label="share of the summed feature's norm", color="#dd8452")
+    bars = [("softmax weight", weights, "#4c72b0"), ("share of the summed feature's norm", shares, "#dd8452")]
+    if keys := result.get("layer_key_weights"):
+        bars.insert(0, ("softmax weight of the keys", keys, "#8172b3"))
+    width = 0.8 / len(bars)
+    for i, (label, heights, colour) in enumerate(bars):
+        places = [k + (i - (len(bars) - 1) / 2) * width for k in states]
+        top.bar(places, heights, width, label=label, color=colour)
     top.axhline(1 / len(weights), color="grey", linewidth=0.8, linestyle="--", label="uniform")
     top.axhline(0, color="black", linewidth=0.8)
     top.set_ylabel("share")
-    figure.legend(frameon=False, fontsize=9, ncols=3, loc="outside lower center")
+    figure.legend(frameon=False, fontsize=9, ncols=len(bars) + 1, loc="outside lower center")
     metrics = result["metrics"].get("test", {})
     shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     figure.suptitle(

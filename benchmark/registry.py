@@ -169,7 +169,9 @@ class Registry:
         """The entry of a name or alias; raises :class:`BenchmarkError` with suggestions."""
         entry = self._find(name)
         if entry is None:
-            raise BenchmarkError(f"unknown {self.kind} '{name}'. " + suggest(name, self.names(aliases=True)))
+            listed = "wavbench list" if self.kind in ("upstream", "downstream", "regime") else ""
+            known = self.names(aliases=True)
+            raise BenchmarkError(f"unknown {self.kind} '{name}'. " + suggest(name, known, listed=listed))
         return entry
 
     def names(self, pattern: str = "*", *, aliases: bool = False) -> list[str]:
@@ -190,13 +192,23 @@ class Registry:
         return iter([self._load()[name] for name in self.names()])
 
 
-def suggest(name: str, known: list[str], *, noun: str = "available") -> str:
-    """``Did you mean 'a' or 'b'? available: …``; a long list is given only where no name is close."""
+def suggest(name: str, known: list[str], *, noun: str = "available", listed: str = "") -> str:
+    """``Did you mean 'a' or 'b'? available: …``; a long list is given only where no name is close.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+        noun: what that is called.
+        listed: a command that shows a long list, which is then never given.
+    """
     known = list(dict.fromkeys(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if listed and len(known) > _LONG:
+        close = close or difflib.get_close_matches(name, known, n=5, cutoff=0.3)
+        noun = f"{noun}: {listed}"
     question = "Did you mean " + " or ".join(f"'{c}'" for c in close) + "?" if close else ""
-    if close and len(known) > _LONG:
-        return f"{question} ({len(known)} {noun})"
+    if len(known) > _LONG and (close or listed):
+        return f"{question} ({len(known)} {noun})".strip()
     return f"{question} {noun}: {', '.join(known) or 'none'}".strip()
 
 

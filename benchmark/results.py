@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmark import registry
+from benchmark import registry, shapes
 from benchmark.calibration import SUFFIX
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_text
@@ -25,8 +25,8 @@ FIELDS = {
     "schema": "version of this format",
     "upstream": "name, checkpoint (file), sha256 of the file, and what its card says",
     "downstream": "name, protocol_version, task, corpus; evaluated: the data behind 'test' in metrics and data, 'test' "
-    "or the target of -m evaluate",
-    "regime": "frozen, single_layer, partial, finetune, bitfit, houlsby, lora or the name of a plug-in's regime",
+    "or the target of -m evaluate; confounds: what else could explain results, as the card says it",
+    "regime": "frozen, single_layer, partial, finetune, bitfit, houlsby, prefix, lora or the name of a plug-in's",
     "state": "the layer that the head sees (hidden states are numbered from 0), or null for the weighted sum",
     "budget": "name: amount of labelled training data, as --budget takes it; seed: of the order in which it is drawn, "
     "null for 'all'; the ids are in budget.txt, their number, hours and digest in data.train",
@@ -37,7 +37,8 @@ FIELDS = {
     "calibration": "from scores to log-likelihood ratios, fitted on dev: scale (a number) and offsets (one; of classes "
     "one each, in the order of the head's outputs); metrics named *_calibrated are of scores that it was applied to; "
     "null: task or dev give none; see benchmark/calibration.py",
-    "layer_weights": "softmax weights of the layers in the selected checkpoint; null for a single layer",
+    "layer_weights": "softmax weights of the layers in the selected checkpoint; null for a single layer and for hconv",
+    "layer_key_weights": "of the keys that the head attends by (mhfa); layer_weights is of its values then; else null",
     "layer_norms": "mean L2 norm of a frame of each layer, on dev",
     "layer_shares": "each layer's share of the summed feature's squared norm, on dev; sums to 1",
     "cost": "updates; audio_seconds_seen in training; upstream_audio_seconds, evaluation included; wall_seconds; "
@@ -47,6 +48,30 @@ FIELDS = {
     "provenance": "commit, dirty, versions, device, started (UTC) and command of the process that started the run",
 }
 """Every field of ``result.json``, top level."""
+
+
+_SHAPE: dict[Any, Any] = {
+    "upstream": {"name": str, "checkpoint?": (str, None), "sha256?": (str, None), "random_weights?": (bool, None)},
+    "downstream": {"name": str, "task?": str, "corpus?": str, "evaluated?": str},
+    "regime": str, "state": (int, None), "seed": int,
+    "budget": {"name": str, "seed?": (int, None)},
+    "selected": {"step": int, "metric": str, "value": float},
+    "metrics": {"dev": {...: float}, "test": {...: float}, ...: {...: float}},
+    "layer_weights?": ([float], None), "layer_key_weights?": ([float], None),
+    "layer_norms?": ([float], None), "layer_shares?": ([float], None),
+    "cost": {"updates": int, "audio_seconds_seen": float, "upstream_audio_seconds?": float, "wall_seconds": float,
+             "peak_memory_bytes": float, "trainable_parameters": float},
+    "data": {name: {"utterances": int, "seconds": float, "speakers": int, "languages": int, "digest": str}
+             for name in ("train", "dev", "test")},
+    "warnings": [str],
+    "provenance": {"commit": (str, None), "dirty?": (bool, None), "versions?": {...: (str, None)}, "device": str,
+                   "started?": str, "command?": str},
+}  # fmt: skip
+"""What :func:`check` asks of a result, which others may have made (:mod:`benchmark.shapes`)."""
+_PARTLY = {name: (shape, None) for name, shape in _SHAPE.items()} | {
+    "data": ({...: {...: (float, str, {...: float}, None)}}, None),
+}
+"""What :func:`read` asks: fields may be null, and splits say less."""
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
@@ -66,16 +91,24 @@ def read(path: Path) -> dict[str, Any]:
         raise BenchmarkError(f"{path.parent} holds no result (no {path.name})")
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path} is not a readable result: {error}") from error
     schema = result.get("schema") if isinstance(result, dict) else None
     if schema != SCHEMA:
         raise BenchmarkError(f"{path} has result schema {schema}; this version of wavbench reads schema {SCHEMA}")
     result.setdefault("warnings", [])
     result.setdefault("calibration", None)
+    result.setdefault("layer_key_weights", None)
+    check(path, result, _PARTLY)
     if result["regime"] in registry.regimes:
         result["regime"] = registry.regimes.get(result["regime"]).name
     return result
+
+
+def check(path: Path, result: Mapping[str, Any], shape: Any = _SHAPE) -> None:
+    """Raise :class:`BenchmarkError` unless all that reports use of a result is there, and of the right type."""
+    if found := shapes.problem(result, shape):
+        raise BenchmarkError(f"{path} is not a readable result: {found}")
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -44,6 +44,10 @@ _CORPORA = {
         "downstream.corpora.librispeech:prepare_limited",
         "LibriSpeech with Libri-light's 10 minutes, 1 hour and 10 hours of labels",
     ),
+    "debian_speech": (
+        "downstream.corpora.debian_speech.corpus:prepare",
+        "human speech out of Debian's packages; makes its own folder",
+    ),
 }
 
 _LIBRIVOX = ("LibriSpeech", "Libri-Light", "MLS")

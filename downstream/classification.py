@@ -22,12 +22,13 @@ from benchmark import metrics
 from benchmark.data.manifest import OWN_DATA
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import About, Classes, clusters_of
-from benchmark.interfaces import Corpus, Evaluation, Head, Seconds, Splits, Target, Task, Utterance
+from benchmark.interfaces import Corpus, Evaluation, Head, NeighbourHead, Seconds, Splits, Target, Task, Utterance
 from benchmark.registry import suggest
 from downstream import recover
 from downstream.classifier import Classifier
 from downstream.confusion import confusion_files
 from downstream.embedders import EmbedderConfig
+from downstream.knn import NearestNeighbours
 from downstream.losses import LossConfig
 from downstream.splits import hold_out, labelled, values, warn_of_unknown
 
@@ -114,6 +115,11 @@ class LabelTask(Task):
             )
         size = min(feature_size, len(vocabulary[cls.plural]))
         return cls.make_head(replace(config, head=replace(config.head, size=size)), vocabulary, feature_size)
+
+    @classmethod
+    def make_neighbour_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> NeighbourHead:
+        """Nearest neighbours vote for the classes; ``head`` and ``loss`` of the options are not used."""
+        return NearestNeighbours(feature_size, len(vocabulary[cls.plural]))
 
 
 @dataclass

@@ -34,6 +34,7 @@ class Classifier(Head):
         loss.check()
         self.embedder = EMBEDDERS[head.name](feature_size, head)
         self.mean_suffices = head.name == "mean"  # a linear layer, then the mean
+        self.attends = self.embedder.attends
         self.objective = LOSSES[loss.name](self.embedder.size, classes, loss)
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
-from downstream.pooling import AttentiveStatistics, mean_pooling, repeat_short, statistics_pooling, valid_frames
+from downstream.pooling import (
+    AttentiveStatistics,
+    attended_means,
+    mean_pooling,
+    repeat_short,
+    statistics_pooling,
+    valid_frames,
+)
 
 _T = TypeVar("_T")
 
@@ -30,7 +37,7 @@ class EmbedderConfig:
     """
 
     name: str = "xvector"
-    """A key of ``EMBEDDERS`` in ``downstream/embedders.py``: ``xvector``, ``mean``, ``asp`` or ``ecapa``."""
+    """A key of ``EMBEDDERS`` in ``downstream/embedders.py``: ``xvector``, ``mean``, ``asp``, ``ecapa`` or ``mhfa``."""
     size: int | None = None
     """Features of the embedding (xvector: of its frame layers, too)."""
     pooled: int | None = None
@@ -38,7 +45,10 @@ class EmbedderConfig:
     channels: int | None = None
     """ecapa: features of the frame layers, a multiple of 8."""
     attention: int | None = None
-    """asp, ecapa: hidden features of the attention; ecapa: of the squeeze-and-excitation, too."""
+    """asp, ecapa: hidden features of the attention; ecapa: of the squeeze-and-excitation, too. mhfa: features of a key
+    and of a value."""
+    heads: int | None = None
+    """mhfa: of the attention."""
 
     def check(self) -> None:
         """Raise :class:`BenchmarkError` for an unknown name or a size that no embedder can have."""
@@ -46,7 +56,7 @@ class EmbedderConfig:
             raise BenchmarkError(
                 f"unknown head '{self.name}' (task.head.name). " + suggest(self.name, sorted(EMBEDDERS))
             )
-        for key in ("size", "pooled", "channels", "attention"):
+        for key in ("size", "pooled", "channels", "attention", "heads"):
             value = getattr(self, key)
             if value is not None and not value > 0:
                 raise BenchmarkError(f"task.head.{key} must be positive, got {value}")
@@ -59,6 +69,8 @@ class Embedder(nn.Module):
 
     size: int
     """Features of the embedding."""
+    attends: bool = False
+    """See :attr:`benchmark.interfaces.Head.attends`."""
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(batch, frame, dim) and (batch,) valid frames, at least 1 -> (batch, size)."""
@@ -267,11 +279,43 @@ class ECAPA(Embedder):
         return embeddings
 
 
-EMBEDDERS: dict[str, type[XVector | MeanPooling | ASP | ECAPA]] = {
+class MHFA(Embedder):
+    """Multi-head factorised attentive pooling: 64 heads, keys and values of 128 features, embeddings of 256.
+
+    Keys and values are two weighted sums of the layers, each with its weights, made smaller by a Linear. A head's
+    scores are a linear map of the keys, of which the softmax over frames weights the values; the means of all heads,
+    one after the other, go through a Linear. Peng, Plchot, Stafylakis, Mošner, Burget, Černocký: An attention-based
+    backend allowing efficient fine-tuning of transformer models for speaker verification, SLT 2022 (2210.01273),
+    section 3; sizes and names of layers as in wespeaker (``models/ssl_backend.py``). The softmax there sees padding,
+    which it does not here. Of a single layer, keys and values are made of the same features.
+    """
+
+    attends = True
+
+    def __init__(self, feature_size: int, config: EmbedderConfig) -> None:
+        super().__init__()
+        heads, compressed = _or(config.heads, 64), _or(config.attention, 128)
+        self.size, self.feature_size = _or(config.size, 256), feature_size
+        self.cmp_linear_k = nn.Linear(feature_size, compressed)
+        self.cmp_linear_v = nn.Linear(feature_size, compressed)
+        self.att_head = nn.Linear(compressed, heads)
+        self.pooling_fc = nn.Linear(heads * compressed, self.size)
+
+    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, frame, 2 * dim), keys first, or (batch, frame, dim) -> (batch, size)."""
+        keys, values = features[..., : self.feature_size], features[..., -self.feature_size :]
+        scores = self.att_head(self.cmp_linear_k(keys))  # (batch, frame, head)
+        means = attended_means(self.cmp_linear_v(values), scores, lengths)  # (batch, head, compressed)
+        embeddings: Tensor = self.pooling_fc(means.flatten(1))
+        return embeddings
+
+
+EMBEDDERS: dict[str, type[XVector | MeanPooling | ASP | ECAPA | MHFA]] = {
     "xvector": XVector,
     "mean": MeanPooling,
     "asp": ASP,
     "ecapa": ECAPA,
+    "mhfa": MHFA,
 }
 """An embedder is made by ``Embedder(feature_size, head_config)``."""
 

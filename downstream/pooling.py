@@ -110,6 +110,23 @@ class AttentiveStatistics(nn.Module):
         return weighted_statistics(x, self.weights(x, lengths))
 
 
+def attended_means(x: Tensor, scores: Tensor, lengths: Tensor) -> Tensor:
+    """Means over the valid frames, one for each head of an attention.
+
+    Args:
+        x: (batch, frame, feature).
+        scores: (batch, frame, head), before the softmax over frames.
+        lengths: (batch,) valid frames, at least 1.
+
+    Returns:
+        (batch, head, feature), in float32.
+    """
+    valid = valid_frames(lengths, x.shape[1])[:, :, None]  # (batch, frame, 1)
+    weights = scores.float().masked_fill(~valid, -math.inf).softmax(1)
+    # whatever lies on padding must not meet a weight of 0: it might not be finite
+    return torch.einsum("bfh,bfd->bhd", weights, x.float().masked_fill(~valid, 0))
+
+
 def repeat_short(features: Tensor, lengths: Tensor, least: int) -> tuple[Tensor, Tensor]:
     """Bring utterances of fewer than ``least`` frames to ``least``, by repeating their frames from the first on.
 

@@ -90,6 +90,7 @@ def run(
     from benchmark.engine.cards import read_card, task_class
     from benchmark.engine.prepare import configure, default_folder
     from benchmark.engine.run import run as run_settings
+    from benchmark.engine.world import joined
 
     files = [plugins] if isinstance(plugins, str | os.PathLike) else plugins
     load_plugin(*files)
@@ -105,7 +106,8 @@ def run(
     layers.append(("plugins", {"plugins": [str(Path(plugin).resolve()) for plugin in files]}))
     settings = configure(downstream, layers, quick=quick)
     where = Path(folder or default_folder(settings))
-    outcome = run_settings(settings, where, resume=resume and not overwrite, overwrite=overwrite)
+    with joined():
+        outcome = run_settings(settings, where, resume=resume and not overwrite, overwrite=overwrite)
     assert outcome.result is not None
     return Result(outcome.result, outcome.folder)
 
@@ -165,8 +167,8 @@ def study(
     Raises:
         BenchmarkError: the recipe is wrong, or cells failed.
     """
+    from benchmark.study.executors import run_study
     from benchmark.study.recipe import read
-    from benchmark.study.runner import run_study
 
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise BenchmarkError(

@@ -1,4 +1,4 @@
-"""``wavbench list``: upstreams, downstreams, regimes and recipes."""
+"""``wavbench list``: upstreams, downstreams, regimes and recipes, or what the card of a downstream says."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ examples:
   wavbench list
   wavbench list --upstreams
   wavbench list --upstreams 'xls_r*'
+  wavbench list voxceleb1_sv
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """``wavbench list``."""
     parser = Parser("wavbench list", "Names of upstreams, downstreams, regimes and recipes.", EXAMPLES)
+    parser.add_argument("name", nargs="?", help="a downstream: what its card says in words")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="a file that adds names")
     parser.add_argument(
         "--upstreams", metavar="PATTERN", nargs="?", const="*",
@@ -27,8 +29,27 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     options = parser.parse_args(argv)
     registry.load_plugin(*options.plugin)
-    print(listing() if options.upstreams is None else upstream_table(options.upstreams))
+    if options.name is not None:
+        print(card_text(options.name))
+    else:
+        print(listing() if options.upstreams is None else upstream_table(options.upstreams))
     return 0
+
+
+def card_text(name: str) -> str:
+    """What a protocol card says in words: summary, confounds, sources and deviations.
+
+    Raises:
+        BenchmarkError: there is no such downstream, or its card cannot be read.
+    """
+    from benchmark.engine.cards import read_card  # not at the top: lists are shown without torch
+
+    card = read_card(name)
+    lines = [f"{card['name']}  {card.get('summary', '')}".rstrip(), f"task: {card['task']}, corpus: {card['corpus']}"]
+    for key in ("confounds", "source", "deviations"):
+        if card.get(key):
+            lines += ["", f"{key}:", *(f"  - {text}" for text in card[key])]
+    return "\n".join(lines)
 
 
 def upstream_table(pattern: str) -> str:
@@ -39,7 +60,8 @@ def upstream_table(pattern: str) -> str:
     """
     found = registry.list_upstreams(pattern, details=True)
     if not found:
-        raise BenchmarkError(f"no upstream is like '{pattern}'. {registry.suggest(pattern, registry.list_upstreams())}")
+        close = registry.suggest(pattern, registry.list_upstreams(), listed="wavbench list")
+        raise BenchmarkError(f"no upstream is like '{pattern}'. {close}")
     rows = [("name", "parameters", "states", "size", "Hz", "frames/s", "licence", "trained on")]
     for row in found:
         rate, shift, parameters = row["sample_rate"], row["frame_shift"], row["parameters"]

@@ -117,6 +117,7 @@ def _reader(name: str, columns: dict[str, str], labels: Sequence[str]) -> Callab
     """``(root, output) -> Corpus``: an importer, or the reader of a corpus known by name."""
     from benchmark.data.importers import IMPORTERS
     from benchmark.data.manifest import FIELDS
+    from benchmark.data.shards import load_corpus
 
     importer = None if name in registry.corpora else IMPORTERS.get(name)
     if name not in registry.corpora and importer is None:
@@ -126,7 +127,7 @@ def _reader(name: str, columns: dict[str, str], labels: Sequence[str]) -> Callab
         raise BenchmarkError(f"--column is for datasets; '{name}' has no columns to choose from")
     if importer is None:
         read = registry.corpora.get(name).load()
-        return lambda root, output: read(root)
+        return lambda root, output: load_corpus(root, registry.corpora.get(name).name) or read(root)
     others = [label for label in labels if label not in FIELDS]
     return partial(importer, labels=others, columns=columns) if columns else partial(importer, labels=others)
 

@@ -102,7 +102,12 @@ def main(argv: Sequence[str]) -> int:
 
         print(listing())
         return 0
-    return _run(options)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _run(options)
+    from benchmark.engine.world import joined
+
+    with joined():
+        return _run(options)
 
 
 def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:

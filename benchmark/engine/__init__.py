@@ -11,6 +11,7 @@ _REGIMES = (
     ("finetune", "Finetune", "everything is trained, the convolutional extractor only with tune.extractor (-f)", ()),
     ("bitfit", "BitFit", "the biases of the transformer blocks are trained (Ben Zaken et al., 2022)", ()),
     ("houlsby", "Houlsby", "bottleneck adapters within the blocks are trained (Houlsby et al., 2019)", ("adapters",)),
+    ("prefix", "Prefix", "keys and values before those of the frames are trained (Li and Liang, 2021)", ()),
     ("lora", "LoRA", "low-rank adapters of the attention are trained (Hu et al., 2021), by PEFT", ()),
 )
 

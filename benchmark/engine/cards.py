@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark import config, registry
 from benchmark.config import RunConfig
-from benchmark.data import manifest
+from benchmark.data import manifest, shards
 from benchmark.errors import BenchmarkError, MissingData
 from benchmark.interfaces import LABEL_FIELDS, Corpus, Task
 
@@ -63,6 +63,8 @@ def find_corpus(run: RunConfig, card: Mapping[str, Any], *, training: bool = Tru
                 f"-d {card['task']}; to score a trained run on other data, -m evaluate"
             )
         reader = _resolve(registry.corpora, card["corpus"])
+        if (packed := shards.load_corpus(Path(run.data.root), _registered(card["corpus"]))) is not None:
+            return packed
         options = {"training": False} if not training and registry.takes(reader, "training") else {}
         corpus: Corpus = reader(Path(run.data.root), **options)
         return corpus
@@ -75,6 +77,11 @@ def find_corpus(run: RunConfig, card: Mapping[str, Any], *, training: bool = Tru
             "wavbench prepare writes them: --train train.jsonl --dev dev.jsonl --test test.jsonl"
         )
     return manifest.corpus(**given, labels=open_labels(run, card))
+
+
+def _registered(name: str) -> str:
+    """The name of a corpus that an alias stands for; any other name as it is."""
+    return registry.corpora.get(name).name if name in registry.corpora else name
 
 
 def _own_test(given: Mapping[str, str], labels: Sequence[str]) -> Corpus:

@@ -272,6 +272,7 @@ def _all_trained(upstream: Upstream) -> Iterator[None]:
     """Every parameter gets a gradient; afterwards everything is as before."""
     trained = [(parameter, parameter.requires_grad) for parameter in upstream.parameters()]
     modes = [(module, module.training) for module in upstream.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in upstream.buffers()]  # BatchNorm's are updated in training mode
     try:
         for parameter, _ in trained:
             if parameter.is_floating_point():
@@ -282,6 +283,9 @@ def _all_trained(upstream: Upstream) -> Iterator[None]:
             parameter.requires_grad_(was)
         for module, mode in modes:
             module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 # -- numbers and devices -------------------------------------------------------------------------------------------

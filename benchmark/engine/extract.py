@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmark.data import audio
 from benchmark.engine import batching
-from benchmark.engine.feature_store import LARGEST_HALF, FeatureStore, identity
+from benchmark.engine.feature_store import LARGEST_HALF, FeatureStore, SizedBatches, identity
 from benchmark.engine.precision import Precision, choose_device, use_tf32
 from benchmark.engine.prepare import frame_counts, weights_digest
 from benchmark.errors import BenchmarkError
@@ -92,7 +92,7 @@ def extract(
         wanted: of each utterance.
         options: what the upstream was loaded with; part of its digest.
         device: ``auto``, ``cpu`` or ``cuda``.
-        batch_size: utterances at a time; states do not depend on it.
+        batch_size: utterances at a time; states do not depend on it. A streamed upstream gets as many as it wants.
         workers: processes that read audio.
         overwrite: start again where the folder holds something else.
         quiet: no progress bar.
@@ -110,6 +110,8 @@ def extract(
         raise BenchmarkError(f"too short for a single frame: {', '.join(short[:5])} ({len(short)} in all)")
     files = _file_names(utterances, wanted.form)
     more = [] if wanted.precision == "no" else [wanted.precision]
+    streamed = upstream.batch_seconds > 0  # its states are those of the upstream in memory
+    options = {key: value for key, value in options.items() if not (streamed and key == "stream")}
     name = identity(weights_digest(upstream), upstream.info["name"], options, *more)
     store = FeatureStore(upstream, name)
     about = _about(upstream, store.folder.parent.name, wanted)
@@ -129,7 +131,11 @@ def extract(
             if (line := there.get(u.id)) is None or line["key"] != keys[u.id] or not (folder / line["file"]).exists()
         ]  # fmt: skip
         model = computing.frozen(upstream).to(computing.device).eval()
-        batches = batching.EvaluationBatches(seconds[todo], batch_size)
+        batches = (
+            SizedBatches(seconds[todo].tolist(), upstream.batch_seconds)
+            if streamed
+            else batching.EvaluationBatches(seconds[todo], batch_size)
+        )
         chosen = {utterances[i].id: (utterances[i], float(seconds[i])) for i in todo}
         progress = stack.enter_context(tqdm(total=len(todo), desc="extracting", unit="utterance", disable=quiet))
         index = stack.enter_context(open(folder / INDEX, "a", encoding="utf-8"))

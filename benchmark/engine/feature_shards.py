@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,14 @@ class Shard:
             return False
 
 
+def intact(paths: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """Of files, those that are shards with the numbers that were written."""
+    for path in paths:
+        with contextlib.suppress(BenchmarkError):
+            if Shard(Path(path)).intact():
+                yield path, True
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of shards, as ``wavbench cache`` lists it."""
@@ -123,7 +131,7 @@ def stores(root: Path) -> Iterator[Store]:
     found = []
     for folder in {path.parent for pattern in ("about.json", "*.safetensors") for path in root.rglob(pattern)}:
         about: Mapping[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         sizes = {}
         for path in sorted(folder.glob("*.safetensors")):

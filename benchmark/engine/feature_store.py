@@ -34,7 +34,7 @@ from benchmark.engine.feature_shards import Shard
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir, locked
 from benchmark.interfaces import Batch, HiddenStates, Upstream, Utterance
-from benchmark.memory import stamp
+from benchmark.memory import remembered, stamp
 
 log = logging.getLogger("wavbench")
 
@@ -44,6 +44,8 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 SHARD_BYTES = 2**26
 SHARD_SECONDS = 20.0
 """A shard is written when it is this large, or when this long has passed: what a kill may cost."""
+SHARDS_AT_ONCE = 16
+"""Shards that are checked before the outcome is remembered for other processes."""
 BATCH_SECONDS = 160.0
 """Audio of a batch on a GPU. On a CPU, utterances are faster one by one."""
 
@@ -128,6 +130,7 @@ class FeatureStore:
         quiet: bool = False,
         workers: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
+        share: tuple[int, int] = (0, 1),
     ) -> float:
         """Run the upstream over those that are not there yet; returns the seconds of audio that it ran over.
 
@@ -137,6 +140,8 @@ class FeatureStore:
             quiet: no progress bar.
             workers: processes that read audio.
             should_stop: asked after each batch; when true, the rest is left for another time.
+            share: (i, n): this is the i-th of n processes, counted from 0, which fill the store together: it begins
+                with its part, and afterwards helps with the others.
 
         Raises:
             BenchmarkError: unreadable audio; a full disk. What was computed before is kept.
@@ -155,7 +160,8 @@ class FeatureStore:
         progress = tqdm(total=len(missing), desc="extracting features", unit="utterance", leave=False, disable=quiet)
         with progress:
             for patient in (False, True):
-                for taken in [waiting] if self._on_gpu() and not patient else [[group] for group in waiting]:
+                turn = waiting if patient else [group for group in waiting if int(group, 16) % share[1] == share[0]]
+                for taken in [turn] if self._batch_seconds and not patient else [[group] for group in turn]:
                     with ExitStack() as stack:
                         mine = [group for group in taken if self._take(group, stack, patient)]
                         waiting = [group for group in waiting if group not in mine]
@@ -193,6 +199,11 @@ class FeatureStore:
     def _device(self) -> torch.device:
         return next((parameter.device for parameter in self.upstream.parameters()), torch.device("cpu"))
 
+    @property
+    def _batch_seconds(self) -> float:
+        """Audio of a batch; 0: utterances one by one."""
+        return self.upstream.batch_seconds or (BATCH_SECONDS if self._on_gpu() else 0.0)
+
     def _on_gpu(self) -> bool:
         return self._device.type == "cuda"
 
@@ -200,7 +211,7 @@ class FeatureStore:
         self, utterances: Sequence[Utterance], seconds: Sequence[float], workers: int
     ) -> Generator[list[int], None, None]:
         """Run the upstream over utterances and write shards; yields the indices of each batch."""
-        batches = _Batches(seconds, BATCH_SECONDS if self._on_gpu() else 0.0)
+        batches = SizedBatches(seconds, self._batch_seconds)
         index = {utterance.id: i for i, utterance in enumerate(utterances)}
         keys = [self.key(utterance) for utterance in utterances]  # before they are read: files may change later
         writer = _Writer(self)
@@ -224,6 +235,7 @@ class FeatureStore:
             states = torch.stack(
                 [torch.cat([state[i, :n] for i, n in enumerate(lengths)]).float() for state in hidden.states]
             )  # (state, row, dim)
+            del hidden  # its states may be large
             if float(states.abs().amax()) <= LARGEST_HALF:
                 states = states.half()
             states = states.cpu()
@@ -286,23 +298,31 @@ class FeatureStore:
         return self._shards[path]
 
     def _scan(self) -> None:
-        """Look for shards that were written since; one that cannot be read is removed, and will be computed again."""
-        for path in self.folder.glob("*.safetensors"):
-            if path in self._shards:
-                continue
-            try:
-                self._add(Shard(path))
-            except BenchmarkError as error:
-                log.warning("%s; it is removed, and its utterances are computed again", error)
-                with suppress(OSError):
-                    path.unlink()
+        """Look for shards that were written since; one that is damaged is removed, and will be computed again.
+
+        The numbers of a shard are checked once on a machine, until its file changes.
+        """
+        new = [path for path in self.folder.glob("*.safetensors") if path not in self._shards]
+        for first in range(0, len(new), SHARDS_AT_ONCE):
+            paths = new[first : first + SHARDS_AT_ONCE]
+            intact = remembered("intact shard", map(str, paths), feature_shards.intact)
+            for path in paths:
+                try:
+                    shard = Shard(path)
+                    if not intact.get(str(path)):
+                        raise BenchmarkError(f"the stored features in {path} are damaged")
+                    self._add(shard)
+                except BenchmarkError as error:
+                    log.warning("%s; it is removed, and its utterances are computed again", error)
+                    with suppress(OSError):
+                        path.unlink()
 
     def _add(self, shard: Shard) -> None:
         self._shards[shard.path] = shard
         self._places.update({key: (shard.path, first, rows) for key, (first, rows) in shard.entries.items()})
 
 
-class _Batches(torch.utils.data.Sampler[list[tuple[int, int]]]):
+class SizedBatches(torch.utils.data.Sampler[list[tuple[int, int]]]):
     """Utterances by length, longest first, in batches of at most so many seconds; of one utterance at least."""
 
     def __init__(self, seconds: Sequence[float], most: float) -> None:

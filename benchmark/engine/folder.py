@@ -73,8 +73,9 @@ def clear_artefacts(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` for this process; :class:`BenchmarkError` while another run holds it."""
+def exclusive(folder: Path, *, clean: bool = True) -> Iterator[None]:
+    """Lock ``folder`` for this process; :class:`BenchmarkError` while another run holds it. ``clean``: remove what was
+    left half-written below it."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise BenchmarkError(
                 f"cannot write into {folder}: {error.strerror}. Choose another folder with -p"
             ) from error
-        remove_partial(folder)
+        if clean:
+            remove_partial(folder)
         yield
 
 
@@ -153,7 +155,9 @@ class RunLog:
     def failed(self, error: Exception) -> None:
         """Write why the run ended; whoever catches the error shows it on the terminal."""
         if self._file is not None:
-            self._file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "error: %s", (error,), None))
+            record = log.makeRecord(log.name, logging.ERROR, "", 0, "error: %s", (error,), None)
+            record.thread = self._thread  # also where another one noticed
+            self._file.handle(record)
 
     def __exit__(self, *_: object) -> None:
         for logger in _LOGGERS:

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.config import FeaturizerConfig, RunConfig, TuneConfig, find_regime
-from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum
+from benchmark.engine.featurizer import Featurizer, StateStatistics, WeightedSum, feature_size, make_featurizer
 from benchmark.engine.regimes import apply_regime
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Head, HiddenStates, Task, Upstream
 
 
-def make_head(run: RunConfig, task: type[Task], vocabulary: Mapping[str, Any], feature_size: int) -> Head:
+def make_head(run: RunConfig, task: type[Task], vocabulary: Mapping[str, Any], upstream: Upstream) -> Head:
     """A freshly initialised head of a run."""
-    make = task.make_linear_head if run.probe.solver == "exact" else task.make_head
-    return make(run.task, vocabulary, feature_size)
+    makers = {"gradient": task.make_head, "exact": task.make_linear_head, "knn": task.make_neighbour_head}
+    return makers[run.probe.solver](run.task, vocabulary, feature_size(run.featurizer, upstream))
 
 
 class Model(nn.Module):
@@ -38,11 +38,7 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.upstream = upstream
-        self.featurizer: WeightedSum | SingleLayer
-        if featurizer.layer is None:
-            self.featurizer = WeightedSum(upstream.num_states, normalize=featurizer.normalize)
-        else:
-            self.featurizer = SingleLayer(featurizer.layer, upstream.num_states, normalize=featurizer.normalize)
+        self.featurizer: Featurizer = make_featurizer(featurizer, upstream, head)
         self.head = head
         tune = tune or TuneConfig()
         rule = find_regime(regime)
@@ -60,6 +56,11 @@ class Model(nn.Module):
         if not self.upstream_trains:
             self.upstream.eval()
         return self
+
+    @property
+    def mean_suffices(self) -> bool:
+        """Whether only the mean of each state over an utterance's frames matters."""
+        return self.head.mean_suffices and self.featurizer.linear
 
     def _hidden(self, batch: Batch) -> HiddenStates:
         if batch.hidden is not None:
@@ -94,8 +95,11 @@ class Model(nn.Module):
             name = upstream.info.get("name")
             raise BenchmarkError(f"upstream '{name}' returned {'; '.join(problems[:3])} (for {batch.ids[0]} …)")
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Mean loss of a batch, a scalar."""
+    def forward(self, batch: Batch | None) -> Tensor:
+        """Mean loss of a batch, a scalar; of none 0, which depends on all parameters that have gradients."""
+        if batch is None:
+            used = [parameter.sum() for parameter in self.parameters() if parameter.grad is not None]
+            return torch.stack(used).sum() * 0
         hidden = self._hidden(batch)
         return self.head.loss(self.featurizer(hidden), hidden.lengths, batch.targets)
 

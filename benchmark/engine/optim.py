@@ -37,7 +37,7 @@ def optimizer(model: Model, config: OptimConfig) -> torch.optim.Optimizer:
         groups.append(group("input", left.values(), config.upstream_lr, config.layer_decay ** len(blocks)))
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     return kinds[config.name](
-        [group for group in groups if group["params"]],
+        [group for group in groups if group["params"]] or groups[:1],  # a head that is not trained
         betas=(config.betas[0], config.betas[1]),
         eps=config.eps,
         weight_decay=config.weight_decay,

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmark import registry, results
+from benchmark import results
 from benchmark.data import audio, manifest
 from benchmark.engine import batching, checkpoint
 from benchmark.engine.cards import open_labels, read_card, task_class
 from benchmark.engine.model import Model, make_head
 from benchmark.engine.precision import choose_device, use_tf32
-from benchmark.engine.prepare import frame_counts, saved_configuration, weights_digest
+from benchmark.engine.prepare import frame_counts, load_upstream, saved_configuration, weights_digest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream, Utterance
 
@@ -44,7 +44,7 @@ class TrainedRun:
         best = checkpoint.best(self.folder)
         torch.manual_seed(self.config.seed)  # as when it was trained: an upstream with random weights has the same ones
         chosen = self.config.upstream
-        upstream = registry.load_upstream(chosen.name, checkpoint=chosen.checkpoint, **chosen.options)
+        upstream = load_upstream(chosen, chosen.options)
         self.sample_rate = upstream.sample_rate
         self.vocabulary: dict[str, Any] = {}
         weights = weights_digest(upstream)
@@ -57,7 +57,7 @@ class TrainedRun:
                     f"found now ({weights[:12]}…); restore that checkpoint"
                 )
             self.vocabulary = state["inventory"]
-            head = make_head(self.config, self.task, self.vocabulary, upstream.hidden_size)
+            head = make_head(self.config, self.task, self.vocabulary, upstream)
             self.model = Model(upstream, head, self.config.regime, self.config.featurizer, self.config.tune)
             self.model.load_trained_state(state["pairing"])
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import logging
 import logging.handlers
-import os
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from benchmark import config, registry, results
-from benchmark.config import RunConfig
+from benchmark.config import RunConfig, UpstreamConfig
 from benchmark.data import audio, budget, manifest, splits
 from benchmark.data.headers import AudioError
 from benchmark.engine import checkpoint
 from benchmark.engine.cards import find_corpus, open_labels, read_card, task_class
 from benchmark.engine.featurizer import check_layer
+from benchmark.engine.world import started_together, world
 from benchmark.errors import BenchmarkError, MissingData
 from benchmark.files import cache_dir
 from benchmark.interfaces import Corpus, Seconds, Splits, Target, Task, Upstream, Utterance
@@ -259,15 +260,31 @@ class Preparer:
         """Load the upstream. One that stays as it was loaded is kept for the next run, if its weights are a file's."""
         options = _tuning_options(run) | run.upstream.options
         trained = config.changes_upstream(run.regime)
-        key = (run.upstream.name, run.upstream.checkpoint, repr(sorted(options.items())))
+        key = (run.upstream.name, run.upstream.checkpoint, run.upstream.stream, repr(sorted(options.items())))
         if not trained and self._frozen is not None and self._frozen[0] == key:
             return self._frozen[1]
         self._frozen = None  # free its memory before the next one is loaded
         torch.manual_seed(run.seed)  # an upstream with random weights has the same ones when the run is resumed
-        upstream = registry.load_upstream(run.upstream.name, checkpoint=run.upstream.checkpoint, **options)
+        upstream = load_upstream(run.upstream, options)
         if not trained and upstream.info.get("sha256") is not None:
             self._frozen = (key, upstream)
         return upstream
+
+
+def load_upstream(chosen: UpstreamConfig, options: Mapping[str, Any]) -> Upstream:
+    """The upstream of a run, with these options in place of its own.
+
+    Raises:
+        BenchmarkError: it cannot be loaded, or not streamed.
+    """
+    if not chosen.stream:
+        return registry.load_upstream(chosen.name, checkpoint=chosen.checkpoint, **options)
+    if "stream" not in inspect.signature(registry.upstreams.get(chosen.name).load()).parameters:
+        raise BenchmarkError(
+            f"upstream '{chosen.name}' cannot be streamed: it does not read its blocks one at a time. Leave "
+            "upstream.stream out"
+        )
+    return registry.load_upstream(chosen.name, checkpoint=chosen.checkpoint, stream=True, **options)
 
 
 def _durations(utterances: Iterable[Utterance]) -> dict[str, Seconds]:
@@ -418,13 +435,23 @@ def check_device(run: RunConfig) -> str:
     """Name the device that a run uses; :class:`BenchmarkError` where it cannot use the one it asks for."""
     if run.device == "cuda" and not torch.cuda.is_available():
         raise BenchmarkError("device is 'cuda', but torch finds no CUDA device here; use --device cpu")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BenchmarkError("training in several processes (torchrun) is not supported yet; start one process")
+    processes = world()
+    if started_together() and processes.size == 1:
+        raise BenchmarkError(
+            "$WORLD_SIZE says that this process is one of several (torchrun), which only run_downstream.py and "
+            "wavbench.run make use of; start one process"
+        )
+    beside = f", in {processes.size} processes" if processes.size > 1 else ""
     if run.device != "cpu" and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+        if processes.local_rank >= torch.cuda.device_count():
+            raise BenchmarkError(
+                f"more processes on this machine than GPUs ({torch.cuda.device_count()}); give torchrun "
+                "--nproc-per-node gpu, or run_downstream.py --device cpu"
+            )
+        return f"{torch.cuda.get_device_name()}{beside}"
     if run.trainer.precision == "fp16":
         raise BenchmarkError("trainer.precision=fp16 needs a CUDA device; use no or bf16 on the CPU")
-    return f"cpu, {torch.get_num_threads()} threads"
+    return f"cpu, {torch.get_num_threads()} threads{beside}"
 
 
 def describe(prepared: Prepared) -> Sequence[str]:

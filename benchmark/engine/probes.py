@@ -27,7 +27,7 @@ from benchmark.engine.trackers import Trackers
 from benchmark.engine.trainer import StopRequest, Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_files
-from benchmark.interfaces import Batch, Evaluation, Head, HiddenStates, Upstream, Utterance
+from benchmark.interfaces import Batch, Evaluation, HiddenStates, Upstream, Utterance
 
 log = logging.getLogger("wavbench")
 
@@ -47,7 +47,7 @@ def check(settings: RunConfig) -> None:
         "training utterances are cropped": settings.data.crop_seconds is not None,
         "its batches are by duration": settings.data.batch_seconds is not None,
         "it is of mixed precision": settings.trainer.precision != "no",
-        "it is solved exactly": settings.probe.solver != "gradient",
+        "it is not trained by updates": settings.probe.solver != "gradient",
         "its rates differ by block": settings.optim.layer_decay != 1,
     }
     for reason, applies in reasons.items():
@@ -157,11 +157,11 @@ class Probe(Trainer):
         if next(iter(self.model.head.buffers()), None) is not None:
             raise CannotStack("its head has a state beside its parameters")
 
-    def _make_store(self, upstream: Upstream, head: Head) -> FeatureStore:
-        if not head.mean_suffices:
+    def _make_store(self, upstream: Upstream) -> FeatureStore:
+        if not self.model.mean_suffices:
             raise CannotStack("its head needs all frames")
         if self.store_key not in self._stores:
-            store = super()._make_store(upstream, head)
+            store = super()._make_store(upstream)
             if store is None:
                 raise CannotStack("its states do not fit into the feature store")
             self._stores[self.store_key] = store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from benchmark.config import TuneConfig
@@ -128,6 +129,52 @@ class Houlsby(Regime):
         raise BenchmarkError(
             "an upstream with Houlsby adapters cannot be exported: other libraries have no place for them"
         )
+
+
+class KeysAndValues(nn.Module):
+    """Keys and values of an attention layer that depend on nothing.
+
+    Args:
+        length: how many.
+        heads: of the attention.
+        like: its projection to keys: for sizes, type and device.
+    """
+
+    def __init__(self, length: int, heads: int, like: nn.Linear) -> None:
+        super().__init__()
+        shape, weight = (length, heads, like.out_features // heads), like.weight
+        self.keys = nn.Parameter(torch.empty(shape, device=weight.device, dtype=weight.dtype))
+        self.values = nn.Parameter(torch.empty(shape, device=weight.device, dtype=weight.dtype))
+        nn.init.normal_(self.keys, std=0.02)
+        nn.init.normal_(self.values, std=0.02)
+
+    def forward(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Both, (place, head, dim / head)."""
+        return self.keys.to(dtype), self.values.to(dtype)
+
+
+class Prefix(Regime):
+    """Keys and values that each attention layer has beside those of the frames are trained (Li and Liang: Prefix-
+    Tuning, ACL 2021, 2101.00190), by themselves: without the network that makes them there while training.
+
+    Attention that can take them has an attribute ``prefix``, ``None`` until then, beside ``heads`` and ``k_proj``.
+    """
+
+    def apply(self, upstream: Upstream, tune: TuneConfig) -> None:
+        """Give each attention layer ``tune.prefix_length`` keys and values."""
+        taking = [module for block in upstream.blocks for module in block.modules() if hasattr(module, "prefix")]
+        if not taking:
+            raise BenchmarkError(
+                f"regime 'prefix': the attention of upstream '{_name(upstream)}' takes no further keys and values "
+                "(Conformers' does not, nor that of upstreams of other libraries); choose another regime"
+            )
+        for attention in taking:
+            heads, like = cast(int, attention.heads), cast(nn.Linear, attention.k_proj)
+            attention.prefix = KeysAndValues(tune.prefix_length, heads, like)
+
+    def merge(self, upstream: Upstream) -> None:
+        """Keys and values are no part of any layer's weights."""
+        raise BenchmarkError("an upstream with prefixes cannot be exported: other libraries have no place for them")
 
 
 class LoRA(Regime):

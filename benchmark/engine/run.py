@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmark import calibration, config, evaluation, plots, results
 from benchmark.config import RunConfig
 from benchmark.engine import checkpoint
+from benchmark.engine import world as processes
 from benchmark.engine.cards import read_card, task_class
 from benchmark.engine.exact import ExactTrainer
 from benchmark.engine.folder import RunLog, check_available, clear, clear_artefacts, exclusive
+from benchmark.engine.knn import NeighbourTrainer
 from benchmark.engine.prepare import (
     NAMES,
     Prepared,
@@ -28,6 +31,7 @@ from benchmark.engine.prepare import (
 from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_bytes, write_files, write_text
+from benchmark.interfaces import Evaluation
 
 log = logging.getLogger("wavbench")
 
@@ -84,33 +88,39 @@ def run(
         may_differ = [f"task.{name}" for name in task_class(read_card(settings.downstream)).scoring]
     if not overwrite:  # before the work of preparing, and again under the lock
         check_available(folder, settings, resume=resume, may_differ=may_differ)
+    world, preparer = processes.world(), preparer or Preparer()
     with RunLog() as run_log:
-        prepared = (preparer or Preparer()).prepare(settings, scored, folder if mode == "evaluate" else None)
+        prepared = world.in_turn(partial(preparer.prepare, settings, scored, folder if mode == "evaluate" else None))
         output = _evaluation_folder(folder, settings, scored) if mode == "evaluate" else folder
-        with exclusive(folder):
+        with world.held(exclusive(folder)):
             if not overwrite:
                 check_available(folder, settings, resume=resume, may_differ=may_differ)
-                result = _finished(folder, prepared) if mode == "train" else None
+                result = world.same(_finished(folder, prepared) if mode == "train" else None)
                 if result is not None:
                     return Outcome(folder, result["selected"], result, complete=True)
-            run_log.open(folder)
+            if world.main:
+                run_log.open(folder)
+            world.advise(f"Resume the run with -e {folder}", run_log.failed)
             try:
                 for line in describe(prepared):
                     log.info(line)
                 provenance = results.provenance(check_device(settings))
-                kind = ExactTrainer if settings.probe.solver == "exact" else Trainer
-                trainer = kind(
-                    settings,
-                    prepared.task,
-                    prepared.upstream,
-                    folder,
-                    prepared.fingerprint,
-                    provenance,
-                    prepared.former_digests,
-                    run_log.warnings,
-                    group,
+                kinds = {"gradient": Trainer, "exact": ExactTrainer, "knn": NeighbourTrainer}
+                trainer = world.agree(
+                    lambda: kinds[settings.probe.solver](
+                        settings,
+                        prepared.task,
+                        prepared.upstream,
+                        folder,
+                        prepared.fingerprint,
+                        provenance,
+                        prepared.former_digests,
+                        run_log.warnings,
+                        group,
+                    )
                 )
                 with StopRequest() as stop, trainer.trackers.closing(lambda: stop.requested):
+                    world.stop_together(stop)
                     if mode == "evaluate":
                         _take_over(trainer, output)
                     else:
@@ -118,7 +128,7 @@ def run(
                     assert trainer.best is not None
                     result = None if mode == "fit" else evaluate(prepared, trainer, output, stop)
                     if mode == "train":
-                        checkpoint.prune(folder, settings.trainer.keep)
+                        world.alone(lambda: checkpoint.prune(folder, settings.trainer.keep))
                 return Outcome(output, trainer.best, result)
             except BenchmarkError as error:
                 run_log.failed(error)
@@ -143,12 +153,16 @@ def fit(trainer: Trainer, stop: StopRequest, *, resume: bool, overwrite: bool) -
     """Train, or continue training, to the last update; test is not looked at."""
     folder, settings = trainer.folder, trainer.run
     if overwrite:  # not before everything that the new run needs is known to be there
-        clear(folder)
+        trainer.world.alone(lambda: clear(folder))
     if resume and trainer.resume():
         log.info("resuming at update %d of %d", trainer.step, settings.trainer.max_steps)
-    write_text(folder / "config.yaml", config.to_yaml(settings))
-    if settings.budget != "all":
-        write_text(folder / "budget.txt", "".join(f"{u.id}\n" for u in trainer.task.splits.train))
+
+    def write() -> None:
+        write_text(folder / "config.yaml", config.to_yaml(settings))
+        if settings.budget != "all":
+            write_text(folder / "budget.txt", "".join(f"{u.id}\n" for u in trainer.task.splits.train))
+
+    trainer.world.alone(write)
     trainer.train(stop)
 
 
@@ -162,9 +176,13 @@ def _take_over(trainer: Trainer, output: Path) -> None:
             f"the run in {folder} is at update {trainer.step} of {steps}; test is scored when training has ended. "
             f"Resume it with -e {folder}"
         )
-    if output != folder:  # an earlier evaluation here may have been configured otherwise
+
+    def begin() -> None:
         clear_artefacts(output)
         write_text(output / "config.yaml", config.to_yaml(trainer.run))
+
+    if output != folder:  # an earlier evaluation here may have been configured otherwise
+        trainer.world.alone(begin)
 
 
 def _restore(trainer: Trainer, result: dict[str, Any]) -> None:
@@ -184,11 +202,19 @@ def _restore(trainer: Trainer, result: dict[str, Any]) -> None:
 
 def evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest) -> dict[str, Any]:
     """Evaluate the chosen checkpoint on test, write the result into ``folder`` and return it."""
-    settings = prepared.run
     best = trainer.load_best()
     scores, _ = trainer.evaluate("test", stop)
+    result = trainer.world.same(trainer.world.alone(lambda: _write_result(prepared, trainer, folder, best, scores)))
+    assert result is not None
+    return result
+
+
+def _write_result(
+    prepared: Prepared, trainer: Trainer, folder: Path, best: dict[str, Any], scores: Evaluation
+) -> dict[str, Any]:
+    settings = prepared.run
     calibration.apply(scores, calibration.Calibration.read(best.get("calibration")))  # earlier releases kept none
-    layers = best["layers"] or {"layer_weights": None, "layer_norms": None, "layer_shares": None}
+    layers = best["layers"] or dict.fromkeys(("layer_weights", "layer_key_weights", "layer_norms", "layer_shares"))
     result = {
         "schema": results.SCHEMA,
         "upstream": {"checkpoint": None, "sha256": None} | prepared.upstream.info,
@@ -198,6 +224,7 @@ def evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopReque
             "task": prepared.card["task"],
             "corpus": prepared.card["corpus"],
             "evaluated": "test" if prepared.scored is None else prepared.scored.name,
+            "confounds": list(prepared.card.get("confounds", ())),
         },
         "regime": settings.regime,
         "state": None if trainer.model.featurizer.keep is None else trainer.model.featurizer.keep[0],
@@ -206,6 +233,7 @@ def evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopReque
         "selected": {"step": best["step"], "metric": best["metric"], "value": best["value"]},
         "metrics": {"dev": best["dev"], **scores.metrics, **best.get("training", {})},
         "calibration": best.get("calibration"),
+        "layer_key_weights": None,  # best checkpoints of earlier releases have none
         **layers,
         "cost": {
             "updates": trainer.step,

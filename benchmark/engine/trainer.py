@@ -14,7 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -26,15 +28,16 @@ from tqdm import tqdm
 
 from benchmark import calibration
 from benchmark.config import RunConfig, changes_upstream
-from benchmark.engine import batching, checkpoint, oom, optim
+from benchmark.engine import batching, checkpoint, distributed, oom, optim, sharding
 from benchmark.engine.feature_store import FeatureStore, identity
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
 from benchmark.engine.model import Model, make_head
 from benchmark.engine.precision import Precision, choose_device, use_tf32
 from benchmark.engine.trackers import Trackers
+from benchmark.engine.world import SharedError, world
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_files
-from benchmark.interfaces import Batch, Evaluation, Head, Task, Upstream, Utterance
+from benchmark.interfaces import Batch, Evaluation, Task, Upstream, Utterance
 from benchmark.metrics import find as find_metric
 
 log = logging.getLogger("wavbench")
@@ -52,6 +55,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self.tell: Callable[[], None] = lambda: None
+        """Called when it is requested here: processes that share a run stop together."""
 
     def __enter__(self) -> StopRequest:
         self._former = {}
@@ -68,6 +73,7 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+        self.tell()
         tqdm.write("stopping after this update (Ctrl-C again: at once)")
 
 
@@ -99,6 +105,7 @@ class Trainer:
         group: str | None = None,
     ) -> None:
         self.run, self.task, self.folder = run, task, folder
+        self.world = world()
         self.fingerprint, self.provenance = dict(fingerprint or {}), dict(provenance or {})
         self.former = dict(former or {})
         self.warnings = [] if warnings is None else warnings
@@ -106,15 +113,17 @@ class Trainer:
         self.device = choose_device(run.device)
         use_tf32(run.trainer.tf32)
         self.precision = Precision(run.trainer.precision, self.device)
-        self._quiet = not sys.stderr.isatty()  # no progress bars in log files
+        self._quiet = not sys.stderr.isatty() or not self.world.main  # no progress bars in log files
         self._seed(0)
         self.vocabulary = task.vocabulary()
-        head = make_head(run, type(task), self.vocabulary, upstream.hidden_size)
-        if not changes_upstream(run.regime):
+        head = make_head(run, type(task), self.vocabulary, upstream)
+        sharded = run.trainer.shard and self.world.size > 1  # the parameters of a block are of one type
+        if not changes_upstream(run.regime) and not sharded:
             upstream = self.precision.frozen(upstream)
-        self.model = Model(upstream, head, run.regime, run.featurizer, run.tune).to(self.device)
+        self.model = Model(upstream, head, run.regime, run.featurizer, run.tune)
+        self.parallel = distributed.Parallel(self.world, self.model, run, self.device)
         self.sample_rate = upstream.sample_rate
-        self.store = self._make_store(upstream, head)
+        self.store = self._make_store(upstream)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.optimizer(self.model, run.optim)
         self.scheduler = optim.scheduler(self.optimizer, run.optim, run.trainer.max_steps)
@@ -126,7 +135,8 @@ class Trainer:
         self._part: int | None = None
         """Utterances of a forward pass, where whole batches do not fit into memory."""
         self._stop = StopRequest()
-        self.trackers = Trackers(run, folder, group)
+        tracked = run if self.world.main else replace(run, trainer=replace(run.trainer, trackers=[]))
+        self.trackers = Trackers(tracked, folder, group)
         self.spent = {"samples_seen": 0, "samples_upstream": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
         self._clock = time.monotonic()
 
@@ -138,7 +148,7 @@ class Trainer:
         self._stop = stop
         batches = self._training_batches()
         progress = self._progress("training", "update", config.max_steps, initial=self.step)
-        self.trackers.start(self.step)
+        self.world.alone(lambda: self.trackers.start(self.step))
         losses: list[float] = []
         with progress:
             while True:
@@ -149,9 +159,11 @@ class Trainer:
                     break
                 try:
                     loss, norm = self._update(batches)
-                except BenchmarkError:  # unreadable audio, NaN: nothing of this update was applied
-                    self.save()
+                except BenchmarkError as error:  # unreadable audio, NaN: nothing of this update was applied
+                    if self.world.shares(error):
+                        self.save()
                     raise
+                stopping = stop.requested if self.world.size == 1 else self.parallel.told_to_stop
                 losses.append(loss)
                 progress.update()
                 if self.step % config.log_every == 0:
@@ -160,45 +172,49 @@ class Trainer:
                     self.trackers.log(curves, self.step)
                     progress.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
                     losses = []
-                if self.step % config.save_every == 0 or self.step == config.max_steps or stop.requested:
+                if self.step % config.save_every == 0 or self.step == config.max_steps or stopping:
                     self.save()
-                if stop.requested:
+                if stopping:
                     raise Interrupted(f"stopped after update {self.step}, which is saved")
         self.save()
 
     def _update(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """One update; returns (mean loss, gradient norm)."""
-        drawn = [next(batches) for _ in range(self.run.trainer.accumulate)]
+        drawn = self.parallel.draw(batches, self.run.trainer.accumulate, stop=self._stop.requested)
         ids = [name for batch in drawn for name in batch.ids]
-        value = self._gradient(drawn)
+        value = self.parallel.total(self._gradient(drawn))
         scaler = self.precision.scaler
         if not np.isfinite(value):
             self._stop_on_nan(f"the loss is {value}", ids)
         scaler.unscale_(self.optimizer)
         clip = self.run.optim.clip
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip))
+        norms = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip)
+        norm = float(sharding.plain(norms))
         if not np.isfinite(norm) and not scaler.is_enabled():
             self._stop_on_nan(f"the gradient's norm is {norm}", ids)
         scaler.step(self.optimizer)  # skipped where fp16 overflowed
         scaler.update()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        samples = sum(int(batch.wav_lens.sum()) for batch in drawn)
+        samples = sum(batch.samples for batch in drawn)
         self.spent["samples_seen"] += samples
         self.spent["samples_upstream"] += samples if self.store is None else 0
         self.step += 1
         return value, norm
 
-    def _gradient(self, drawn: Sequence[Batch]) -> float:
+    def _gradient(self, drawn: Sequence[distributed.Drawn]) -> float:
         """Compute the gradient of the mean loss over batches, in smaller parts where they do not fit into memory and
         ``trainer.auto_batch`` allows it; returns the loss."""
         while True:
-            self._seed(self.step + 1)
+            self._seed(self.step + 1, self.world.rank)
+            self.parallel.seed(self._number(self.step + 1))
             self.model.train()
             self.model.updates = self.step
             self.optimizer.zero_grad()
             try:
-                return self._backward(drawn)
+                value = self._backward(drawn)
+                self.parallel.finish()
+                return value
             except oom.DoesNotFit as error:
                 size = len(error.batch.ids)
                 if size == 1 or not self.run.trainer.auto_batch:
@@ -207,16 +223,19 @@ class Trainer:
             log.info("a batch does not fit into memory; forward passes are of %d utterances from here on", self._part)
             self._free()
 
-    def _backward(self, drawn: Sequence[Batch]) -> float:
+    def _backward(self, drawn: Sequence[distributed.Drawn]) -> float:
         total = torch.zeros((), device=self.device)
-        for batch in drawn:
+        for number, one in enumerate(drawn, start=1):
+            batch, done = one.batch, 0
             for part in oom.parts(batch, self._part or len(batch.ids)):
-                with oom.noticed(part):
+                last = number == len(drawn) and done + len(part.ids) == len(batch.ids)
+                with oom.noticed(part), self.parallel.syncing(last):
                     with self.precision.autocast():
-                        loss: Tensor = self.model(self._to_device(part)).float() / len(drawn)
+                        loss: Tensor = self.parallel.loss(self._to_device(part), one, done).float() / len(drawn)
                     if part is not batch:
                         loss = loss * (len(part.ids) / len(batch.ids))
                     self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                done += len(part.ids)
                 total += loss.detach()
         return float(total)
 
@@ -238,7 +257,7 @@ class Trainer:
     def _stop_on_nan(self, what: str, ids: list[str]) -> None:
         shown = ", ".join(ids[:8]) + (f", … ({len(ids)} in all)" if len(ids) > 8 else "")
         saved = self.folder / "checkpoints" / "last.pt"
-        raise BenchmarkError(
+        raise SharedError(
             f"update {self.step + 1}: {what}; stopped before it was applied. Utterances of the update: {shown}. "
             f"Lower the rates (-o optim.lr={self.run.optim.lr / 10:g}), set optim.clip, or use "
             f"trainer.precision=no. " + (f"The last good checkpoint is {saved}." if saved.exists() else "")
@@ -254,21 +273,36 @@ class Trainer:
         utterances = [*self.task.splits[split], *self.task.support(split)]
         seconds = [self.task.seconds[utterance.id] for utterance in utterances]
         batches = batching.EvaluationBatches(seconds, self.run.trainer.eval_batch_size)
+        batches.batches, counted = self.parallel.mine(batches.batches)
         data = self._load(utterances, batches, scoring=split)
         self.model.eval()
-        statistics = StateStatistics(self.model.upstream.num_states)
-        predictions: dict[str, Any] = {}
         progress = self._progress(f"evaluating {split}", "batch", len(batches), leave=False)
         with torch.inference_mode(), self.precision.autocast(), progress:
-            for batch in data:
-                if stop is not None and stop.requested:
-                    if split == "dev":  # at test the chosen parameters are in place, and the last ones are saved
-                        self.save()
-                    raise Interrupted(f"stopped while evaluating {split} at update {self.step}; training is saved")
-                predictions.update(zip(batch.ids, self._predict(batch, statistics), strict=True))
-                progress.update()
+            found = self.parallel.together(lambda: self._predict_all(data, counted, stop, progress))
+        if self.world.any(found is None):
+            if split == "dev":  # at test the chosen parameters are in place, and the last ones are saved
+                self.save()
+            raise Interrupted(f"stopped while evaluating {split} at update {self.step}; training is saved")
         self.spent["samples_upstream"] += round(sum(seconds) * self.sample_rate) if self.store is None else 0
-        return self.task.evaluate(split, predictions), statistics
+        assert found is not None
+        predictions, statistics = self.parallel.gathered(*found)
+        evaluation = self.world.alone(lambda: self.task.evaluate(split, predictions))
+        metrics = self.world.same(None if evaluation is None else evaluation.metrics)
+        return evaluation or Evaluation(metrics or {}), statistics
+
+    def _predict_all(
+        self, data: Iterator[Batch], counted: int, stop: StopRequest | None, progress: tqdm[Any]
+    ) -> tuple[dict[str, Any], StateStatistics] | None:
+        """Predict batches, of which the first so many count; ``None`` where ``stop`` asked not to go on."""
+        statistics = StateStatistics(self.model.upstream.num_states)
+        predictions: dict[str, Any] = {}
+        for number, batch in enumerate(data):
+            if self.parallel.stops(stop is not None and stop.requested):
+                return None
+            counting = statistics if number < counted else StateStatistics(len(statistics.norms))
+            predictions.update(zip(batch.ids, self._predict(batch, counting), strict=True))
+            progress.update()
+        return predictions, statistics
 
     def _predict(self, batch: Batch, statistics: StateStatistics) -> list[Any]:
         """Predict a batch, in smaller parts where it does not fit into memory."""
@@ -276,7 +310,7 @@ class Trainer:
             with oom.noticed(batch):
                 return self.model.predict(self._to_device(batch), statistics)
         except oom.DoesNotFit as error:
-            if len(batch.ids) == 1:
+            if len(batch.ids) == 1 or self.parallel.sharded:  # then all processes make as many passes
                 advice = ["Cut the utterance into shorter ones", "use a device with more memory"]
                 raise oom.explain("evaluation", batch, self.sample_rate, advice) from error
         self._free()
@@ -286,6 +320,16 @@ class Trainer:
     def _evaluate_dev(self, stop: StopRequest) -> None:
         evaluation, statistics = self.evaluate("dev", stop)
         metrics = evaluation.metrics["dev"]
+        rank, value = self.world.agree(lambda: self._rank(metrics)), metrics[self.task.selection]
+        log.info("update %d: dev %s", self.step, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
+        self.trackers.log({f"dev/{name}": number for name, number in metrics.items()}, self.step)
+        if self.best is None or rank < self.best["rank"]:
+            self.best = {"step": self.step, "metric": self.task.selection, "value": value, "rank": rank}
+            self._keep_best(evaluation, statistics)
+        self.evaluated = self.step
+
+    def _rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Where a model with these metrics of dev comes among others: the lowest is the best."""
         if self.task.selection not in metrics:
             raise BenchmarkError(
                 f"{self.task.selection}, which chooses the checkpoint (task.selection), is not defined on dev"
@@ -293,13 +337,7 @@ class Trainer:
         value = metrics[self.task.selection]
         if not np.isfinite(value):
             raise BenchmarkError(f"dev {self.task.selection} is {value} at update {self.step}")
-        log.info("update %d: dev %s", self.step, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
-        self.trackers.log({f"dev/{name}": number for name, number in metrics.items()}, self.step)
-        rank = self.task.rank(metrics, self.metric.error(value))
-        if self.best is None or rank < self.best["rank"]:
-            self.best = {"step": self.step, "metric": self.task.selection, "value": value, "rank": rank}
-            self._keep_best(evaluation, statistics)
-        self.evaluated = self.step
+        return self.task.rank(metrics, self.metric.error(value))
 
     def _keep_best(self, evaluation: Evaluation, statistics: StateStatistics) -> None:
         """Write ``checkpoints/best.pt``, and what dev gives to keep."""
@@ -314,16 +352,21 @@ class Trainer:
             "training": self.training_metrics,
             "calibration": fitted.plain() if (fitted := calibration.of_dev(evaluation)) else None,
             "layers": statistics.summary(featurizer) if isinstance(featurizer, WeightedSum) else None,
-            "pairing": self.model.trained_state(),
+            "pairing": self.parallel.whole(self.model.trained_state()),
         }
-        write_files(self.folder, evaluation.files)
-        checkpoint.write(self._path("best"), kept)
+
+        def write() -> None:
+            write_files(self.folder, evaluation.files)
+            checkpoint.write(self._path("best"), kept)
+
+        self.world.alone(write)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write ``checkpoints/last.pt``, atomically."""
-        checkpoint.write(self._path("last"), self._state())
+        state = self._state()
+        self.world.alone(lambda: checkpoint.write(self._path("last"), state))
 
     def _state(self) -> dict[str, Any]:
         """What the run is resumed from."""
@@ -336,17 +379,17 @@ class Trainer:
             "best": self.best,
             "spent": self._spent_now(),
             "warnings": list(self.warnings),
-            "pairing": self.model.trained_state(),
-            "optimizer": self.optimizer.state_dict(),
+            "pairing": self.parallel.whole(self.model.trained_state()),
+            "optimizer": self.parallel.whole(self.optimizer.state_dict()),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler.is_enabled() else None,
         }
 
     def resume(self) -> bool:
         """Continue from ``checkpoints/last.pt``; false where there is none yet."""
-        if not self._path("last").exists():
+        if not self.world.same(self._path("last").exists()):
             return False
-        checkpoint.read(self._path("last"), self._take_over)
+        self.world.agree(lambda: checkpoint.read(self._path("last"), self._take_over))
         return True
 
     def check_fingerprint(self, state: dict[str, Any]) -> None:
@@ -366,8 +409,8 @@ class Trainer:
     def _take_over(self, state: dict[str, Any]) -> None:
         self.check_fingerprint(state)
         if state["pairing"] is not None:  # else training has ended, and the weights were not to be kept
-            self.model.load_trained_state(state["pairing"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.model.load_trained_state(self.parallel.model_state(state["pairing"]))
+            self.optimizer.load_state_dict(self.parallel.optimizer_state(state["optimizer"], self.optimizer))
             self.scheduler.load_state_dict(state["scheduler"])
         if state["scaler"] is not None:
             self.precision.scaler.load_state_dict(state["scaler"])
@@ -380,9 +423,11 @@ class Trainer:
 
     def load_best(self) -> dict[str, Any]:
         """Put the parameters that were best on dev in place; returns what was kept with them."""
-        return checkpoint.read(
-            checkpoint.best(self.folder), lambda state: self.model.load_trained_state(state["pairing"])
-        )
+
+        def use(state: dict[str, Any]) -> None:
+            self.model.load_trained_state(self.parallel.model_state(state["pairing"]))
+
+        return self.world.agree(lambda: checkpoint.read(checkpoint.best(self.folder), use))
 
     def _path(self, name: str) -> Path:
         return checkpoint.path(self.folder, name)
@@ -411,14 +456,18 @@ class Trainer:
         self.spent["peak_memory_bytes"] = max(self.spent["peak_memory_bytes"], memory)
         return self.spent
 
-    def _seed(self, step: int) -> None:
-        seed = int(np.random.SeedSequence([self.run.seed, step, 0]).generate_state(1)[0])
+    def _number(self, step: int, rank: int = 0) -> int:
+        return int(np.random.SeedSequence([self.run.seed, step, rank]).generate_state(1)[0])
+
+    def _seed(self, step: int, rank: int = 0) -> None:
+        seed = self._number(step, rank)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
 
     def _training_batches(self) -> Iterator[Batch]:
-        return self._load(self.task.splits["train"], self._sampler())
+        sampler = self._sampler()
+        return self._load(self.task.splits["train"], self.parallel.share(sampler, sampler.seconds))
 
     def _sampler(self) -> batching.TrainingBatches:
         data = self.run.data
@@ -443,22 +492,29 @@ class Trainer:
             crop = self.run.data.crop_seconds if scoring is None else None
             data = batching.AudioBatches(utterances, self.sample_rate, crop=crop, seed=self.run.seed, targets=targets)
             return batching.load(data, batches, workers=workers)
-        seconds = [self.task.seconds[utterance.id] for utterance in utterances]
-        self.model.upstream.eval()
-        stop = self._stop
-        extracted = self.store.fill(
-            utterances, seconds, quiet=self._quiet, workers=workers, should_stop=lambda: stop.requested
-        )
-        self.spent["samples_upstream"] += round(extracted * self.sample_rate)
-        if stop.requested:
-            if scoring != "test":  # then the chosen parameters are in place, and the last ones are saved
-                self.save()
-            raise Interrupted(f"stopped at update {self.step} while extracting features; those so far are kept")
+        self._fill(utterances, scoring)
         keep = self.model.featurizer.keep
         stored = batching.StoredBatches(utterances, self.store, keep=keep, seconds=self.task.seconds, targets=targets)
         return batching.load(stored, batches, workers=workers)
 
-    def _make_store(self, upstream: Upstream, head: Head) -> FeatureStore | None:
+    def _fill(self, utterances: Sequence[Utterance], scoring: str | None) -> None:
+        """Run the upstream over those whose states the store has not."""
+        assert self.store is not None
+        seconds = [self.task.seconds[utterance.id] for utterance in utterances]
+        self.model.upstream.eval()
+        stop, workers = self._stop, self.run.data.workers
+        fill = partial(
+            self.store.fill, utterances, seconds, quiet=self._quiet, workers=workers,
+            should_stop=lambda: stop.requested, share=(self.world.rank, self.world.size),
+        )  # fmt: skip
+        extracted = sum(self.world.exchange(fill))
+        self.spent["samples_upstream"] += round(extracted * self.sample_rate)
+        if self.world.any(stop.requested):
+            if scoring != "test":  # then the chosen parameters are in place, and the last ones are saved
+                self.save()
+            raise Interrupted(f"stopped at update {self.step} while extracting features; those so far are kept")
+
+    def _make_store(self, upstream: Upstream) -> FeatureStore | None:
         features, crop = self.run.features, self.run.data.crop_seconds
         if not features.keep:
             return None
@@ -474,14 +530,20 @@ class Trainer:
         store = FeatureStore(
             upstream,
             identity(self.fingerprint.get("upstream"), chosen.name, chosen.options, *more),
-            means=head.mean_suffices,
+            means=self.model.mean_suffices,
             normalize=self.run.featurizer.normalize,
             limit=features.limit_gb * 1e9,
             autocast=self.precision.autocast,
         )
         names = ("train", "dev", "test")
         utterances = [u for name in names for u in [*self.task.splits[name], *self.task.support(name)]]
-        lacking = store.lacks(utterances, [self.task.seconds[utterance.id] for utterance in utterances])
+        seconds = [self.task.seconds[utterance.id] for utterance in utterances]
+        lacking = self.world.same(store.lacks(utterances, seconds) if self.world.main else 0.0)
+        if lacking and chosen.stream:
+            raise BenchmarkError(
+                f"upstream.stream keeps the states of all utterances, and features.limit_gb={features.limit_gb:g} "
+                f"leaves no room for them: {lacking / 1e9:.3g} GB are missing. Raise it, or use a head of means"
+            )
         if lacking:
             log.warning(
                 "the features of this run do not fit under features.limit_gb=%g: %.3g GB are missing, whatever else "
@@ -489,7 +551,7 @@ class Trainer:
                 features.limit_gb, lacking / 1e9, store.root,
             )  # fmt: skip
             return None
-        if head.mean_suffices:
+        if self.model.mean_suffices:
             self.model.featurizer.normalize = False  # the means are of states that the store has normalised
         return store
 

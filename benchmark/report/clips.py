@@ -26,10 +26,18 @@ def at_hand(folder: Path, data_root: str | None = None) -> dict[str, Utterance]:
         data_root: where the data is now; default: where the run found it.
 
     Raises:
-        BenchmarkError: the data is not there, or the folder holds no run.
+        BenchmarkError: the data is not there, the folder holds no run, or a plug-in of the run is not loaded.
     """
+    from benchmark import config, registry
     from benchmark.engine.prepare import Preparer, saved_configuration
 
+    if (folder / "config.yaml").exists():
+        loaded = registry.loaded_plugins()
+        for plugin in config.read_yaml(folder / "config.yaml").get("plugins") or ():
+            if str(Path(str(plugin)).resolve()) not in loaded:  # somebody else's folder must not run programs
+                raise BenchmarkError(
+                    f"{folder} was made with the plug-in {plugin}; if you trust it, add --plugin {plugin}"
+                )
     settings = saved_configuration(folder)
     if data_root is not None:
         settings.data.root = data_root

@@ -199,6 +199,7 @@ def _result(path: Path) -> dict[str, Any]:
         raise BenchmarkError(
             f"{path} lacks fields of result schema {results.SCHEMA}; run wavbench run -m evaluate -e again"
         )
+    results.check(path, result)
     return result
 
 

@@ -290,6 +290,8 @@ def _task(view: TaskView, ranked: ranking.Ranking | None, bootstrap: Bootstrap, 
         texts += sentences(view, contrast)
     once = list(dict.fromkeys(texts))  # with all labels, curves over budgets of any kind give the same sentence
     parts = [f'<p id="task-{slug}">{escape(f"{view.metric.axis}. {_test_set(view)}")}</p>', listed(once)]
+    if confounds := view.runs[0].result["downstream"].get("confounds"):
+        parts.append(f"<p><b>What else could explain these results</b></p>{listed(confounds)}")
     for contrast in view.contrasts:
         if contrast not in chosen:
             title = f"{contrast.second.title} against {contrast.first.title}"

@@ -73,4 +73,10 @@ def _cpu_jobs() -> int:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows, and systems that do not tell
         available = 0
-    return max(1, min(os.cpu_count() or 1, int(available / _NEEDED)))
+    return max(1, min(cores(), int(available / _NEEDED)))
+
+
+def cores() -> int:
+    """Cores that this process may use: of a Slurm job those that it was given."""
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return int(given) if given.isdigit() and int(given) else os.cpu_count() or 1

@@ -50,6 +50,8 @@ class StudyTask:
     """Values over the protocol card's, for all regimes: a mapping, or a YAML file beside the recipe."""
     budgets: list[str] = field(default_factory=lambda: ["all"])
     """As ``--budget`` takes them, smallest first."""
+    regimes: list[str] | None = None
+    """Only these of the study's regimes."""
     targets: dict[str, Any] = field(default_factory=dict)
     """Published results that the full study should meet, with their source; shown in the report."""
 
@@ -209,7 +211,7 @@ def cells(study: Study) -> list[Cell]:
     for (upstream_name, upstream), (task_name, task), (regime_name, regime) in itertools.product(
         study.upstreams.items(), study.tasks.items(), study.regimes.items()
     ):
-        if upstream.regimes is not None and regime_name not in upstream.regimes:
+        if any(part.regimes is not None and regime_name not in part.regimes for part in (upstream, task)):
             continue
         budgets = [
             budget

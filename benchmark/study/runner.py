@@ -1,6 +1,7 @@
-"""Running a study: its cells in worker processes, each cell in a folder of its own.
+"""Running the cells of a study in this process, each in a folder of its own.
 
-A cell resumes where it was stopped, and is never run again once it is done.
+A cell resumes where it was stopped, and is never run again once it is done. Which process runs which cells, and where,
+is up to :mod:`benchmark.study.executors`.
 """
 
 from __future__ import annotations
@@ -8,34 +9,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import logging
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from omegaconf import OmegaConf
-from tqdm import tqdm
-
-from benchmark import config, registry
+from benchmark import config
 from benchmark.errors import BenchmarkError
-from benchmark.files import write_text
-from benchmark.study import devices
-from benchmark.study.recipe import Cell, Study, candidates, cells, finished, run_config
+from benchmark.files import remove_partial, write_text
+from benchmark.study.claims import Claims
+from benchmark.study.recipe import Cell, Study, candidates, finished, run_config
 
 if TYPE_CHECKING:
     from benchmark.engine.prepare import Preparer
-
-log = logging.getLogger("wavbench")
 
 
 def run_cell(
@@ -85,6 +72,19 @@ def run_cells(
     Raises:
         Interrupted: asked to stop; cells that are done are kept.
     """
+    left: dict[Cell, str] = {}
+    for cell, reason in _together(study, together, output, data_root, preparer):
+        if reason is None:
+            done(cell)
+        else:
+            left[cell] = reason
+    return left
+
+
+def _together(
+    study: Study, together: Sequence[Cell], output: Path, data_root: str | None, preparer: Preparer | None
+) -> Iterator[tuple[Cell, str | None]]:
+    """:func:`run_cells`; yields each cell when it is done, or with the reason why it has to be run by itself."""
     from benchmark.engine.prepare import Preparer  # imports torch
     from benchmark.engine.probes import CannotStack, Probe
     from benchmark.engine.stacked import Probes
@@ -94,14 +94,13 @@ def run_cells(
     alike: dict[Any, config.RunConfig] = {}
     runs: dict[Cell, list[_Run]] = {}
     added: dict[Cell, list[Probe]] = {}
-    left: dict[Cell, str] = {}
     with StopRequest() as stop:
         for cell in together:
             try:
                 runs[cell] = _runs(study, cell, output, data_root, alike)
                 added[cell] = [probes.add(one.settings, one.folder, one.group) for one in runs[cell]]
             except (CannotStack, BenchmarkError) as error:
-                left[cell] = str(error)
+                yield cell, str(error)
         for cell, reason in probes.train(added, stop):
             if reason is None:
                 tried = [_tried(one, probe.best or {}) for one, probe in zip(runs[cell], added[cell], strict=True)]
@@ -109,13 +108,10 @@ def run_cells(
                 for i in sorted(range(len(tried)), key=lambda i: i != chosen):  # the chosen one first
                     added[cell][i].finish(stop, chosen=i == chosen)
                 _conclude(study, cell, output / cell.folder, tried, runs[cell][chosen].settings.trainer.keep)
-                done(cell)
-            else:
-                left[cell] = reason
+            yield cell, reason
             added[cell] = []
             if stop.requested:
                 raise Interrupted("stopped; the cells that are done are kept")
-    return left
 
 
 @dataclass(frozen=True)
@@ -188,267 +184,193 @@ def _conclude(study: Study, cell: Cell, folder: Path, tried: list[dict[str, Any]
     return outcome
 
 
-# --- Worker processes -------------------------------------------------------------------------------------------------
+# --- Units: what an executor gives to a process at a time ------------------------------------------------------------
 
 
-def _work(
-    pipe: Connection, study: Study, output: Path, data_root: str | None, threads: int, device: str | None
-) -> None:
-    """Run the units that come through ``pipe``; send back each cell that is done, with the reason if it failed, and at
-    the end of a unit why the others of it have to be run one by one."""
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA is first used
-    multiprocessing.set_start_method(None, force=True)  # for readers of audio the system's own, not "spawn"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers to stop by SIGTERM
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
-    import torch
+@dataclass(frozen=True)
+class Work:
+    """What a process has to know to run cells."""
 
-    from benchmark.engine.prepare import Preparer
-    from benchmark.engine.trainer import Interrupted
-
-    registry.load_plugin(*study.plugins)
-    torch.set_num_threads(threads)
-    logging.getLogger("wavbench").setLevel(logging.INFO)
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  the log of a cell is in its folder
-    preparer = Preparer()
-    while True:
-        try:
-            unit: _Unit = pipe.recv()
-        except EOFError:
-            return
-        left: dict[Cell, str] = {}
-        try:
-            if unit.together:
-                left = run_cells(study, unit.cells, output, data_root, preparer, lambda cell: pipe.send((cell, None)))
-            else:
-                (cell,) = unit.cells
-                pipe.send((cell, _reason(study, cell, output, data_root, preparer)))
-        except Interrupted:
-            return
-        except Exception as error:  # the cells say by themselves what is wrong with them
-            left = dict.fromkeys(unit.cells, f"{type(error).__name__}: {error}")
-        pipe.send(left)
-
-
-def _reason(study: Study, cell: Cell, output: Path, data_root: str | None, preparer: Preparer) -> str | None:
-    """Run a cell; returns why it failed, also in files in its folder: one broken cell must not take others down."""
-    from benchmark.engine.trainer import Interrupted
-
-    try:
-        run_cell(study, cell, output, data_root, preparer)
-    except Interrupted:
-        raise
-    except Exception as error:
-        expected = isinstance(error, BenchmarkError)
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(BenchmarkError, OSError):
-            write_text(output / cell.folder / "error.txt", reason + "\n")
-            if not expected:
-                write_text(output / cell.folder / "traceback.txt", traceback.format_exc())
-        return reason
-    return None
-
-
-def _die_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+    study: Study
+    output: Path
+    """The study's folder."""
+    data_root: str | None
+    """Holds the corpora; ``None``: as the recipe says."""
+    session: str
+    """As :class:`benchmark.study.claims.Owner` has it."""
 
 
 @dataclass
-class _Unit:
-    """What a worker is given at a time."""
+class Unit:
+    """Cells that a process is given at a time."""
 
     cells: list[Cell]
     """Those that are not done."""
     together: bool = False
     """Whether their probes train together; else there is one cell."""
+    silent: Mapping[Cell, int] = field(default_factory=dict)
+    """Claims of others, by number, that may be taken over."""
 
 
-@dataclass
-class _Worker:
-    process: Any
-    pipe: Connection
-    device: str | None
-    unit: _Unit | None = None
+class Report(NamedTuple):
+    """What became of a cell of a unit."""
+
+    cell: Cell
+    outcome: Literal["done", "failed", "alone", "taken"]
+    """``alone``: it has to be run by itself; ``taken``: another process has it."""
+    reason: str = ""
+    """Why it failed or has to be run by itself; who has it."""
 
 
 MOST_TOGETHER = 60
 """Cells of a unit: what a killed study may have to do again."""
 
 
-def run_study(
-    study: Study,
-    output: Path,
-    *,
-    data_root: str | None = None,
-    jobs: int | None = None,
-    per_gpu: int = 1,
-    one_by_one: bool = False,
-) -> dict[Cell, str]:
-    """Run the cells of a study that are not done yet, and write ``study.yaml``.
-
-    Args:
-        study: the recipe.
-        output: the study's folder.
-        data_root: holds the corpora; ``None``: as the recipe says.
-        jobs: cells at a time; ``None``: ``per_gpu`` on each GPU, without GPUs as cores and memory allow.
-        per_gpu: cells at a time on a GPU.
-        one_by_one: also of cells whose probes could train together.
-
-    Returns:
-        the cells that failed, and why.
-
-    Raises:
-        BenchmarkError: a cell that is done was run with other values than the recipe has now; another process runs in
-            the folder.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; running cells have saved their state, but for those whose probes train
-            together, which start again.
-    """
-    from benchmark.engine.folder import exclusive  # not before --help is answered
-
-    with exclusive(output):
-        cpu = isinstance(study.config, dict) and study.config.get("device") == "cpu"
-        slots = devices.slots(jobs, per_gpu, cpu=cpu)
-        every = cells(study)
-        todo = []
-        for cell in every:
-            done = finished(output / cell.folder)
-            if done is None:
-                todo.append(cell)
-            else:
-                _check_unchanged(study, cell, done, output, data_root)
-        groups = {} if one_by_one else _groups(study, todo, output, data_root)
-        return _run(study, len(every), _units(todo, groups, len(slots)), output, data_root, slots)
-
-
-def _groups(study: Study, todo: Sequence[Cell], output: Path, data_root: str | None) -> dict[Any, list[Cell]]:
+def groups(work: Work, todo: Sequence[Cell]) -> dict[Any, list[Cell]]:
     """The cells whose probes may train together, by upstream and task; those that have begun by themselves go on so."""
     from benchmark.engine.probes import CannotStack, check  # imports torch
 
     fits: dict[Any, bool] = {}
-    groups: dict[Any, list[Cell]] = {}
+    found: dict[Any, list[Cell]] = {}
     for cell in todo:
         kind = (cell.upstream, cell.task, cell.regime)
         if kind not in fits:
             try:
-                for one in _runs(study, cell, output, data_root):
+                for one in _runs(work.study, cell, work.output, work.data_root):
                     check(one.settings)
                 fits[kind] = True
             except (CannotStack, BenchmarkError):  # what is wrong the cell says by itself
                 fits[kind] = False
-        if fits[kind] and not any((output / cell.folder).glob("*/config.yaml")):
-            groups.setdefault((cell.upstream, cell.task), []).append(cell)
-    return groups
+        if fits[kind] and not any((work.output / cell.folder).glob("*/config.yaml")):
+            found.setdefault((cell.upstream, cell.task), []).append(cell)
+    return found
 
 
-def _units(todo: Sequence[Cell], groups: Mapping[Any, list[Cell]], slots: int) -> list[_Unit]:
-    """What to give to workers: first the cells that train together, in about equal parts, then the others."""
-    together = {cell for group in groups.values() for cell in group}
-    most = min(MOST_TOGETHER, -(-len(together) // slots)) if together else 0
-    units = []
-    for group in groups.values():
+def units(todo: Sequence[Cell], grouped: Mapping[Any, list[Cell]], slots: int, most: int = MOST_TOGETHER) -> list[Unit]:
+    """What to give to processes: first the cells that train together, in about equal parts, then the others.
+
+    Args:
+        todo: the cells.
+        grouped: :func:`groups` of them.
+        slots: processes that there are.
+        most: cells of a unit.
+    """
+    together = {cell for group in grouped.values() for cell in group}
+    most = max(1, min(most, -(-len(together) // slots)))
+    found = []
+    for group in grouped.values():
         parts = -(-len(group) // most)
         size = -(-len(group) // parts)
-        units += [_Unit(group[first : first + size], together=True) for first in range(0, len(group), size)]
-    return units + [_Unit([cell]) for cell in todo if cell not in together]
+        found += [Unit(group[first : first + size], together=True) for first in range(0, len(group), size)]
+    return found + [Unit([cell]) for cell in todo if cell not in together]
 
 
-def _run(
-    study: Study, total: int, waiting: list[_Unit], output: Path, data_root: str | None, slots: Sequence[str | None]
-) -> dict[Cell, str]:
-    """Run the cells of units, one unit at a time in each slot."""
-    write_text(output / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(study)))
-    failed: dict[Cell, str] = {}
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // len(slots))
-    todo = sum(len(unit.cells) for unit in waiting)
-    progress = tqdm(total=total, initial=total - todo, unit="cell", dynamic_ncols=True)
-    if together := sum(len(unit.cells) for unit in waiting if unit.together):
-        progress.write(f"the probes of {together} cells train together (--one-by-one: each by itself)")
-    workers: list[_Worker] = []
+def run_unit(work: Work, unit: Unit, preparer: Preparer, claims: Claims) -> Generator[Report, None, None]:
+    """Claim the cells of a unit and run them; yields what became of each.
 
-    def start() -> _Worker:
-        mine, theirs = context.Pipe()
-        used = Counter(worker.device for worker in workers)
-        device = next(slot for slot in slots if used[slot] < slots.count(slot))
-        process = context.Process(target=_work, args=(theirs, study, output, data_root, threads, device))
-        process.start()
-        theirs.close()
-        return _Worker(process, mine, device)
+    Raises:
+        Interrupted: asked to stop; what is done is kept, and the rest is left to others.
+    """
+    from benchmark.engine.trainer import Interrupted
 
-    with _stopped_by_sigterm(), progress:
+    with claims.taken():
+        mine = []
+        for cell in list(unit.cells):  # whoever hears of one may take it off
+            if (report := _claim(work, cell, claims, unit.silent.get(cell, 0))) is None:
+                mine.append(cell)
+            else:
+                yield report
+        if not unit.together:
+            for cell in mine:
+                reason = _run_alone(work, cell, preparer)
+                if reason is None:
+                    claims.done(work.output / cell.folder)
+                else:
+                    claims.give_up(work.output / cell.folder, failed=True)
+                yield Report(cell, "done") if reason is None else Report(cell, "failed", reason)
+            return
+        waiting = dict.fromkeys(mine)
         try:
-            while waiting or any(worker.unit is not None for worker in workers):
-                while len(workers) < min(len(slots), len(waiting)):
-                    workers.append(start())
-                for worker in workers:
-                    if worker.unit is None and waiting:
-                        worker.unit = waiting.pop(0)
-                        worker.pipe.send(worker.unit)
-                running = [worker for worker in workers if worker.unit is not None]
-                gpus = len({worker.device for worker in running} - {None})
-                progress.set_postfix(running=len(running), **({"gpus": gpus} if gpus else {}), failed=len(failed))
-                for pipe in wait([worker.pipe for worker in running], timeout=5.0):
-                    worker = next(worker for worker in running if worker.pipe is pipe)
-                    assert worker.unit is not None
-                    unit = worker.unit
-                    try:
-                        report = worker.pipe.recv()
-                    except (EOFError, ConnectionError):
-                        worker.process.join()
-                        reason = f"its process died (exit code {worker.process.exitcode}); was there enough memory?"
-                        workers.remove(worker)
-                        report = dict.fromkeys(unit.cells, reason) if unit.together else (unit.cells[0], reason)
-                    if isinstance(report, tuple):
-                        cell, reason = report
-                        unit.cells.remove(cell)
-                        progress.update()
-                        if reason is not None:
-                            failed[cell] = reason
-                            progress.write(f"failed: {cell.folder}: {reason}")
-                    if isinstance(report, dict) or worker not in workers:
-                        worker.unit = None
-                        waiting += [_Unit([cell]) for cell in unit.cells]
-                        reasons = Counter(report[cell] for cell in unit.cells) if isinstance(report, dict) else {}
-                        for reason, number in reasons.items():
-                            progress.write(f"{number} cells are run one by one: {reason}")
-        finally:
-            for worker in workers:
-                if worker.unit is not None:
-                    worker.process.terminate()
-                worker.pipe.close()
-            for worker in workers:
-                worker.process.join()
-    return failed
+            for cell, why in _together(work.study, mine, work.output, work.data_root, preparer):
+                del waiting[cell]
+                if why is None:
+                    claims.done(work.output / cell.folder)
+                else:
+                    claims.give_up(work.output / cell.folder)
+                yield Report(cell, "done") if why is None else Report(cell, "alone", why)
+        except Interrupted:
+            raise
+        except Exception as error:  # the cells say by themselves what is wrong with them
+            for cell in waiting:
+                claims.give_up(work.output / cell.folder)
+                yield Report(cell, "alone", f"{type(error).__name__}: {error}")
 
 
-def _check_unchanged(study: Study, cell: Cell, done: Mapping[str, Any], output: Path, data_root: str | None) -> None:
+def _claim(work: Work, cell: Cell, claims: Claims, silent: int) -> Report | None:
+    """Claim a cell; returns what there is to say where it is not to be run now."""
+    folder = work.output / cell.folder
+    if finished(folder) is not None:
+        return Report(cell, "done")
+    try:
+        other = claims.take(folder, silent)
+    except BenchmarkError as error:
+        return Report(cell, "failed", str(error))
+    if other is None:
+        if finished(folder) is None:  # looked at again, now that it is ours
+            remove_partial(folder)
+            return None
+        claims.done(folder)
+        return Report(cell, "done")
+    if other.state == "failed":
+        return Report(cell, "failed", failure(folder))
+    return Report(cell, "taken", "another process" if other.owner is None else f"{other.owner.host} {other.owner.pid}")
+
+
+def failure(folder: Path) -> str:
+    """Why a cell failed, as its folder says."""
+    try:
+        return (folder / "error.txt").read_text(encoding="utf-8").strip()
+    except OSError:
+        return "its process died; was there enough memory?"
+
+
+def _run_alone(work: Work, cell: Cell, preparer: Preparer) -> str | None:
+    """Run a cell; returns why it failed, also in files in its folder: one broken cell must not take others down."""
+    from benchmark.engine.trainer import Interrupted
+
+    folder = work.output / cell.folder
+    try:
+        run_cell(work.study, cell, work.output, work.data_root, preparer)
+    except Interrupted:
+        raise
+    except Exception as error:
+        expected = isinstance(error, BenchmarkError)
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(BenchmarkError, OSError):
+            write_text(folder / "error.txt", reason + "\n")
+            if not expected:
+                write_text(folder / "traceback.txt", traceback.format_exc())
+        return reason
+    return None
+
+
+def check_unchanged(work: Work, cell: Cell, done: Mapping[str, Any]) -> None:
+    """Compare a cell that is done with the recipe.
+
+    Raises:
+        BenchmarkError: it was run with other values than the recipe has now.
+    """
+    folder = work.output / cell.folder
     tried = [run["candidate"] for run in done["tried"]]
-    wanted = candidates(study.regimes[cell.regime])
+    wanted = candidates(work.study.regimes[cell.regime])
     changed = [] if tried == wanted else [f"candidates: {tried} -> {wanted}"]
     if not changed:
-        saved = config.read_yaml(output / cell.folder / done["chosen"] / "config.yaml")
+        saved = config.read_yaml(folder / done["chosen"] / "config.yaml")
         candidate = next(run["candidate"] for run in done["tried"] if run["name"] == done["chosen"])
-        changed = config.differences(saved, run_config(study, cell, candidate, data_root))
+        changed = config.differences(saved, run_config(work.study, cell, candidate, work.data_root))
     if changed:
         shown = "\n  ".join(changed)
         raise BenchmarkError(
-            f"{output / cell.folder} was run with other values (then -> now):\n  {shown}\nChoose another output "
+            f"{folder} was run with other values (then -> now):\n  {shown}\nChoose another output "
             "folder, or delete that one to run the cell again"
         )
-
-
-@contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)

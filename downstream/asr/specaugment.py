@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark import draws
 from benchmark.errors import BenchmarkError
 
 CUBIC = -0.75
@@ -55,11 +56,13 @@ def spec_augment(features: Tensor, lengths: Tensor, config: SpecAugmentConfig) -
     if not config.enabled:
         return features
     lengths = lengths.cpu()
+    whole = torch.tensor(draws.whole(lengths.tolist()))
     if config.time_warp:
-        features = time_warp(features, lengths, *draw_warp(lengths, config.time_warp))
-    dims = torch.full_like(lengths, features.shape[2])
-    frames = draw_masks(lengths, features.shape[1], config.time_masks, config.time_width)  # (batch, frame)
-    columns = draw_masks(dims, features.shape[2], config.feature_masks, config.feature_width)  # (batch, dim)
+        center, moved = draw_warp(whole, config.time_warp)
+        features = time_warp(features, lengths, draws.own(center), draws.own(moved))
+    dims = torch.full_like(whole, features.shape[2])
+    frames = draws.own(draw_masks(whole, features.shape[1], config.time_masks, config.time_width))  # (batch, frame)
+    columns = draws.own(draw_masks(dims, features.shape[2], config.feature_masks, config.feature_width))  # (batch, dim)
     masked = frames[:, :, None] | columns[:, None, :]
     return features.masked_fill(masked.to(features.device), 0)
 
@@ -117,4 +120,4 @@ def time_warp(features: Tensor, lengths: Tensor, center: Tensor, moved: Tensor) 
 
 def _below(bounds: Tensor) -> Tensor:
     """Uniform integers, at least 0 and below each bound; 0 where the bound is at most 1."""
-    return (torch.rand(bounds.shape, dtype=torch.float64) * bounds.clamp(min=1)).long()
+    return (torch.rand(bounds.shape, dtype=torch.float64, generator=draws.generator()) * bounds.clamp(min=1)).long()

@@ -16,6 +16,7 @@ _KEYS: dict[str, tuple[type, str]] = {
     "summary": (str, "one line, for --list"),
     "source": (list, "where the values come from"),
     "deviations": (list, "differences from the source, each with its reason"),
+    "confounds": (list, "what else could explain results, in plain words; kept in result.json and shown in reports"),
     "task": (str, "a registered task, or package.module:Class"),
     "corpus": (str, "a registered corpus, or package.module:prepare"),
     "config": (dict, "values of RunConfig"),
@@ -23,7 +24,7 @@ _KEYS: dict[str, tuple[type, str]] = {
     "quick": (dict, "values of RunConfig over these for --quick: a run of a minute or two on a small synthetic corpus"),
     "extends": (str, "another card, whose keys hold where this one is silent; config is merged key by key"),
 }
-_OPTIONAL = ("aliases", "source", "deviations", "config", "finetune", "quick", "extends")
+_OPTIONAL = ("aliases", "source", "deviations", "confounds", "config", "finetune", "quick", "extends")
 """Keys that may be missing: what they hold is empty then."""
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import Classes
-from benchmark.interfaces import Corpus, Head, Splits, Target, Utterance
+from benchmark.interfaces import Corpus, Head, NeighbourHead, Splits, Target, Utterance
 from downstream.classification import ClassificationTask, HeldOutConfig
 from downstream.classifier import Classifier
 from downstream.confusion import confusion_files
@@ -187,6 +187,13 @@ class SlotClassification(ClassificationTask):
     def make_linear_head(cls, config: SlotsConfig, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
         """Raises :class:`BenchmarkError`: there is a classifier for each label."""
         raise BenchmarkError("probe.solver=exact solves one classifier; this task has one for each of task.labels")
+
+    @classmethod
+    def make_neighbour_head(
+        cls, config: SlotsConfig, vocabulary: Mapping[str, Any], feature_size: int
+    ) -> NeighbourHead:
+        """Raises :class:`BenchmarkError`: what neighbours vote for is one label."""
+        raise BenchmarkError("probe.solver=knn asks neighbours for one label; this task has several (task.labels)")
 
     def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
         """``predictions.jsonl`` and the confusion of each label, of test."""

@@ -15,13 +15,14 @@ from torch import Tensor
 from benchmark import evaluation, metrics, plots
 from benchmark.errors import BenchmarkError, MissingData, shorten
 from benchmark.evaluation import About
-from benchmark.interfaces import Corpus, Evaluation, Splits, Target, Utterance
+from benchmark.interfaces import Corpus, Evaluation, NeighbourHead, Splits, Target, Utterance
 from benchmark.registry import suggest
 from benchmark.text import escape
 from downstream import recover
 from downstream.classification import LabelTask
 from downstream.classifier import Classifier
 from downstream.embedders import EmbedderConfig
+from downstream.knn import MeanState
 from downstream.losses import LossConfig
 from downstream.splits import labelled, values
 from downstream.sv.norm import AdaptiveSNorm, NormConfig, cohort_utterances
@@ -95,6 +96,11 @@ class SpeakerVerification(LabelTask):
     def label(cls, config: Any) -> str:
         """``speaker``."""
         return "speaker"
+
+    @classmethod
+    def make_neighbour_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> NeighbourHead:
+        """Trials are scored by the cosine of mean states; no neighbours are asked."""
+        return MeanState()
 
     @classmethod
     def check(cls, config: SVConfig) -> None:

@@ -165,19 +165,21 @@ def crop(wavs: Tensor, rows: Tensor, samples: int, generator: torch.Generator) -
 def distort(wavs: Tensor, share: float) -> Tensor:
     """Play some of (batch, sample) waveforms through a random smooth equaliser, and add coloured noise."""
     batch, samples = wavs.shape
-    position = torch.linspace(0, 1, samples // 2 + 1) ** 0.5
+    device = wavs.device
+    position = torch.linspace(0, 1, samples // 2 + 1, device=device) ** 0.5
 
     def equaliser(spread: float) -> Tensor:
         """(batch, frequency) gains, about ``spread`` dB."""
-        order = torch.arange(1, 7).view(1, -1, 1)
-        level = spread * torch.randn(batch, 6, 1) / order.sqrt()
-        return 10 ** ((level * torch.cos(math.pi * order * position + math.pi * torch.rand(batch, 6, 1))).sum(1) / 20)
+        order = torch.arange(1, 7, device=device).view(1, -1, 1)
+        level = spread * torch.randn(batch, 6, 1, device=device) / order.sqrt()
+        phase = math.pi * torch.rand(batch, 6, 1, device=device)
+        return 10 ** ((level * torch.cos(math.pi * order * position + phase)).sum(1) / 20)
 
     heard = torch.fft.irfft(torch.fft.rfft(wavs) * equaliser(4.0), samples)
     noise = torch.fft.irfft(torch.fft.rfft(torch.randn_like(wavs)) * equaliser(6.0), samples)
-    snr = 8 + 22 * torch.rand(batch, 1)  # dB
+    snr = 8 + 22 * torch.rand(batch, 1, device=device)  # dB
     heard = heard + noise * 10 ** (-snr / 20) * heard.std(1, keepdim=True) / noise.std(1, keepdim=True)
-    return torch.where(torch.rand(batch, 1) < share, heard, wavs)
+    return torch.where(torch.rand(batch, 1, device=device) < share, heard, wavs)
 
 
 class Pretrainer(nn.Module):

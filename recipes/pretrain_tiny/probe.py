@@ -1,16 +1,20 @@
 """Measure what each hidden state of ``wav2vec2_tiny`` holds, beside the same network untrained and ``fbank``.
 
-Three small probes on frozen states of the synthetic demo corpora, whose speakers and texts pre-training has not heard:
+Three small probes on frozen states, of the synthetic demo corpora, whose speakers and texts pre-training has not heard,
+and of human speech (``sounds.py`` says which):
 
-- languages: logistic regression on the mean and the deviation over time; VoxLingua107 recordings against ``dev`` ones;
-- speakers: the same, on some recordings (videos) of VoxCeleb1 speakers against another recording of each;
+- languages: logistic regression on the mean and the deviation over time; of synthetic speech VoxLingua107 recordings
+  against ``dev`` ones, of human speech one source against another;
+- speakers: the same, on some recordings (videos) of VoxCeleb1 speakers against another recording of each; of human
+  speech, characters of a game, some clips against others;
 - recognition: a convolution of 3 frames with 64 channels and a linear layer, trained by CTC on LibriSpeech
-  train-clean-100; character errors of greedy decoding on test-clean.
+  train-clean-100; character errors of greedy decoding on test-clean, or of human speech on test-other.
 
 A seed chooses the subset of recordings trained on, the speakers' recording tested on, and the head's initialisation;
 of the untrained network also the weights.
 
     python -m recipes.pretrain_tiny.probe upstream/wav2vec2/wav2vec2_tiny.pt --data-root data/demo --out results/probe
+    python -m recipes.pretrain_tiny.probe NEW.pt --name new --real data/real/DebianSpeech --libri data/LibriSpeech …
 """
 
 from __future__ import annotations
@@ -21,7 +25,6 @@ import random
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -40,49 +43,11 @@ from tqdm import tqdm
 
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream
+from recipes.pretrain_tiny.sounds import CHARACTERS, Sets, Sound, real, synthetic
 from upstream import load_upstream
 from upstream.wav2vec2.model import Wav2Vec2Model
 
-CHARACTERS = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # label k + 1; label 0 is CTC's blank
 Vector = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The files that are listened to."""
-
-    lang_train: list[Path]
-    lang_test: list[Path]
-    speakers: list[Path]
-    text_train: list[tuple[Path, str]]
-    text_test: list[tuple[Path, str]]
-
-
-def find(root: Path, voices: int, sentences: int) -> Sets:
-    """List the demo corpora: an utterance of each recording for languages, ``voices`` speakers, ``sentences``
-    utterances to train recognition on and a quarter of it to test."""
-    lingua, vox, libri = root / "VoxLingua107", root / "VoxCeleb1" / "dev" / "wav", root / "LibriSpeech"
-
-    def transcribed(split: str, count: int) -> list[tuple[Path, str]]:
-        said = []
-        for file in sorted((libri / split).glob("*/*/*.trans.txt")):
-            for line in file.read_text().splitlines():
-                name, _, text = line.partition(" ")
-                said.append((file.with_name(f"{name}.flac"), text))
-        random.Random(0).shuffle(said)
-        return said[:count]
-
-    sets = Sets(
-        sorted(lingua.glob("*/*__S0---*.wav")),
-        sorted(lingua.glob("dev/*/*.wav")),
-        [path for folder in sorted(vox.glob("*"))[:voices] for path in sorted(folder.glob("*/*.wav"))],
-        transcribed("train-clean-100", sentences),
-        transcribed("test-clean", sentences // 4),
-    )
-    if not all(vars(sets).values()):
-        raise BenchmarkError(f"{root} lacks a corpus: make it by python -m downstream.corpora.synthetic {root}")
-    return sets
-
 
 Listener = Callable[[Tensor], list[Tensor]]
 """Waveform (sample,) -> hidden states, each (frame, dim)."""
@@ -111,20 +76,20 @@ def read_audio(path: Path) -> Tensor:
     return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
 
 
-def states(listener: Listener, path: Path) -> list[Tensor]:
+def states(listener: Listener, sound: Sound) -> list[Tensor]:
     """The hidden states of a file."""
-    return listener(read_audio(path))
+    return listener(read_audio(sound.path))
 
 
-def pooled(listener: Listener, paths: list[Path], name: str) -> list[Vector]:
+def pooled(listener: Listener, sounds: list[Sound], name: str) -> list[Vector]:
     """Mean and deviation over time: for each state (utterance, 2 dim)."""
-    rows = [[torch.cat([x.mean(0), x.std(0)]) for x in states(listener, path)] for path in tqdm(paths, desc=name)]
+    rows = [[torch.cat([x.mean(0), x.std(0)]) for x in states(listener, one)] for one in tqdm(sounds, desc=name)]
     return [torch.stack(column).numpy() for column in zip(*rows, strict=True)]
 
 
-def by_frame(listener: Listener, paths: list[Path], name: str) -> list[list[Tensor]]:
+def by_frame(listener: Listener, sounds: list[Sound], name: str) -> list[list[Tensor]]:
     """For each state, each utterance's frames (frame, dim) in half precision."""
-    rows = [[x.half() for x in states(listener, path)] for path in tqdm(paths, desc=name)]
+    rows = [[x.half() for x in states(listener, one)] for one in tqdm(sounds, desc=name)]
     return [list(column) for column in zip(*rows, strict=True)]
 
 
@@ -136,24 +101,22 @@ def classify(x: Vector, y: list[str], x_test: Vector, y_test: list[str]) -> floa
 
 def languages(x: Vector, x_test: Vector, sets: Sets, seed: int) -> float:
     """Accuracy (%) of a probe trained on three quarters of the recordings."""
-    generator = random.Random(seed)
-    videos = sorted({path.name[:11] for path in sets.lang_train})
-    chosen = set(generator.sample(videos, len(videos) * 3 // 4))
-    rows = [k for k, path in enumerate(sets.lang_train) if path.name[:11] in chosen]
-    y = [sets.lang_train[k].parent.name for k in rows]
-    return classify(x[rows], y, x_test, [path.parent.name for path in sets.lang_test])
+    groups = sorted({one.group for one in sets.lang_train})
+    chosen = set(random.Random(seed).sample(groups, len(groups) * 3 // 4))
+    rows = [k for k, one in enumerate(sets.lang_train) if one.group in chosen]
+    return classify(x[rows], [sets.lang_train[k].label for k in rows], x_test, [one.label for one in sets.lang_test])
 
 
 def speakers(x: Vector, sets: Sets, seed: int) -> float:
     """Accuracy (%) on one recording of each speaker of a probe trained on the others."""
-    videos: dict[str, list[str]] = {}
-    for path in sets.speakers:
-        of_one = videos.setdefault(path.parts[-3], [])
-        if path.parts[-2] not in of_one:
-            of_one.append(path.parts[-2])
-    held_out = {of_one[seed % len(of_one)] for of_one in videos.values()}
-    y = [path.parts[-3] for path in sets.speakers]
-    test = np.array([path.parts[-2] in held_out for path in sets.speakers])
+    recordings: dict[str, list[str]] = {}
+    for one in sets.speakers:
+        of_one = recordings.setdefault(one.label, [])
+        if one.group not in of_one:
+            of_one.append(one.group)
+    held_out = {of_one[seed % len(of_one)] for of_one in recordings.values()}
+    y = [one.label for one in sets.speakers]
+    test = np.array([one.group in held_out for one in sets.speakers])
     return classify(x[~test], [s for s, t in zip(y, test, strict=True) if not t],
                     x[test], [s for s, t in zip(y, test, strict=True) if t])  # fmt: skip
 
@@ -216,32 +179,35 @@ def measure(
     sets: Sets,
     scores: Scores,
     *,
+    kind: str,
     probes: list[str],
     seeds: int,
     same: bool,
     epochs: int,
 ) -> None:
-    """Run the probes on one system; ``same``: its weights do not depend on the seed."""
+    """Run the probes on one system; ``same``: its weights do not depend on the seed; ``kind`` of speech: ``real_`` or
+    empty, before the probes' names in the scores."""
     pooling = [sets.lang_train, sets.lang_test, sets.speakers] if {"language", "speaker"} & set(probes) else []
     texts = [sets.text_train, sets.text_test] if "cer" in probes else []
     heard = None
     for seed in range(seeds):
         if heard is None or not same:
             listener = make(seed)
-            means = [pooled(listener, paths, name) for paths in pooling]
-            frames = [by_frame(listener, [path for path, _ in part], name) for part in texts]
+            means = [pooled(listener, part, name) for part in pooling]
+            frames = [by_frame(listener, part, name) for part in texts]
             heard = means, frames
         means, frames = heard
         for k in range(len((means + frames)[0])):
             if "language" in probes:
-                scores[name, "language", k, seed] = languages(means[0][k], means[1][k], sets, seed)
+                scores[name, f"{kind}language", k, seed] = languages(means[0][k], means[1][k], sets, seed)
             if "speaker" in probes:
-                scores[name, "speaker", k, seed] = speakers(means[2][k], sets, seed)
+                scores[name, f"{kind}speaker", k, seed] = speakers(means[2][k], sets, seed)
             if "cer" in probes:
-                train, test = ([text for _, text in part] for part in texts)
-                scores[name, "cer", k, seed] = recognition(frames[0][k], train, frames[1][k], test, seed, epochs)
-            print(name, k, seed, *(f"{scores[name, probe, k, seed]:.1f}" for probe in PROBES if
-                                   (name, probe, k, seed) in scores), flush=True)  # fmt: skip
+                train, test = ([one.text for one in part] for part in texts)
+                scores[name, f"{kind}cer", k, seed] = recognition(frames[0][k], train, frames[1][k], test, seed, epochs)
+            found = {probe: scores.get((name, f"{kind}{probe}", k, seed)) for probe in PROBES}
+            print(name, k, seed, *(f"{kind}{probe} {value:.1f}" for probe, value in found.items() if value is not None),
+                  flush=True)  # fmt: skip
 
 
 PROBES = {
@@ -251,6 +217,8 @@ PROBES = {
 }
 
 
+KINDS = {"": "synthetic", "real_": "human"}
+"""Before the name of a probe -> the kind of speech."""
 COLUMNS = ["system", "probe", "state", "seed", "percent"]
 
 
@@ -276,10 +244,16 @@ def write(scores: Scores, out: Path) -> None:
 
 def table(scores: Scores) -> str:
     """Markdown: mean and standard deviation over the seeds, a line for each state of each system."""
-    lines = ["| system | state | " + " | ".join(PROBES.values()) + " |", "| --- | ---: | ---: | ---: | ---: |"]
+    probes = {
+        f"{kind}{probe}": f"{speech}: {title}"
+        for kind, speech in KINDS.items()
+        for probe, title in PROBES.items()
+        if any(measured == f"{kind}{probe}" for _, measured, _, _ in scores)
+    }
+    lines = ["| system | state | " + " | ".join(probes.values()) + " |", "| --- | ---: |" + " ---: |" * len(probes)]
     for system, state in sorted({(system, state) for system, _, state, _ in scores}):
         cells = []
-        for probe in PROBES:
+        for probe in probes:
             values = [v for (s, p, k, _), v in scores.items() if (s, p, k) == (system, probe, state)]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}" if values else "–")
@@ -295,8 +269,12 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, required=True, help="OUT.md and OUT.csv; what OUT.csv holds of other systems is kept"
     )
+    parser.add_argument("--name", default="tiny", help="what the checkpoint is called in the table (default: tiny)")
+    parser.add_argument("--real", type=Path, help="the folder DebianSpeech: probe human speech, not the demo corpora")
+    parser.add_argument("--libri", type=Path, help="LibriSpeech, for human speech")
+    parser.add_argument("--whisper", type=Path, help="Whisper-base's weights, for the system 'whisper'")
     systems = ["tiny", "random", "fbank"]
-    parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
+    parser.add_argument("--systems", nargs="+", choices=[*systems, "whisper"], default=systems)
     parser.add_argument("--probes", nargs="+", choices=list(PROBES), default=list(PROBES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--voices", type=int, default=30, help="speakers to tell apart")
@@ -319,15 +297,19 @@ def main() -> int:
         "tiny": lambda _seed: upstream_listener(load()),
         "random": lambda seed: upstream_listener(untrained(seed)),
         "fbank": lambda _seed: fbank,
+        "whisper": lambda _seed: upstream_listener(load_upstream("whisper_local", checkpoint=options.whisper)),
     }
     scores = read_scores(options.out.with_suffix(".csv"))
     try:
-        sets = find(options.data_root, options.voices, options.sentences)
-        for name in options.systems:
-            same = name != "random"
+        if options.real:
+            sets = real(options.real, options.libri or options.real.parent / "LibriSpeech", options.sentences)
+        else:
+            sets = synthetic(options.data_root, options.voices, options.sentences)
+        for system in options.systems:
             measure(
-                name, makers[name], sets, scores,
-                probes=options.probes, seeds=options.seeds, same=same, epochs=options.epochs,
+                options.name if system == "tiny" else system, makers[system], sets, scores,
+                kind="real_" if options.real else "", probes=options.probes, seeds=options.seeds,
+                same=system != "random", epochs=options.epochs,
             )  # fmt: skip
             write(scores, options.out)
     except BenchmarkError as error:

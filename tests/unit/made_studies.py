@@ -140,6 +140,7 @@ def write_cell(root: Path, task: str, regime: str, budget: str, seed: int, *, la
         "metrics": {"dev": {metric: value + 0.1}, "test": values},
         "calibration": None,
         "layer_weights": weights,
+        "layer_key_weights": None,
         "layer_norms": None if weights is None else [1.0] * LAYERS,
         "layer_shares": weights,
         "cost": {

@@ -31,7 +31,7 @@ def seeded() -> None:
 
 
 def small(name: str) -> EmbedderConfig:
-    return EmbedderConfig(name, size=16, pooled=24, channels=16, attention=8)
+    return EmbedderConfig(name, size=16, pooled=24, channels=16, attention=8, heads=4)
 
 
 def make(name: str, loss: str = "amsoftmax", kind: type[Classifier] = SpeakerEncoder, seed: int = 0) -> Classifier:
@@ -83,7 +83,7 @@ def test_xvector_has_superbs_sizes() -> None:
 
 def test_sizes_of_none_are_the_heads_own() -> None:
     sizes = {name: EMBEDDERS[name](80, EmbedderConfig(name)).size for name in HEADS}
-    assert sizes == {"xvector": 512, "mean": 256, "asp": 512, "ecapa": 192}
+    assert sizes == {"xvector": 512, "mean": 256, "asp": 512, "ecapa": 192, "mhfa": 256}
     # ECAPA-TDNN, section 4 and table 1: 6.2 M parameters with 512 channels, 14.7 M with 1,024, for 80 features
     assert round(numel(ECAPA(80, EmbedderConfig("ecapa"))) / 1e6, 1) == 6.2
     assert round(numel(ECAPA(80, EmbedderConfig("ecapa", channels=1024))) / 1e6, 1) == 14.7

@@ -54,6 +54,8 @@ def test_the_result_warns(on: str, heard: bool, tmp_path: Path) -> None:
     [
         ("wav2vec2_base", "librispeech", "LibriSpeech"),
         ("hubert_large", "librispeech", "Libri-Light"),
+        ("data2vec2_base", "librispeech", "LibriSpeech"),
+        ("data2vec2_large_ft_960h", "librispeech", "Libri-Light, LibriSpeech"),
         ("xls_r_300m", "voxlingua107", "VoxLingua107"),
         ("mms_300m", "commonlanguage", "CommonVoice"),
         ("wavlm_base_plus", "voxceleb1", None),

@@ -1,4 +1,4 @@
-"""Readers of Hugging Face folders and of WavLM's and HuBERT's files: one clear message for whatever is wrong.
+"""Readers of Hugging Face folders and of files that other programs write: one clear message for whatever is wrong.
 
 That what they read is right is shown in ``tests/parity/test_families.py``.
 """
@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 import torch
+import upstream_files
 from safetensors.torch import load_file, save_file
 from test_upstream_wav2vec2 import FAMILIES, SMALL, ragged
 
 from benchmark.errors import BenchmarkError
 from benchmark.registry import load_upstream
-from upstream.readers import fairseq2, huggingface, renamed, wavlm
+from upstream.readers import data2vec2, fairseq2, huggingface, renamed, wavlm
 from upstream.wav2vec2.checkpoint import load_model
 from upstream.wav2vec2.config import Wav2Vec2Config
-from upstream.wav2vec2.export import export_huggingface, save_checkpoint
 from upstream.wav2vec2.model import Wav2Vec2Model
 
 MUTATIONS = int(os.environ.get("MUTATIONS", "60"))
@@ -39,23 +39,29 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "hubert": {},
     "wavlm": FAMILIES["wavlm"],
     "data2vec": {"pos_conv_depth": 2, "conv_pos": 12, "extractor_mode": "layer_norm", "always_project": True},
+    "w2v_bert": FAMILIES["w2v-BERT"],
+}
+"""Families that Hugging Face has."""
+OTHERS: dict[str, dict[str, Any]] = {
+    "data2vec2": {**DIALECTS["data2vec"], "alibi": True},
+    "conformer": {"family": "wav2vec2", "always_project": True, "layer_norm_first": True, **FAMILIES["conformer"]},
 }
 
 
 def small(family: str) -> Wav2Vec2Model:
     """One block, in evaluation mode; waveforms are normalised as both dialects do it."""
     torch.manual_seed(0)
-    config = {**SMALL, "encoder_layers": 1, "family": family, **DIALECTS[family]}
+    config = {**SMALL, "encoder_layers": 1, "family": family, **(DIALECTS | OTHERS)[family]}
     return Wav2Vec2Model(Wav2Vec2Config(**config)).eval()
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {}
-    for family in DIALECTS:
-        made[family] = tmp_path_factory.mktemp(family) / "hf"
-        export_huggingface(small(family), made[family])
-    return made
+    """Of all that Hugging Face has."""
+    return {
+        family: upstream_files.save_folder(small(family), tmp_path_factory.mktemp(family) / "hf")
+        for family in [*DIALECTS, "conformer"]
+    }
 
 
 @pytest.fixture
@@ -63,28 +69,15 @@ def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders["wavlm"], tmp_path / "hf"))
 
 
-def write_wavlm(path: Path) -> None:
-    model = small("wavlm")
-    cfg = {name: value for name, value in vars(model.config).items() if name not in ("family", "sample_rate")}
-    tensors = {renamed(name, wavlm.NAMES): tensor for name, tensor in model.state_dict().items()}
-    torch.save({"cfg": cfg, "model": tensors}, path)
-
-
-def write_hubert(path: Path) -> None:
-    save_checkpoint(small("hubert"), path)
-    state = torch.load(path, weights_only=True)
-    state["cfg"]["model"]["_name"] = "hubert"
-    state["model"]["label_embs_concat"] = torch.zeros(3, 24)
-    del state["model"]["project_q.weight"], state["model"]["project_q.bias"]
-    torch.save(state, path)
+def write(family: str) -> Callable[[Path], None]:
+    """Writes the file of its authors."""
+    return lambda path: upstream_files.save(small(family), path)
 
 
 def write_fairseq2(path: Path) -> None:
     torch.manual_seed(0)
-    model = Wav2Vec2Model(Wav2Vec2Config(**{**SMALL, "encoder_layers": 1, "encoder_embed_dim": 32,
-                                            "encoder_attention_heads": 16}))  # fmt: skip
-    rules = (*fairseq2.POST_NORM, *fairseq2.NAMES)
-    torch.save({"model": {renamed(name, rules): tensor for name, tensor in model.state_dict().items()}}, path)
+    config = {**SMALL, "encoder_layers": 1, "encoder_embed_dim": 32, "encoder_attention_heads": 16}
+    upstream_files.save_fairseq2(Wav2Vec2Model(Wav2Vec2Config(**config)), path)
 
 
 @pytest.mark.parametrize("family", DIALECTS)
@@ -101,14 +94,20 @@ def test_a_folder_by_its_names(family: str, folders: dict[str, Path]) -> None:
         load_upstream(f"{other}_local", checkpoint=folders[family])
 
 
-@pytest.mark.parametrize(("family", "write"), [("wavlm", write_wavlm), ("hubert", write_hubert)])
-def test_a_file_of_its_authors(family: str, write: Callable[[Path], None], tmp_path: Path) -> None:
-    write(tmp_path / "file.pt")
+@pytest.mark.parametrize("family", ["wavlm", "hubert", "data2vec2"])
+def test_a_file_of_its_authors(family: str, tmp_path: Path) -> None:
+    write(family)(tmp_path / "file.pt")
     model = load_upstream(f"{family}_local", checkpoint=tmp_path / "file.pt")
     batch = ragged([4000, 3000])
     assert all(map(torch.equal, model(*batch).states, small(family)(*batch).states))
     with pytest.raises(BenchmarkError, match=f"family is '{family}'"):
         load_upstream("wav2vec2_local", checkpoint=tmp_path / "file.pt")
+
+
+def test_a_folder_of_a_conformer(folders: dict[str, Path]) -> None:
+    expected = small("conformer")(*ragged([4000, 3000])).states
+    found = load_upstream("hf", checkpoint=folders["conformer"])(*ragged([4000, 3000])).states
+    assert all(map(torch.equal, found, expected))
 
 
 def test_the_digest_of_a_folder_is_of_all_its_files(folder: Path) -> None:
@@ -132,7 +131,7 @@ def edit(folder: Path, name: str, **changes: Any) -> None:
 
 CONFIGURATIONS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "whisper"}, "model_type is 'whisper'; supported: wav2vec2, wav2vec2-conformer, hubert, "),
-    ({"model_type": "wav2vec2-conformer"}, "hidden_act = 'gelu' is not supported in a Conformer; supported: swish"),
+    ({"model_type": "wav2vec2-conformer"}, "hidden_act = 'gelu' is not supported; supported: silu, swish"),
     (
         {"position_embeddings_type": None, "model_type": "wav2vec2-conformer", "hidden_act": "silu"},
         "position_embeddings_type = None is not supported; supported: relative, rotary",
@@ -160,6 +159,49 @@ def test_configurations_that_are_not_supported_are_named(changes: dict[str, Any]
         load_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("config.json", {"feature_projection_input_dim": 80}, "feature_projection_input_dim = 80 is not supported"),
+        ("config.json", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported; supported: silu, swish"),
+        ("config.json", {"position_embeddings_type": None}, "position_embeddings_type = None is not supported"),
+        ("config.json", {"left_max_position_embeddings": -1}, "left_max_position_embeddings = -1 is not supported"),
+        ("config.json", {"conv_depthwise_kernel_size": 4}, "depthwise_conv_kernel_size = 4 is not supported"),
+        ("preprocessor_config.json", {"stride": 1}, "stride = 1 is not supported; supported: 2"),
+        ("preprocessor_config.json", {"num_mel_bins": 128}, "num_mel_bins = 128 is not supported; supported: 80"),
+    ],
+)
+def test_other_w2v_berts(
+    name: str, changes: dict[str, Any], message: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders["w2v_bert"], tmp_path / "hf")
+    edit(tmp_path / "hf", name, **changes)
+    with pytest.raises(BenchmarkError, match=rf"config\.json: (configuration: )?{message}"):
+        load_model(tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["cfg"]["model"].pop("modalities"), r"its configuration has no modalities\.audio"),
+        (lambda s: s["cfg"]["model"].update(mlp_ratio="4"), "mlp_ratio = '4' is not supported"),
+        (lambda s: s["cfg"]["model"]["modalities"]["audio"].update(conv_pos_depth=1), "conv_pos_depth = 1 is not"),
+        (lambda s: s["model"].pop("blocks.0.attn.qkv.weight"), r"3 missing: blocks\.0\.attn\.qkv\.k\.weight"),
+        (lambda s: s["model"].update({"blocks.0.attn.qkv.bias": torch.zeros(5)}),
+         r"1 unexpected: blocks\.0\.attn\.qkv\.bias"),
+        (lambda s: s["model"].update({"modality_encoders.IMAGE.x": torch.zeros(5)}),
+         r"1 unexpected: modality_encoders\.IMAGE\.x"),
+    ],
+)  # fmt: skip
+def test_data2vec2s_file(change: Any, message: str, tmp_path: Path) -> None:
+    write("data2vec2")(tmp_path / "d2v.pt")
+    state = torch.load(tmp_path / "d2v.pt", weights_only=True)
+    change(state)
+    torch.save(state, tmp_path / "d2v.pt")
+    with pytest.raises(BenchmarkError, match=rf"d2v\.pt: .*{message}"):
+        load_model(tmp_path / "d2v.pt")
+
+
 def test_data2vecs_positions(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["data2vec"], tmp_path / "hf")
     edit(tmp_path / "hf", "config.json", num_conv_pos_embeddings=1)
@@ -179,7 +221,7 @@ def test_files_that_are_missing(folder: Path) -> None:
         load_model(folder)
     with pytest.raises(BenchmarkError, match=r"looks like safetensors.*give the folder"):
         load_model(folder / "weights.safetensors")
-    with pytest.raises(BenchmarkError, match=r"nowhere does not exist.*hf download NAME --local-dir FOLDER"):
+    with pytest.raises(BenchmarkError, match=r"nowhere does not exist.*of the Hugging Face hub is given as owner/name"):
         load_upstream("hf", checkpoint=folder / "nowhere")
 
 
@@ -267,7 +309,7 @@ def test_pickles_in_a_folder_run_nothing(folder: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_wavlms_file(change: Any, message: str, tmp_path: Path) -> None:
-    write_wavlm(tmp_path / "wavlm.pt")
+    write("wavlm")(tmp_path / "wavlm.pt")
     state = torch.load(tmp_path / "wavlm.pt", weights_only=True)
     change(state)
     torch.save(state, tmp_path / "wavlm.pt")
@@ -431,8 +473,10 @@ DAMAGES: dict[str, Callable[[Path, random.Random], Path]] = {
     "safetensors' header": damaged_header,
     "pytorch_model.bin": damaged_pickle,
     "config.json": damaged_configuration,
-    "wavlm.pt": damaged_file(write_wavlm),
-    "hubert.pt": damaged_file(write_hubert),
+    "wavlm.pt": damaged_file(write("wavlm")),
+    "hubert.pt": damaged_file(write("hubert")),
+    "data2vec2.pt": damaged_file(write("data2vec2")),
+    "conformer.pt": damaged_file(write("conformer")),
     "fairseq2.pt": damaged_file(write_fairseq2),
 }
 
@@ -458,8 +502,10 @@ def test_random_damage_never_escapes(kind: str, folders: dict[str, Path], tmp_pa
     assert all(str(tmp_path) in message for message in messages)
 
 
-@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("family", DIALECTS | OTHERS)
 def test_names_are_mapped_one_to_one(family: str) -> None:
     names = list(small(family).state_dict())
-    for rules in (huggingface.NAMES, wavlm.NAMES, fairseq2.NAMES, (*fairseq2.POST_NORM, *fairseq2.NAMES)):
+    for rules in (huggingface.NAMES, huggingface.CONFORMER, wavlm.NAMES, fairseq2.NAMES,
+                  (*fairseq2.POST_NORM, *fairseq2.NAMES)):  # fmt: skip
         assert len({renamed(name, rules) for name in names}) == len(names)
+    assert len({data2vec2.file_name(name, 0) for name in names}) == len(names)

@@ -240,7 +240,7 @@ def test_what_cannot_be_stacked_is_left_to_be_run_by_itself(tmp_path: Path) -> N
     cropped = study("tone_sid", data={"crop_seconds": 1.0})
     cells = recipe.cells(cropped)[:1]
     assert runner.run_cells(cropped, cells, tmp_path, None) == {cells[0]: "training utterances are cropped"}
-    assert runner._groups(cropped, cells, tmp_path, None) == {}
+    assert runner.groups(runner.Work(cropped, tmp_path, None, ""), cells) == {}
 
 
 def test_a_broken_cell_does_not_take_the_others_down(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_stopping_keeps_the_cells_that_are_done(tmp_path: Path) -> None:
     done = [cell for cell in cells if recipe.finished(tmp_path / cell.folder)]
     assert len(done) == 1
     assert [path.parent for path in tmp_path.rglob("cell.json")] == [tmp_path / done[0].folder]
-    groups = runner._groups(read, cells, tmp_path, None)
+    groups = runner.groups(runner.Work(read, tmp_path, None, ""), cells)
     assert len(groups["up", "tone_sid"]) == len(cells) - 1  # what has begun by itself goes on so
 
     probes, stop = Probes(Preparer()), StopRequest()
@@ -294,12 +294,12 @@ def test_a_cell_that_was_trained_together_is_evaluated_and_resumed_as_any(tmp_pa
 def test_units_are_of_one_upstream_and_task_and_fill_the_slots() -> None:
     cells = [Cell("up", task, "layer", layer, "all", 0) for task in ("a", "b", "c") for layer in range(100)]
     groups = {("up", task): [cell for cell in cells if cell.task == task] for task in ("a", "b")}
-    units = runner._units(cells, groups, slots=2)
+    units = runner.units(cells, groups, slots=2)
     together = [unit for unit in units if unit.together]
     assert [cell for unit in units for cell in unit.cells] == cells
     assert [len(unit.cells) for unit in together] == [50] * 4
     assert all(len({cell.task for cell in unit.cells}) == 1 for unit in together)
     assert len(units) == 4 + 100
     few = {("up", "a"): cells[:10]}
-    assert [len(unit.cells) for unit in runner._units(cells[:10], few, slots=4)] == [3, 3, 3, 1]
-    assert [len(unit.cells) for unit in runner._units(cells[:2], {}, slots=4)] == [1, 1]
+    assert [len(unit.cells) for unit in runner.units(cells[:10], few, slots=4)] == [3, 3, 3, 1]
+    assert [len(unit.cells) for unit in runner.units(cells[:2], {}, slots=4)] == [1, 1]

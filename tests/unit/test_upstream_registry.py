@@ -18,7 +18,7 @@ from benchmark.commands.list import upstream_table
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
 from benchmark.registry import Entry, Registry, list_downstreams, upstreams
-from upstream import list_upstreams, load_upstream
+from upstream import hub, list_upstreams, load_upstream
 from upstream.fbank import Fbank
 from upstream.wav2vec2 import OPTIONS, cards
 from upstream.wav2vec2.config import Wav2Vec2Config
@@ -41,6 +41,9 @@ FAMILY_PARAMETERS = {  # without the modules of pre-training; those of transform
     "wavlm_base": 94_381_936,
     "wavlm_large": 315_453_120,
     "data2vec_base": 93_164_288,
+    "w2v_bert_2": 580_493_120,  # of Wav2Vec2BertModel
+    "data2vec2_base": 93_164_300,  # as data2vec_base, and a scale for each head
+    "data2vec2_large": 313_276_432,
 }
 
 
@@ -121,13 +124,13 @@ def test_cards_are_well_formed(card: cards.Card) -> None:
         assert re.fullmatch(
             r"https://(dl\.fbaipublicfiles\.com|huggingface\.co/[\w-]+/[\w-]+/resolve/main)/[\w/-]+(\.pt|_no_FT)",
             card.url,
-        )
+        ) or hub.name_of(card.url)
         assert card.paper is not None
         assert re.fullmatch(r"\d{4}\.\d{5}", card.paper)
         assert card.architecture.get("encoder_layers", 24) in (12, 24, 48, 60, 128)
     assert card.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", card.sha256)
     assert set(card.pretrained_on) <= CORPORA
-    assert card.pretrained_on or card.url is None or card.name.startswith("omnilingual")
+    assert card.pretrained_on or card.url is None or card.name.startswith(("omnilingual", "w2v_bert"))
     Wav2Vec2Config(**{"pos_enc_type": "rel_pos", **card.architecture})  # known fields of the right types
 
 
@@ -321,6 +324,12 @@ def test_random_weights_keep_the_architecture_only() -> None:
 
 
 def test_unknown_names_get_suggestions() -> None:
+    count = len(upstreams.names(aliases=True))
+    with pytest.raises(BenchmarkError, match=rf"upstream 'qqq'\. \({count} available: wavbench list\)$"):
+        load_upstream("qqq")
+    with pytest.raises(BenchmarkError, match=rf"Did you mean .*\? \({count} available: wavbench list\)$") as caught:
+        load_upstream("vec")
+    assert len(str(caught.value)) < 250
     with pytest.raises(BenchmarkError, match=r"unknown upstream 'wav2vec2_larg'\. Did you mean 'wav2vec2_large'"):
         load_upstream("wav2vec2_larg")
 

@@ -74,6 +74,9 @@ class Size:
     """Fluent Speech Commands: speakers in ``train``, ``valid`` and ``test``."""
     fluent_phrases: int
     """Of :data:`.superb.PHRASES`, twelve."""
+    real_clips: int
+    """Real speech (DebianSpeech): clips of a source, and of a game's character."""
+    real_seconds: tuple[float, float]
 
 
 SIZES = {
@@ -91,6 +94,7 @@ SIZES = {
         iemocap_dialogues=1, iemocap_turns=1, iemocap_seconds=(1.2, 1.6),
         commands_speakers=(2, 1, 1), commands_others=1, commands_noise=3.0,
         fluent_speakers=(2, 1, 1), fluent_phrases=4,
+        real_clips=4, real_seconds=(0.8, 1.2),
     ),
     "demo": Size(  # about six hours of speech
         vox_dev=100, vox_test=30, vox_videos=4, vox_utterances=3, vox_seconds=(3.0, 5.0), vox_trials=3000,
@@ -109,6 +113,7 @@ SIZES = {
         iemocap_dialogues=3, iemocap_turns=3, iemocap_seconds=(2.0, 3.5),
         commands_speakers=(40, 10, 12), commands_others=4, commands_noise=20.0,
         fluent_speakers=(30, 8, 10), fluent_phrases=12,
+        real_clips=8, real_seconds=(1.5, 3.0),
     ),
 }  # fmt: skip
 SIZES["quick"] = replace(  # about twenty minutes a corpus, for --quick
@@ -126,6 +131,7 @@ SIZES["quick"] = replace(  # about twenty minutes a corpus, for --quick
     commands_speakers=(30, 8, 10),
     commands_noise=10.0,
     fluent_speakers=(24, 6, 8),
+    real_clips=16,
 )  # fmt: skip
 SIZES["study"] = replace(  # shorter utterances and fewer trials: about three hours of the three corpora of `make demo`
     SIZES["demo"],

@@ -15,13 +15,13 @@ from typing import Any
 
 from benchmark.errors import BenchmarkError
 from benchmark.files import MARKER, remove_partial, write_bytes, write_text
-from downstream.corpora.synthetic import languages, libri, pretraining, superb, voxceleb
+from downstream.corpora.synthetic import debian, languages, libri, pretraining, superb, voxceleb
 from downstream.corpora.synthetic.layout import Layout, Texts
 from downstream.corpora.synthetic.recording import Clip, write_clip
 from downstream.corpora.synthetic.sizes import SIZES
 
 LAYOUTS: dict[str, Layout] = {
-    layout.folder: layout for module in (voxceleb, libri, languages, superb) for layout in module.LAYOUTS
+    layout.folder: layout for module in (voxceleb, libri, languages, superb, debian) for layout in module.LAYOUTS
 }
 """Folder -> layout."""
 CORPORA = tuple(LAYOUTS)

@@ -1,0 +1,363 @@
+"""Who runs which cell, and how far a study is: claims, shards, commands that join, status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_studies
+from support import Cli
+
+from benchmark.engine.prepare import Preparer
+from benchmark.errors import BenchmarkError
+from benchmark.study import claims, devices, recipe, runner, status
+from benchmark.study.board import Board
+from benchmark.study.claims import Claims
+from benchmark.study.executors import run_study
+from benchmark.study.executors.slurm import restarts
+from benchmark.study.recipe import Study
+from benchmark.study.runner import Report, Unit, Work
+
+
+class Here:
+    """Runs units in this process."""
+
+    def __init__(self, *, shared: bool = False, parts: int = 1, stop_after: int | None = None) -> None:
+        self.shared, self.parts, self.stop_after = shared, parts, stop_after
+        self.ran: list[Report] = []
+
+    def slots(self, study: Study) -> int:
+        return self.parts
+
+    def run(self, board: Board) -> None:
+        preparer, held = Preparer(), Claims(board.work.session)
+        while board.look(0):
+            if not board.waiting:
+                time.sleep(0.05)
+                continue
+            unit = board.waiting.popleft()
+            with contextlib.closing(runner.run_unit(board.work, unit, preparer, held)) as reports:
+                for report in reports:
+                    board.report(unit, report)
+                    self.ran.append(report)
+                    if len(self.ran) == self.stop_after:
+                        raise KeyboardInterrupt
+
+
+def gone(session: str = "before") -> claims.Owner:
+    """A process of this machine that has ended."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    machine = claims.this_process("")
+    return claims.Owner(machine.host, machine.machine, done.pid, "1", session)
+
+
+def forge(folder: Path, owner: claims.Owner, number: int = 1, state: str = "running") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(1, number + 1):
+        path = folder / f".claim.{i}"
+        path.touch()
+    claims._write(claims.Claim(path, number, 0, state, owner))
+    return path
+
+
+ELSEWHERE = claims.Owner("node7", "another boot", 1, "1", "other")
+
+
+# --- Claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_claimed_by_one(tmp_path: Path) -> None:
+    mine, others = Claims("a"), Claims("a")
+    assert mine.take(tmp_path / "cell") is None
+    held = others.take(tmp_path / "cell")
+    assert held is not None
+    assert (held.state, held.owner) == ("running", mine.owner)
+    mine.give_up(tmp_path / "cell")
+    assert others.take(tmp_path / "cell") is None
+    assert mine.take(tmp_path / "cell") is not None
+    others.done(tmp_path / "cell")
+    assert list((tmp_path / "cell").iterdir()) == []
+
+
+@pytest.mark.parametrize("state", ["nothing", "free", "gone"])
+def test_of_many_at_once_one_wins(tmp_path: Path, state: str) -> None:
+    if state != "nothing":
+        forge(tmp_path, gone(), state="free" if state == "free" else "running")
+    barrier, won = threading.Barrier(12), []
+
+    def take() -> None:
+        own = Claims("a")
+        barrier.wait()
+        if own.take(tmp_path) is None:
+            won.append(own)
+
+    threads = [threading.Thread(target=take) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+
+
+def test_a_cell_that_failed_is_left_to_later_sessions(tmp_path: Path) -> None:
+    first = Claims("a")
+    assert first.take(tmp_path) is None
+    first.give_up(tmp_path, failed=True)
+    same = Claims("a").take(tmp_path)
+    assert same is not None
+    assert same.state == "failed"
+    assert Claims("b").take(tmp_path) is None
+
+
+def test_a_claim_of_another_machine_is_watched_by_our_stopwatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clocks that jump, or differ, say nothing; only that the time of modification changes does."""
+    path = forge(tmp_path, ELSEWHERE)
+    now = [100.0]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    own = Claims("a")
+    for stamp in (0.0, 4e9, 10.0, 3e9):  # 1970, 2096
+        os.utime(path, (stamp, stamp))
+        assert own.take(tmp_path) is not None
+        now[0] += claims.SILENCE - 1
+        assert own.take(tmp_path) is not None
+    now[0] += 2
+    assert own.take(tmp_path) is None
+    assert sorted(found.name for found in tmp_path.iterdir()) == [".claim.1", ".claim.2"]
+
+
+def test_a_claim_that_nobody_finished_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".claim.1").touch()
+    own = Claims("a")
+    held = own.take(tmp_path)
+    assert held is not None
+    assert held.owner is None
+    monkeypatch.setattr(claims, "SILENCE", -1.0)
+    assert own.take(tmp_path) is None
+
+
+def test_a_process_that_slept_ends_when_its_cell_is_anothers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        own.give_up(tmp_path / "lost")
+        ended.set()
+
+    monkeypatch.setattr(claims, "BEAT", 0.01)
+    monkeypatch.setattr(claims.os, "_exit", leave)
+    own = Claims("a")
+    assert own.take(tmp_path / "kept") is None
+    assert own.take(tmp_path / "lost") is None
+    first = claims.read(tmp_path / "kept")
+    assert first is not None
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and claims.read(tmp_path / "kept") == first:
+        time.sleep(0.01)  # until it is touched
+    assert claims.read(tmp_path / "kept") != first
+    forge(tmp_path / "lost", ELSEWHERE, 2)
+    assert ended.wait(30)
+    assert codes == [claims.LOST]
+
+
+# --- Studies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path: Path, registries: None, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
+    return tiny_studies.read(tiny_studies.write(tmp_path, seeds=1))
+
+
+@pytest.mark.medium
+def test_commands_that_join_leave_each_other_their_cells(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, output, executor=Here(shared=True, parts=2, stop_after=4))
+    first, second, third, *_ = sorted(tiny_studies.folders(study) - set(tiny_studies.outcomes(output)))
+    forge(output / first, ELSEWHERE, 3)  # begun here, gone on with there
+    forge(output / second, gone())
+    forge(output / third, claims.Owner("node7", "another boot", 2, "1", "now"), state="failed")
+    (output / third / "error.txt").write_text("no good\n")
+    before = tiny_studies.marks(output)
+    assert len(before) == 8
+    told = {state.folder: state for state in status.states(output)}
+    assert (told[first].what, told[second].what, told[third].what) == ("running", "silent", "failed")
+    assert told[third].about == "no good"
+    assert "8 cells: 4 done, 1 running, 1 silent, 1 failed, 1 " in status.describe(output)
+
+    monkeypatch.setattr(claims, "SILENCE", 1.0)
+    touching = threading.Event()
+
+    def touch() -> None:
+        while not touching.wait(0.05):
+            os.utime(output / first / ".claim.3")
+
+    thread = threading.Thread(target=touch)
+    monkeypatch.setattr("benchmark.study.board.POLL", 0.05)
+    monkeypatch.setattr(claims, "BEAT", 0.1)
+    thread.start()
+    try:
+        failed = run_study(study, output, executor=Here(shared=True), session="now")
+    finally:
+        touching.set()
+        thread.join()
+    assert {cell.folder.as_posix(): reason for cell, reason in failed.items()} == {third: "no good"}
+    assert set(tiny_studies.outcomes(output)) == tiny_studies.folders(study) - {first, third}
+    tiny_studies.assert_kept(before, output)
+
+    assert run_study(study, output, executor=Here()) == {}  # nobody touches the first one any more
+    tiny_studies.assert_kept(before, output)
+    tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))
+    assert not list(output.rglob(".claim*"))
+    assert "8 done" in status.describe(output)
+
+
+@pytest.mark.medium
+def test_shards_are_all_cells_and_none_twice(study: Study, tmp_path: Path) -> None:
+    ran = []
+    for i in (1, 2, 3):
+        here = Here(shared=True)
+        assert run_study(study, tmp_path / "out", executor=here, shard=(i, 3), one_by_one=True) == {}
+        ran += [report.cell for report in here.ran]
+    assert sorted(map(str, ran)) == sorted(map(str, recipe.cells(study)))
+
+
+def test_a_second_study_in_the_folder_is_refused(study: Study, tmp_path: Path) -> None:
+    class Second(Here):
+        def run(self, board: Board) -> None:
+            run_study(study, tmp_path / "out", executor=Here())
+
+    with pytest.raises(BenchmarkError, match=r"another process is running in .*out"):
+        run_study(study, tmp_path / "out", executor=Second())
+
+
+def board(study: Study, output: Path, units: Sequence[Unit]) -> Board:
+    return Board(Work(study, output, None, "a"), 8, units)
+
+
+def test_what_a_dead_process_had_is_done_again_or_has_failed(study: Study, tmp_path: Path) -> None:
+    cells = recipe.cells(study)
+    few = cells[:3]
+    ours = board(study, tmp_path, [])
+    done = tmp_path / few[0].folder
+    (done / "run").mkdir(parents=True)
+    (done / "cell.json").write_text(json.dumps({"chosen": "run"}))
+    (done / "run" / "result.json").write_text("{}")
+
+    ours.again(Unit(list(few), together=True))
+    assert ours.waiting.popleft() == Unit(few[1:], together=True)
+    ours.died(Unit(list(few), together=True), "killed")
+    assert [unit.cells for unit in ours.waiting] == [[few[1]], [few[2]]]
+    assert ours.failed == {}
+    ours.died(ours.waiting.popleft(), "killed")
+    assert ours.failed == {few[1]: "killed"}
+
+
+def test_a_group_that_is_restarted_is_cut_smaller(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that is longer than a job's time limit would never end."""
+    cells = recipe.cells(study)
+    group = {"all": cells}
+    assert [len(unit.cells) for unit in runner.units(cells, group, 1)] == [8]
+    assert [len(unit.cells) for unit in runner.units(cells, group, 1, most=3)] == [3, 3, 2]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "6")
+    assert runner.MOST_TOGETHER >> restarts() == 0
+    assert runner.units(cells, {}, 1, most=0) == [Unit([cell]) for cell in cells]
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
+
+
+def test_status_of_a_folder(cli: Cli, tmp_path: Path) -> None:
+    output = tmp_path / "results" / "tones"
+    output.mkdir(parents=True)
+    path = tiny_studies.write(tmp_path, seeds=1)
+    said = cli("recipe", path, "--status")
+    assert said.returncode == 1
+    assert "holds no study that was begun" in said.stderr
+    names = [f"up/tone_sid/sum/all/seed{i}" for i in range(5)]
+    (output / status.PLAN).write_text("".join(f"{name}\n" for name in names))
+    (output / names[0]).mkdir(parents=True)
+    (output / names[0] / "cell.json").write_text("{}")
+    forge(output / names[1], claims.this_process("a"))
+    (output / names[1] / "lr=1").mkdir()
+    (output / names[1] / "lr=1" / "log.txt").write_text("a\nupdate 10: dev 3\n")
+    (output / names[2]).mkdir()
+    (output / names[2] / "error.txt").write_text("broken\n")
+    (output / names[3] / "run").mkdir(parents=True)
+    for arguments in ([path], [output], [path, "-o", output]):
+        said = cli("recipe", *arguments, "--status")
+        assert said.returncode == 0, said.stderr
+        counts, running, failed = said.stdout.splitlines()
+        assert counts.endswith("5 cells: 1 done, 1 running, 1 failed, 1 begun, 1 waiting")
+        assert f"process {os.getpid()}: lr=1: update 10: dev 3" in running
+        assert failed == f"  failed: {names[2]}: broken"
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "4", "a/b", "1/0"])
+def test_shards_that_make_no_sense(cli: Cli, tmp_path: Path, text: str) -> None:
+    said = cli("recipe", tiny_studies.write(tmp_path, seeds=1), "--shard", text)
+    assert said.returncode == 2
+    assert "expected I/N, such as 1/4" in said.stderr
+
+
+def test_what_sbatch_is_given(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_studies.write(tmp_path, seeds=1)
+    slurm: tuple[Any, ...] = ("recipe", path, "--executor", "slurm", "--data-root", tmp_path, "--jobs", 3)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    said = cli(*slurm)
+    assert said.returncode == 1
+    assert "sbatch is not found" in said.stderr
+    assert "--shard" in said.stderr
+
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text('#!/bin/sh\nfor word; do echo "$word"; done > words\n/bin/cat > script\necho "17;cluster"\n')
+    sbatch.chmod(0o755)
+    said = cli(*slurm, "--time", "1:00:00", "--partition", "gpu", "--gres", "gpu:2", "--sbatch", "account=me")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("job 17: 3 tasks")
+    words = Path("words").read_text().splitlines()
+    logs = Path("results/tones/slurm").resolve()
+    expected = [
+        "--parsable", "--job-name=tones", "--array=1-3", f"--output={logs}/%A_%a.txt", "--open-mode=append",
+        "--requeue", "--signal=B:USR1@60", "--cpus-per-task=1", "--time=1:00:00", "--partition=gpu", "--gres=gpu:2",
+        "--account=me",
+    ]  # fmt: skip
+    assert words == expected
+    script = Path("script").read_text()
+    assert script.startswith("#!/bin/sh\ntrap '' USR1\nexec ")
+    assert f"recipe {path} --join -o {logs.parent} --per-gpu 1 --data-root {tmp_path}" in script
+
+    sbatch.write_text("#!/bin/sh\necho 'invalid partition' >&2\nexit 1\n")
+    said = cli(*slurm)
+    assert said.returncode == 1
+    assert "sbatch refuses: invalid partition" in said.stderr
+
+
+def test_ray_that_is_not_installed(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = cli("recipe", tiny_studies.write(tmp_path, seeds=1), "--executor", "ray")
+    assert said.returncode == 1
+    assert "pip install 'wavbench[ray]'" in said.stderr
+
+
+def test_a_job_has_the_cores_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    assert devices.cores() == os.cpu_count()
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
+    assert devices.cores() == 3
