@@ -28,7 +28,7 @@ COMMANDS = {
     "predict": "embeddings, classes or transcripts of audio files, by a trained run",
     "extract": "hidden states of audio files, or their means, to a folder",
     "check-upstream": "whether an upstream keeps its promises: lengths, padding, precision, gradients …",
-    "export": "the upstream of a fine-tuned run, for fairseq, for transformers, or as an upstream again",
+    "export": "the upstream of a fine-tuned run, for other libraries, or as an upstream again",
     "recipe": "run a study: upstreams x tasks x regimes x budgets x seeds",
     "report": "one HTML page on studies, with tables and figures beside it",
     "compare": "ranks with ties: which systems a test set separates, and what it could detect",

@@ -60,6 +60,7 @@ _HEARD = {
     "voxceleb2": ("VoxCeleb1", "VoxCeleb2"),
     "librispeech": _LIBRIVOX,
     "librilight": _LIBRIVOX,
+    "debian_speech": ("DebianSpeech",),
 }
 """Corpus -> corpora with the same recordings or sources, as upstreams' cards name them (``pretrained_on``)."""
 

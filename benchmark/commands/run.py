@@ -235,7 +235,7 @@ def _run_layers(folder: Path, settings: RunConfig, *, preparer: Preparer, **argu
 def _run_in(folder: Path, settings: RunConfig, *, advice: str = "", **arguments: Any) -> int:
     from benchmark import results
     from benchmark.engine.run import run
-    from benchmark.engine.trainer import Interrupted
+    from benchmark.engine.stopping import Interrupted
 
     try:
         outcome = run(settings, folder, **arguments)

@@ -38,7 +38,8 @@ from torch import Tensor
 
 from benchmark.engine import batching
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
-from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
+from benchmark.engine.stopping import Interrupted, StopRequest
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_text
 from benchmark.interfaces import Batch, Evaluation, Utterance

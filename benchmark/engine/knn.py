@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmark.engine.featurizer import WeightedSum
-from benchmark.engine.trainer import Interrupted, Trainer
+from benchmark.engine.stopping import Interrupted
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_text
 from benchmark.interfaces import Batch, NeighbourHead, Utterance

@@ -23,8 +23,9 @@ from benchmark.engine.featurizer import StateStatistics
 from benchmark.engine.folder import RunLog, check_available, exclusive
 from benchmark.engine.prepare import Prepared
 from benchmark.engine.run import evaluate, fit
+from benchmark.engine.stopping import StopRequest
 from benchmark.engine.trackers import Trackers
-from benchmark.engine.trainer import StopRequest, Trainer
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_files
 from benchmark.interfaces import Batch, Evaluation, HiddenStates, Upstream, Utterance

@@ -28,7 +28,8 @@ from benchmark.engine.prepare import (
     check_device,
     describe,
 )
-from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
+from benchmark.engine.stopping import Interrupted, StopRequest
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_bytes, write_files, write_text
 from benchmark.interfaces import Evaluation

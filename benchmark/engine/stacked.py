@@ -34,7 +34,7 @@ from benchmark.engine.folder import RunLog
 from benchmark.engine.model import Model
 from benchmark.engine.prepare import Prepared, Preparer, check_device, describe
 from benchmark.engine.probes import CannotStack, Features, Probe, check
-from benchmark.engine.trainer import Interrupted, StopRequest
+from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates
 

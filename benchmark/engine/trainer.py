@@ -10,15 +10,12 @@ from __future__ import annotations
 import logging
 import random
 import resource
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,11 +25,12 @@ from tqdm import tqdm
 
 from benchmark import calibration
 from benchmark.config import RunConfig, changes_upstream
-from benchmark.engine import batching, checkpoint, distributed, oom, optim, sharding
-from benchmark.engine.feature_store import FeatureStore, identity
+from benchmark.engine import batching, checkpoint, distributed, features, oom, optim, sharding
+from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.featurizer import StateStatistics, WeightedSum
 from benchmark.engine.model import Model, make_head
 from benchmark.engine.precision import Precision, choose_device, use_tf32
+from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.engine.trackers import Trackers
 from benchmark.engine.world import SharedError, world
 from benchmark.errors import BenchmarkError
@@ -41,40 +39,6 @@ from benchmark.interfaces import Batch, Evaluation, Task, Upstream, Utterance
 from benchmark.metrics import find as find_metric
 
 log = logging.getLogger("wavbench")
-
-
-class Interrupted(Exception):
-    """The user or the system asked the run to stop; it has saved its state."""
-
-
-class StopRequest:
-    """Ctrl-C or SIGTERM: finish the current update, save, stop. A second Ctrl-C stops at once.
-
-    Outside of the main thread, where Python delivers no signals, only :attr:`requested` asks for it.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.tell: Callable[[], None] = lambda: None
-        """Called when it is requested here: processes that share a run stop together."""
-
-    def __enter__(self) -> StopRequest:
-        self._former = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-        self.tell()
-        tqdm.write("stopping after this update (Ctrl-C again: at once)")
 
 
 class Trainer:
@@ -515,45 +479,8 @@ class Trainer:
             raise Interrupted(f"stopped at update {self.step} while extracting features; those so far are kept")
 
     def _make_store(self, upstream: Upstream) -> FeatureStore | None:
-        features, crop = self.run.features, self.run.data.crop_seconds
-        if not features.keep:
-            return None
-        longer = [u.id for u in self.task.splits["train"] if crop is not None and self.task.seconds[u.id] > crop]
-        if longer:
-            raise BenchmarkError(
-                f"features.keep=true keeps the states of whole utterances, but {len(longer)} training utterances are "
-                f"longer than data.crop_seconds={crop} and would be cropped: {longer[0]} …; set data.crop_seconds=null"
-            )
-        more = [self.run.regime] if changes_upstream(self.run.regime) else []
-        more += [self.run.trainer.precision] if self.precision.dtype is not None else []
-        chosen = self.run.upstream
-        store = FeatureStore(
-            upstream,
-            identity(self.fingerprint.get("upstream"), chosen.name, chosen.options, *more),
-            means=self.model.mean_suffices,
-            normalize=self.run.featurizer.normalize,
-            limit=features.limit_gb * 1e9,
-            autocast=self.precision.autocast,
-        )
-        names = ("train", "dev", "test")
-        utterances = [u for name in names for u in [*self.task.splits[name], *self.task.support(name)]]
-        seconds = [self.task.seconds[utterance.id] for utterance in utterances]
-        lacking = self.world.same(store.lacks(utterances, seconds) if self.world.main else 0.0)
-        if lacking and chosen.stream:
-            raise BenchmarkError(
-                f"upstream.stream keeps the states of all utterances, and features.limit_gb={features.limit_gb:g} "
-                f"leaves no room for them: {lacking / 1e9:.3g} GB are missing. Raise it, or use a head of means"
-            )
-        if lacking:
-            log.warning(
-                "the features of this run do not fit under features.limit_gb=%g: %.3g GB are missing, whatever else "
-                "is removed from %s; they are computed at each pass instead",
-                features.limit_gb, lacking / 1e9, store.root,
-            )  # fmt: skip
-            return None
-        if self.model.mean_suffices:
-            self.model.featurizer.normalize = False  # the means are of states that the store has normalised
-        return store
+        weights = self.fingerprint.get("upstream")
+        return features.store(self.run, self.task, upstream, self.model, self.precision, self.world, weights)
 
     def _to_device(self, batch: Batch) -> Batch:
         return batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))

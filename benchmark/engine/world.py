@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.engine.watch import Watch
 from benchmark.errors import BenchmarkError
 
@@ -127,8 +128,8 @@ class World:
             self.watch.advice = advice
             self.watch.on_end = lambda text: failed(BenchmarkError(text))
 
-    def stop_together(self, stop: Any) -> None:
-        """Let a :class:`benchmark.engine.trainer.StopRequest` of one process be one of all."""
+    def stop_together(self, stop: StopRequest) -> None:
+        """Let a :class:`StopRequest` of one process be one of all."""
         if self.watch is not None:
             stop.tell, self.watch.on_stop = self.watch.stop, lambda: setattr(stop, "requested", True)
 
@@ -183,8 +184,6 @@ def joined() -> Iterator[World]:
             _world.gather(None)  # none leaves before the others are done
             watch.leave()
         except BaseException as error:
-            from benchmark.engine.trainer import Interrupted  # which imports this module
-
             if isinstance(error, Interrupted):  # together
                 watch.leave()
                 raise

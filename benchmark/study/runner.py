@@ -88,7 +88,7 @@ def _together(
     from benchmark.engine.prepare import Preparer  # imports torch
     from benchmark.engine.probes import CannotStack, Probe
     from benchmark.engine.stacked import Probes
-    from benchmark.engine.trainer import Interrupted, StopRequest
+    from benchmark.engine.stopping import Interrupted, StopRequest
 
     probes = Probes(preparer or Preparer())
     alike: dict[Any, config.RunConfig] = {}
@@ -271,7 +271,7 @@ def run_unit(work: Work, unit: Unit, preparer: Preparer, claims: Claims) -> Gene
     Raises:
         Interrupted: asked to stop; what is done is kept, and the rest is left to others.
     """
-    from benchmark.engine.trainer import Interrupted
+    from benchmark.engine.stopping import Interrupted
 
     with claims.taken():
         mine = []
@@ -336,7 +336,7 @@ def failure(folder: Path) -> str:
 
 def _run_alone(work: Work, cell: Cell, preparer: Preparer) -> str | None:
     """Run a cell; returns why it failed, also in files in its folder: one broken cell must not take others down."""
-    from benchmark.engine.trainer import Interrupted
+    from benchmark.engine.stopping import Interrupted
 
     folder = work.output / cell.folder
     try:

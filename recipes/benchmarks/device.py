@@ -38,7 +38,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import wavbench
 from benchmark.engine.precision import Precision, use_tf32
 from benchmark.engine.prepare import Preparer, configure
-from benchmark.engine.trainer import StopRequest, Trainer
+from benchmark.engine.stopping import StopRequest
+from benchmark.engine.trainer import Trainer
 from benchmark.interfaces import Upstream
 from upstream.wav2vec2.config import Wav2Vec2Config
 from upstream.wav2vec2.export import save_checkpoint

@@ -56,6 +56,7 @@ def mask(wavs: Tensor, lens: Tensor) -> Tensor:
 def ours(folder: Path) -> Way:
     """This library."""
     model = load_model(folder / "fairseq.pt")
+    assert model.extractor is not None
     model.extractor.requires_grad_(False)
     return Way(model, model, partial(last_state, model))
 

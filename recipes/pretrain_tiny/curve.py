@@ -1,6 +1,7 @@
-"""Draw the training curves: of ``pretrain.py``, from its folder, and of fairseq's contrastive training, from its log.
+"""Draw training curves: of ``distill.py``, of ``recipes/pretrain_bestrq`` and of fairseq's contrastive training.
 
-    python -m recipes.pretrain_tiny.curve results/pretrain_tiny recipes/pretrain_tiny/curve.png
+    python -m recipes.pretrain_tiny.curve results/distill/distill.csv recipes/pretrain_tiny/distill.png
+    python -m recipes.pretrain_tiny.curve results/bestrq/curve.csv recipes/pretrain_bestrq/curve.png
     python -m recipes.pretrain_tiny.curve results/contrastive.log recipes/pretrain_tiny/contrastive.png
 
 The values are written as a CSV file beside the picture.
@@ -15,7 +16,11 @@ import re
 import sys
 from pathlib import Path
 
+from benchmark.errors import BenchmarkError
+
 Rows = list[dict[str, str]]
+Panels = dict[str, dict[str, str]]
+"""Title -> column -> label."""
 
 FAIRSEQ = ["update", "lr", "loss", "loss_0", "accuracy", "code_perplexity", "prob_perplexity", "temp", "gnorm"]
 """What is kept of fairseq's log; ``loss_0`` is the contrastive loss in bits."""
@@ -30,19 +35,50 @@ def read_log(path: Path) -> Rows:
     return rows
 
 
-def read_stages(folder: Path) -> Rows:
-    """``stageK/curve.csv`` one after the other, their updates counted on."""
-    rows: Rows = []
-    for path in sorted(folder.glob("stage*/curve.csv")):
-        before = int(rows[-1]["update"]) if rows else 0
+def read(path: Path) -> Rows:
+    """A CSV file's rows, or those of fairseq's log.
+
+    Raises:
+        BenchmarkError: there are none.
+    """
+    if path.suffix == ".csv":
         with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                rows.append({"stage": path.parent.name, **row, "update": str(before + int(row["update"]))})
+            rows = list(csv.DictReader(file))
+    else:
+        rows = read_log(path)
+    if not rows:
+        raise BenchmarkError(f"{path} has no values: expected a curve's .csv, or fairseq's log with log_format=json")
     return rows
 
 
-def draw(rows: Rows, panels: dict[str, dict[str, str]], path: Path) -> None:
-    """A panel each, over updates; ``panels``: title -> column -> label."""
+def panels_of(columns: list[str]) -> Panels:
+    """What to draw of a curve's columns."""
+    if "loss_0" in columns:
+        return {
+            "contrastive loss (bit)": {"loss_0": "training"},
+            "accuracy among the negatives": {"accuracy": "training"},
+            "perplexity of codes": {"code_perplexity": "hard", "prob_perplexity": "soft"},
+        }
+    if "speaker" in columns:
+        held_out = [name for name in columns if name.startswith("valid_")]
+
+        def of(kind: str) -> dict[str, str]:
+            return {name: f"state {name.rsplit('_', 1)[1]}" for name in held_out if name.startswith(f"valid_{kind}_")}
+
+        return {
+            "loss": {"total": "training", "valid_total": "held out"},
+            "held out: frames": of("frame"),
+            "held out: clips and speaker": {**of("clip"), "valid_speaker": "speaker"},
+        }
+    return {
+        "loss at masked frames (nat)": {"loss": "training", "valid_loss": "held out"},
+        "accuracy of codes": {"accuracy": "training", "valid_accuracy": "held out"},
+        "perplexity of codes": {"code_perplexity": "training"},
+    }
+
+
+def draw(rows: Rows, panels: Panels, path: Path) -> None:
+    """A panel each, over updates."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -64,32 +100,20 @@ def draw(rows: Rows, panels: dict[str, dict[str, str]], path: Path) -> None:
 def main() -> int:
     """``python -m recipes.pretrain_tiny.curve SOURCE PICTURE``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="the folder that pretrain.py wrote, or fairseq's log")
+    parser.add_argument("source", type=Path, help="distill.csv, curve.csv of BEST-RQ, or fairseq's log")
     parser.add_argument("picture", type=Path, help="a .png; a .csv of the same name lands beside it")
     options = parser.parse_args()
-    if options.source.is_dir():
-        rows = read_stages(options.source)
-        codebooks = [name for name in rows[0] if name.startswith("valid_accuracy_")]
-        panels = {
-            "loss at masked frames (nat)": {"loss": "training", "valid_loss": "validation"},
-            "validation accuracy of frame codes": {
-                name: f"{name[-1]}, less the {('utterance', 'set')[k % 2]}'s mean" for k, name in enumerate(codebooks)
-            },
-            "learning rate": {"lr": "learning rate"},
-        }
-    else:
-        rows = read_log(options.source)
-        panels = {
-            "contrastive loss (bit)": {"loss_0": "training"},
-            "accuracy among the negatives": {"accuracy": "training"},
-            "perplexity of codes": {"code_perplexity": "hard", "prob_perplexity": "soft"},
-        }
+    try:
+        rows = read(options.source)
+    except (BenchmarkError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     with options.picture.with_suffix(".csv").open("w", newline="") as file:
         names = dict.fromkeys(name for row in rows for name in row)
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    draw(rows, panels, options.picture)
+    draw(rows, panels_of(list(rows[0])), options.picture)
     return 0
 
 

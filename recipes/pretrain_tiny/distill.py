@@ -35,8 +35,8 @@ import yaml
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
-from recipes.pretrain_tiny.pretrain import FRAME_SHIFT, HERE, distort, read_config
 from recipes.pretrain_tiny.speech import SAMPLE_RATE, Speech, read
+from recipes.pretrain_tiny.student import FRAME_SHIFT, distort, narrow, tiny_config
 from recipes.pretrain_tiny.targets import Distillation, Targets, Teachers, at_speeds, autocast, frames_of
 from recipes.pretrain_tiny.teachers import read as read_teachers
 from upstream.wav2vec2.checkpoint import load_model
@@ -48,15 +48,6 @@ def difference(predicted: Tensor, wanted: Tensor) -> Tensor:
     """DistilHuBERT's loss of (row, dim): L1 distance, and -log sigmoid of the cosine similarity."""
     cosine = F.cosine_similarity(predicted, wanted, dim=-1)
     return F.l1_loss(predicted, wanted) - F.logsigmoid(cosine).mean()
-
-
-def narrow(wavs: Tensor, share: float) -> Tensor:
-    """Take what is above 3.4 to 4 kHz away from some of (batch, sample) waveforms."""
-    frequency = torch.fft.rfftfreq(wavs.size(1), 1 / SAMPLE_RATE, device=wavs.device)
-    edge = 3400 + 600 * torch.rand(len(wavs), 1, device=wavs.device)
-    response = (1 + (frequency / edge) ** 24).rsqrt()
-    heard = torch.fft.irfft(torch.fft.rfft(wavs) * response, wavs.size(1))
-    return torch.where(torch.rand(len(wavs), 1, device=wavs.device) < share, heard, wavs)
 
 
 class Distiller(nn.Module):
@@ -301,7 +292,7 @@ def run(options: argparse.Namespace) -> None:
     torch.manual_seed(config.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     bf16 = config.bf16 and device.type == "cuda"
-    student = load_model(options.begin) if options.begin else Wav2Vec2Model(read_config(HERE / "pretrain.yaml")[0])
+    student = load_model(options.begin) if options.begin else Wav2Vec2Model(tiny_config())
     architecture = student.config
     student.config = replace(
         architecture, apply_mask=True, mask_prob=config.mask_prob, mask_length=config.mask_length,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-from recipes.pretrain_tiny.pretrain import FRAME_SHIFT
 from recipes.pretrain_tiny.speech import LONGEST, Speech, join
+from recipes.pretrain_tiny.student import FRAME_SHIFT
 from recipes.pretrain_tiny.teachers import SpeakerEncoder, whisper_states
 from upstream.whisper.model import WhisperEncoder
 

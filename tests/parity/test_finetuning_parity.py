@@ -49,7 +49,8 @@ from test_wav2vec2_parity import BASE, LL60K, make_fairseq, prepared, save_fairs
 from torch import Tensor
 
 from benchmark.config import RunConfig
-from benchmark.engine.trainer import StopRequest, Trainer
+from benchmark.engine.stopping import StopRequest
+from benchmark.engine.trainer import Trainer
 from benchmark.interfaces import Batch, Corpus, Evaluation, Head, Splits, Target, Task, Utterance
 from downstream.asr.heads import CTCHeadConfig, make_head
 from downstream.asr.specaugment import SpecAugmentConfig

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from benchmark import config
 from benchmark.data import audio
 from benchmark.engine.cards import read_card, task_class
-from benchmark.engine.trainer import StopRequest, Trainer
+from benchmark.engine.stopping import StopRequest
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Corpus, HiddenStates, Trial, Upstream, Utterance
 

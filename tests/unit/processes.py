@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.engine.trainer import Interrupted
+from benchmark.engine.stopping import Interrupted
 from benchmark.engine.world import World, joined
 from benchmark.errors import BenchmarkError
 

@@ -25,7 +25,8 @@ from benchmark.engine import distributed, oom, prepare
 from benchmark.engine.distributed import SharedBatches, divide
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.run import run
-from benchmark.engine.trainer import Interrupted, Trainer
+from benchmark.engine.stopping import Interrupted
+from benchmark.engine.trainer import Trainer
 from benchmark.engine.world import World, joined
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, HiddenStates

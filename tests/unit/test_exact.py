@@ -21,7 +21,8 @@ from benchmark.engine import prepare
 from benchmark.engine.exact import FILE, Problem
 from benchmark.engine.predict import TrainedRun
 from benchmark.engine.run import run as run_settings
-from benchmark.engine.trainer import Interrupted, Trainer
+from benchmark.engine.stopping import Interrupted
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from downstream.classifier import Classifier
 from downstream.embedders import EmbedderConfig

@@ -17,7 +17,8 @@ from toys import ToyConfig, ToyHead, ToyTask, ToyUpstream, toy_corpus
 from benchmark.config import RunConfig
 from benchmark.data import audio
 from benchmark.engine.feature_store import FeatureStore
-from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
+from benchmark.engine.stopping import Interrupted, StopRequest
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Head, HiddenStates, Utterance
 

@@ -60,12 +60,15 @@ def test_the_result_warns(on: str, heard: bool, tmp_path: Path) -> None:
         ("mms_300m", "commonlanguage", "CommonVoice"),
         ("wavlm_base_plus", "voxceleb1", None),
         ("wav2vec2_base", "manifest", None),
+        ("bestrq_tiny", "debian_speech", "DebianSpeech"),
+        ("bestrq_tiny", "voxceleb1", None),
     ],
 )
 def test_published_checkpoints(upstream: str, corpus: str, names: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    from upstream.bestrq.cards import read_cards as read_bestrq
     from upstream.wav2vec2.cards import read_cards
 
-    info = {"pretrained_on": list(read_cards()[upstream].pretrained_on)}
+    info = {"pretrained_on": list((read_cards() | read_bestrq())[upstream].pretrained_on)}
     prepared = SimpleNamespace(
         task=SimpleNamespace(splits=SimpleNamespace(corpus=corpus)),
         upstream=SimpleNamespace(info=info),

@@ -13,7 +13,7 @@ from toys import toy_corpus
 
 from benchmark.engine import checkpoint, oom
 from benchmark.engine.model import Model
-from benchmark.engine.trainer import StopRequest
+from benchmark.engine.stopping import StopRequest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Corpus, HiddenStates
 

@@ -12,6 +12,8 @@ from benchmark import registry
 from benchmark.study import recipe as study
 
 STUDIES = REPOSITORY / "recipes" / "studies"
+SMALL = {"real.yaml"}
+"""Their corpora are small and fetched by ``make``: they are run as they are."""
 RECIPES = sorted([*STUDIES.glob("*.yaml"), *STUDIES.glob("demo/*.yaml")])
 
 
@@ -39,6 +41,6 @@ def test_a_recipe_makes_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_each_recipe_has_a_demo_variant() -> None:
     full = {path.name for path in STUDIES.glob("*.yaml")}
     assert len(full) >= 5
-    assert full <= {path.name for path in STUDIES.glob("demo/*.yaml")}
+    assert full - SMALL <= {path.name for path in STUDIES.glob("demo/*.yaml")}
     for path in STUDIES.glob("demo/*.yaml"):
         assert study.read(path).synthetic

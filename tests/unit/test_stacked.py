@@ -18,7 +18,7 @@ from toys import ToyUpstream
 from benchmark import registry
 from benchmark.engine.prepare import Preparer
 from benchmark.engine.stacked import Probes
-from benchmark.engine.trainer import Interrupted, StopRequest
+from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Head, HiddenStates, Utterance
 from benchmark.study import recipe, runner

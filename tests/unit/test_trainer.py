@@ -13,7 +13,8 @@ from toys import ToyConfig, ToyTask, ToyUpstream, toy_corpus
 from benchmark.config import RunConfig
 from benchmark.data import audio
 from benchmark.engine import trainer
-from benchmark.engine.trainer import Interrupted, StopRequest, Trainer
+from benchmark.engine.stopping import Interrupted, StopRequest
+from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Evaluation
 

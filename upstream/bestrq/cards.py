@@ -1,6 +1,6 @@
 """The table of encoders. Imports no torch.
 
-SpeechBrain publishes recipes and no checkpoint, so that there is nothing to download.
+SpeechBrain publishes the recipe; no published checkpoint is known to us, so that there is nothing to download.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def read_cards() -> dict[str, Card]:
             name="bestrq_tiny",
             file="bestrq_tiny.pt",
             licence="Apache-2.0",
-            data="synthetic speech of this project",
+            data="synthetic speech of this project, 11.8 h; human speech of Debian's archive, 4.9 h",
+            pretrained_on=("DebianSpeech",),
             summary="small bundled Conformer on log mels for demos and tests",
         ),
     )

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from benchmark import draws
 from benchmark.interfaces import HiddenStates, Upstream
 from upstream.bestrq.frontend import (
     HOP,
@@ -267,7 +268,7 @@ class BestRQEncoder(Upstream):
         kept = check_keep(keep, self.num_states)
         samples = check_input(wavs, wav_lens, self.min_samples, self.sample_rate)
         lengths = self.output_lengths(wav_lens)
-        if len(samples) > 1 and wavs.device.type == "cpu" and not torch.is_grad_enabled():
+        if len(samples) > 1 and wavs.device.type == "cpu" and not torch.is_grad_enabled() and not self.sharded:
             frames = lengths.tolist()
             states = [wavs.new_zeros(len(samples), max(frames), self.hidden_size) for _ in kept]
             for i, n in enumerate(samples):  # activations of one utterance fit the caches
@@ -310,7 +311,7 @@ class BestRQEncoder(Upstream):
         states = [x] if keep[0] == 0 else []
         for k, layer in enumerate(self.layers[: keep[-1]], start=1):
             dropped = self.training and self.config.encoder_layerdrop > 0
-            if not (dropped and torch.rand(()).item() < self.config.encoder_layerdrop):
+            if not (dropped and torch.rand((), generator=draws.generator()).item() < self.config.encoder_layerdrop):
                 if self.config.checkpoint_activations and torch.is_grad_enabled():
                     x = checkpoint(layer, x, packing, positions, use_reentrant=False)
                 else:

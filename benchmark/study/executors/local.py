@@ -151,7 +151,7 @@ def _main(pipe: Connection, work: Work, threads: int, device: str | None) -> Non
     import torch
 
     from benchmark.engine.prepare import Preparer
-    from benchmark.engine.trainer import Interrupted
+    from benchmark.engine.stopping import Interrupted
 
     registry.load_plugin(*work.study.plugins)
     torch.set_num_threads(threads)

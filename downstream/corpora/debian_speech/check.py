@@ -68,7 +68,7 @@ def chosen(folder: Path, every: Sequence[str], sample: int) -> list[Utterance]:
 
 def transcribe(utterances: Sequence[Utterance], weights: Path, seconds: float) -> Iterator[dict[str, str]]:
     """Transcripts of as many utterances as ``seconds`` of processor time allow."""
-    from faster_whisper import WhisperModel  # type: ignore[import-not-found]
+    from faster_whisper import WhisperModel
 
     model = WhisperModel(str(weights), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
     for utterance in utterances:

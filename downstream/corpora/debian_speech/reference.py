@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("root", type=Path)
     options = parser.parse_args(arguments)
     corpus = prepare(options.root)
-    from resemblyzer import VoiceEncoder, preprocess_wav  # type: ignore[import-not-found]
+    from resemblyzer import VoiceEncoder, preprocess_wav
 
     encoder = VoiceEncoder("cpu", verbose=False)
     for name, trials in corpus.trials.items():
