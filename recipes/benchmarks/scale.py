@@ -31,8 +31,12 @@ REPOSITORY = Path(__file__).parents[2]
 MEASURED = REPOSITORY / "docs" / "measured"
 RECIPE = REPOSITORY / "recipes" / "studies" / "sample_efficiency.yaml"
 UPSTREAMS = {
-    "wav2vec2_base": "base", "hubert_base": "base", "wav2vec2_large": "large", "xlsr_53": "large", "xls_r_300m": "large",
-}  # fmt: skip
+    "wav2vec2_base": "base",
+    "hubert_base": "base",
+    "wav2vec2_large": "large",
+    "xlsr_53": "large",
+    "xls_r_300m": "large",
+}
 """Five, and which architecture that was measured each is of."""
 BYTES = 32000
 """Of a second of 16-bit audio at 16 kHz."""
@@ -184,10 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for precision, seconds in found.items():
         longest = max(range(len(every)), key=seconds.__getitem__)
         total, most = sum(seconds), seconds[longest]
+        reads = max(rate.forward for rate in rates[precision].values()) * BYTES / 1e6
         print(
             f"{precision}: {total / HOUR:,.0f} GPU-hours, {len(every)} cells; the longest, such as "
-            f"{every[longest].folder.as_posix()}, take {most / DAY:.1f} days: more than {total / most:.0f} GPUs gain "
-            f"nothing; one GPU reads up to {max(rate.forward for rate in rates[precision].values()) * BYTES / 1e6:.0f} MB/s"
+            f"{every[longest].folder.as_posix()}, take {most / DAY:.1f} days, as long as the whole would on "
+            f"{total / most:.0f} GPUs; one GPU reads up to {reads:.0f} MB/s"
         )
     base = [cell for cell in every if cell.upstream == "wav2vec2_base"]
     cpu = sum(run.seconds(cpu_rates()) for cell in base for run in audio[cell.task, cell.regime])

@@ -244,7 +244,7 @@ def write(scores: Scores, out: Path) -> None:
 
 
 def table(scores: Scores) -> str:
-    """Markdown: mean and standard deviation over the seeds, a line for each state of each system."""
+    """Markdown: mean and standard deviation over the seeds, if there are two, a line for each state of each system."""
     probes = {
         f"{kind}{probe}": f"{speech}: {title}"
         for kind, speech in KINDS.items()
@@ -256,8 +256,8 @@ def table(scores: Scores) -> str:
         cells = []
         for probe in probes:
             values = [v for (s, p, k, _), v in scores.items() if (s, p, k) == (system, probe, state)]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}" if values else "–")
+            mean = f"{statistics.mean(values):.1f}" if values else "–"
+            cells.append(f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean)
         lines.append(f"| {system} | {state} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

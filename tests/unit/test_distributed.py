@@ -178,6 +178,22 @@ def test_a_share_gets_its_rows_of_what_is_drawn_for_all(what: str) -> None:
         assert torch.equal(draw(rows), alone[rows])
 
 
+@pytest.mark.parametrize("name", ["wav2vec2_tiny", "bestrq_tiny"])
+def test_layers_are_dropped_for_the_batch_as_a_whole(name: str) -> None:
+    model = registry.load_upstream(name, encoder_layerdrop=0.5).train()
+    wavs, lengths = torch.randn(2, 8000), torch.tensor([8000, 8000])
+
+    def last(own: int, common: int) -> torch.Tensor:
+        torch.manual_seed(own)
+        frames = model.output_lengths(lengths).tolist()
+        with draws.shared(draws.Share(frames, [0, 1], torch.Generator().manual_seed(common))), torch.no_grad():
+            return model(wavs, lengths).states[-1]
+
+    expected = [last(0, common) for common in range(6)]
+    assert not all(torch.equal(expected[0], other) for other in expected[1:])
+    assert all(torch.equal(last(1, common), expected[common]) for common in range(6))
+
+
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 

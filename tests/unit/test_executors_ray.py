@@ -59,21 +59,24 @@ def kill_node(node: Any) -> None:
 @pytest.fixture
 def study(tmp_path: Path, registries: None, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     return tiny_studies.read(tiny_studies.write(tmp_path, seeds=5))
 
 
-@pytest.fixture
-def cluster(study: Study) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head and two nodes; of which each test leaves less, in the order of the tests."""
     head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20, "_system_config": QUICK}
-    found = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            found.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-        yield found
-    finally:
-        ray.shutdown()
-        found.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCHMARK_CACHE", str(tmp_path_factory.mktemp("cache")))  # of the nodes
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        found = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(2):
+                found.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+            yield found
+        finally:
+            ray.shutdown()
+            found.shutdown()
 
 
 def when(reached: Callable[[], bool], act: Callable[[], None], seen: list[Any]) -> threading.Thread:
@@ -91,27 +94,6 @@ def when(reached: Callable[[], bool], act: Callable[[], None], seen: list[Any]) 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread
-
-
-def test_a_node_is_killed_in_the_middle(study: Study, cluster: Any, tmp_path: Path) -> None:
-    from benchmark.study.executors.ray import Ray
-
-    output = tmp_path / "ray"
-    kept: dict[Path, tuple[int, int]] = {}
-    killed: list[Any] = []
-
-    def kill() -> None:
-        kill_node(next(iter(cluster.worker_nodes)))
-        kept.update(tiny_studies.marks(output))
-
-    thread = when(lambda: len(list(output.rglob("cell.json"))) >= 8, kill, killed)
-    assert run_study(study, output, executor=Ray(cluster.address)) == {}
-    thread.join()
-    assert killed
-    assert len(kept) >= 16
-    tiny_studies.assert_kept(kept, output)
-    tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))
-    assert not list(output.rglob(".claim.*"))
 
 
 def test_results_are_sent_back_and_a_worker_is_killed(study: Study, cluster: Any, tmp_path: Path) -> None:
@@ -133,6 +115,27 @@ def test_results_are_sent_back_and_a_worker_is_killed(study: Study, cluster: Any
     thread.join()
     assert killed
     tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))
+
+
+def test_a_node_is_killed_in_the_middle(study: Study, cluster: Any, tmp_path: Path) -> None:
+    from benchmark.study.executors.ray import Ray
+
+    output = tmp_path / "ray"
+    kept: dict[Path, tuple[int, int]] = {}
+    killed: list[Any] = []
+
+    def kill() -> None:
+        kill_node(next(iter(cluster.worker_nodes)))
+        kept.update(tiny_studies.marks(output))
+
+    thread = when(lambda: len(list(output.rglob("cell.json"))) >= 8, kill, killed)
+    assert run_study(study, output, executor=Ray(cluster.address)) == {}
+    thread.join()
+    assert killed
+    assert len(kept) >= 16
+    tiny_studies.assert_kept(kept, output)
+    tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))
+    assert not list(output.rglob(".claim.*"))
 
 
 def test_the_head_is_killed(study: Study, cluster: Any, tmp_path: Path) -> None:

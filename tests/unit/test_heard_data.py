@@ -60,6 +60,7 @@ def test_the_result_warns(on: str, heard: bool, tmp_path: Path) -> None:
         ("mms_300m", "commonlanguage", "CommonVoice"),
         ("wavlm_base_plus", "voxceleb1", None),
         ("wav2vec2_base", "manifest", None),
+        ("wav2vec2_tiny", "debian_speech", "DebianSpeech"),
         ("bestrq_tiny", "debian_speech", "DebianSpeech"),
         ("bestrq_tiny", "voxceleb1", None),
     ],

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import REPOSITORY
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError
-from recipes.pretrain_tiny import distill, speech, teachers
+from recipes.pretrain_tiny import curve, distill, speech, teachers
 from recipes.pretrain_tiny.distill import read_overrides
 from recipes.pretrain_tiny.speech import encode, join, listed, pack, read
 from recipes.pretrain_tiny.targets import Distillation, at_speeds, frames_of
@@ -138,6 +139,21 @@ def test_unknown_setting() -> None:
     assert read_overrides(["states=[[1, 0], [6, 2]]", "weights=[1, 1]"]).states == ((1, 0), (6, 2))
     with pytest.raises(BenchmarkError, match="1 pairs"):
         read_overrides(["states=[[1, 0]]"])
+
+
+@pytest.mark.parametrize("path", ["pretrain_tiny/distill", "pretrain_tiny/contrastive", "pretrain_bestrq/curve"])
+def test_a_curve_has_what_is_drawn(path: str) -> None:
+    rows = curve.read((REPOSITORY / "recipes" / path).with_suffix(".csv"))
+    drawn = [column for columns in curve.panels_of(list(rows[0])).values() for column in columns]
+    assert len(drawn) >= 4
+    for column in drawn:
+        assert sum(bool(row[column]) for row in rows) >= 2
+
+
+def test_a_curve_without_values(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text("no JSON here")
+    with pytest.raises(BenchmarkError, match="has no values"):
+        curve.read(tmp_path / "train.log")
 
 
 @pytest.mark.medium

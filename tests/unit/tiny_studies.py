@@ -17,16 +17,25 @@ from benchmark.study.claims import Claims
 from benchmark.study.recipe import Cell, Study
 
 PLUGIN = """
+import os
 import sys
+import time
 from pathlib import Path
 sys.path[:0] = {paths!r}
 import test_stacked
 from benchmark import registry
+from benchmark.engine.trainer import Trainer
 if not test_stacked.CORPUS:
     test_stacked.CORPUS["tones"] = test_stacked.tones(Path({data!r}))
 if "tone_upstream" not in registry.upstreams:
     test_stacked.register()
+if "TONES_SLEEP" in os.environ and not hasattr(Trainer, "quick_update"):
+    def update(self, batches):
+        time.sleep(float(os.environ["TONES_SLEEP"]))
+        return self.quick_update(batches)
+    Trainer.quick_update, Trainer._update = Trainer._update, update
 """
+"""``$TONES_SLEEP``: seconds before each update of a cell that is run by itself, so that something can happen to it."""
 
 
 def write(folder: Path, *, seeds: int, tuned: Mapping[str, Any] | None = None) -> Path:
