@@ -48,7 +48,7 @@ FAMILY_PARAMETERS = {  # without the modules of pre-training; those of transform
 
 
 CORPORA = {"LibriSpeech", "Libri-Light", "MLS", "CommonVoice", "VoxPopuli", "VoxLingua107", "BABEL", "MMS-lab-U",
-           "GigaSpeech", "Switchboard", "Fisher"}  # fmt: skip
+           "GigaSpeech", "Switchboard", "Fisher", "DebianSpeech"}  # fmt: skip
 """Spellings in ``pretrained_on``."""
 
 
