@@ -337,7 +337,7 @@ def read(folder: Path) -> Pack:
     """
     path = folder / PACK
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BenchmarkError(f"{folder} holds no pack: there is no {PACK}. 'wavbench pack' makes one") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -54,7 +54,7 @@ class Owner:
 @functools.cache
 def _machine() -> tuple[str, str]:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return socket.gethostname(), f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         return socket.gethostname(), f"{uuid.getnode():x}"
@@ -63,7 +63,7 @@ def _machine() -> tuple[str, str]:
 def _started(pid: int) -> str:
     """When a process was started; empty where there is none, or only what a parent has not yet asked about."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return "" if state in "ZX" else fields[18]
     except OSError:
         pass

@@ -397,7 +397,7 @@ def test_training_is_fairseqs(
         ("base", True, 1e-4),
         ("base, by labels, accumulated, clipped", True, 1e-4),
         ("ll60k, padded", True, 1e-4),
-        ("tiny, padded", True, 1e-4),
+        ("tiny, padded", True, 1e-3),
         ("base", False, 1e-3),
         ("base, head first", False, 1e-3),
         ("ll60k, padded", False, 1e-3),
@@ -414,7 +414,8 @@ def test_training_in_float32_follows_fairseqs(
 ) -> None:
     """With fairseq's eps, and with torch's, as runs have it; the changes of all parameters together.
 
-    Measured after ten updates: with fairseq's 0.7e-5 to 1.5e-5 ("base, head first": 1e-4), with torch's 1e-5 to 4e-4.
+    Measured after ten updates: with fairseq's 0.7e-5 to 1.5e-5 ("base, head first": 1e-4; wav2vec2_tiny, whose weights
+    are trained: 5e-4), with torch's 1e-5 to 4e-4. In float64 all agree to the last digits.
     """
     ours, theirs = both(CASES.get(name, TINY), utterances, tmp_path, monkeypatch, exact=exact)
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)

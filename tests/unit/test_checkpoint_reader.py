@@ -150,7 +150,7 @@ def changed(good: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any])
         (lambda s: s["cfg"]["model"].update(layer_type="trf_adp"), "layer_type = 'trf_adp' is not supported"),
         (lambda s: s["cfg"]["model"].update(layer_type="conformer"), "attn_type = None is not supported"),
         (lambda s: s["cfg"]["model"].update(layer_type="conformer", attn_type="espnet"),
-         "pos_enc_type = 'abs' is not supported; supported: 'rel_pos' or 'rope'"),
+         "pos_enc_type = 'abs' is not supported; supported: 'rel_pos', 'rope' or 'relative_key'"),
         (lambda s: s["cfg"]["model"].update(layer_type="conformer", attn_type="espnet", pos_enc_type="rope",
                                             depthwise_conv_kernel_size=4), "depthwise_conv_kernel_size = 4 is not"),
         (lambda s: s["cfg"]["model"].update(encoder_layers="3"), "encoder_layers = '3' is a str, expected int"),

@@ -33,7 +33,7 @@ CASES = {
 
 
 def test_every_corpus_has_a_case() -> None:
-    assert set(CASES) == {entry.name for entry in registry.corpora}
+    assert set(CASES) == {entry.name for entry in registry.corpora} - {"debian_speech"}  # manifests, not a tree
 
 
 @pytest.fixture

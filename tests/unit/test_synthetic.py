@@ -305,7 +305,7 @@ def test_audio_is_sane(tree: Path) -> None:
     for path in [*tree.rglob("*.wav"), *tree.rglob("*.flac")]:
         info = soundfile.info(path)
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16"), path
-        assert info.duration >= 1.0, path
+        assert info.duration >= (0.3 if "DebianSpeech" in path.parts else 1.0), path
         audio = soundfile.read(path)[0]
         assert np.abs(audio).max() < 0.999, f"{path} clips"
         levels.append(20 * np.log10(np.sqrt(np.mean(audio**2))))

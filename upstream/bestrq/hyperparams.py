@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Object]:
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST:,} bytes")
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        root = yaml.compose(path.read_bytes(), Loader=yaml.BaseLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise unreadable(path, error) from error
     if not isinstance(root, yaml.MappingNode):

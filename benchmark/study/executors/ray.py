@@ -214,7 +214,7 @@ def _run(work: Work, unit: Unit, send_back: bool) -> Iterator[tuple[Report, byte
                 shutil.rmtree(place, ignore_errors=True)
         return
     try:
-        seen = (work.output / MARKER).read_text() == work.session
+        seen = (work.output / MARKER).read_text(encoding="utf-8") == work.session
     except OSError:
         seen = False
     if not seen:
