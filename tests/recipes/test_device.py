@@ -21,7 +21,7 @@ def test_the_small_form_measures_everything(tmp_path: Path, monkeypatch: pytest.
     found = json.loads((tmp_path / "device.json").read_text())
     assert found["failures"] == []
     checked = [row for row in found["rows"] if row["ok"] is not None]
-    assert {row["part"] for row in checked} == {"states", "regimes"}
+    assert {row["part"] for row in checked} == {"states", "families", "regimes"}
     assert all(row["ok"] for row in checked)
     assert {row["part"] for row in found["rows"]} == set(device.PARTS)
     assert any("transformers" in row["what"] for row in found["rows"])
