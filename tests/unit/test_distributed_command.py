@@ -89,15 +89,18 @@ def test_two_processes_give_the_losses_and_metrics_of_one(case: str, corpora_roo
     one, two = train(1, tmp_path / "one", arguments), train(2, tmp_path / "two", arguments)
     assert len(one) == UPDATES
     print(f"{case}: losses differ by at most {difference(one, two):.1e}")
-    assert difference(one, two) < 1e-5
+    assert difference(one, two) < 1e-5 * max(*one, 1.0)
     for name, values in metrics(tmp_path / "one").items():
-        assert metrics(tmp_path / "two")[name] == pytest.approx(values, abs=1e-5), name
+        found = metrics(tmp_path / "two")[name]
+        for metric, value in values.items():  # a calibration is fitted to few scores, and follows their last digits
+            tolerance = 1e-3 if metric.endswith("calibrated") else 1e-5
+            assert found[metric] == pytest.approx(value, abs=tolerance), (name, metric)
     if case != "asr":
         return
     shard = [*arguments, "trainer.shard=true", "tune.options.checkpoint_activations=true"]
     sharded = train(2, tmp_path / "sharded", shard)
     print(f"sharded: losses differ by at most {difference(two, sharded):.1e}")
-    assert difference(two, sharded) < 1e-5
+    assert difference(two, sharded) < 1e-5 * max(*two, 1.0)
     assert metrics(tmp_path / "sharded") == metrics(tmp_path / "two")
     assert export.main([str(tmp_path / "sharded"), "-o", str(tmp_path / "tuned.pt")]) == 0
     exported = registry.load_upstream("wav2vec2_local", checkpoint=str(tmp_path / "tuned.pt"))
