@@ -11,7 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upstream.bestrq.cards import FOLDER, PAPER, read_cards
+from upstream.bestrq.cards import FOLDER, read_cards
+from upstream.cards import info
 
 
 def load_card(
@@ -62,13 +63,13 @@ def load_card(
     model, found = load_model(path, options=options, random_weights=random_weights)
     config = found.config
     model.exports = {"speechbrain": export}
-    model.info = {
-        "name": card,
-        "checkpoint": str(found.file),
-        "sha256": None if random_weights else sha256_of(found.file),
-        "random_weights": random_weights,
-        "architecture": {
-            "family": "bestrq",
+    model.info = info(
+        about,
+        found.file,
+        own=checkpoint is None,
+        random_weights=random_weights,
+        sha256=lambda: sha256_of(found.file),
+        architecture={
             "mels": config.mels,
             "subsampling": model.frame_shift // 160,
             "norm": config.norm,
@@ -76,13 +77,8 @@ def load_card(
             "encoder_embed_dim": config.dim,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
-        "licence": about.licence if checkpoint is None else None,
-        "url": None,
-        "paper": PAPER,
-        "pretrained_on": [] if random_weights or checkpoint is not None else list(about.pretrained_on),
-        "objective": about.objective,
-        "options": options,
-    }
+        options=options,
+    )
     return model
 
 

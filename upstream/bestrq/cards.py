@@ -5,32 +5,23 @@ SpeechBrain publishes the recipe; no published checkpoint is known to us, so tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from upstream.cards import Card
 
 FOLDER = Path(__file__).parent
 PAPER = "2202.01855"
 """arXiv number; several codebooks: USM, 2303.01037."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """One encoder."""
-
-    name: str
-    file: str | None = None
-    """A file next to this module."""
-    url: str | None = None
-    filename: str | None = None
-    sha256: str | None = None
-    licence: str | None = None
-    objective: str = "masked prediction of random-projection codes (BEST-RQ)"
-    data: str | None = None
-    pretrained_on: tuple[str, ...] = ()
-    """Names of the corpora in ``data``, spelt as on wav2vec 2.0's cards."""
-    summary: str
-    aliases: tuple[str, ...] = ()
+_COMMON: dict[str, Any] = {
+    "family": "bestrq",
+    "paper": PAPER,
+    "objective": "masked prediction of random-projection codes (BEST-RQ)",
+}
+"""What all cards say."""
 
 
 @cache
@@ -39,11 +30,13 @@ def read_cards() -> dict[str, Card]:
     cards = (
         Card(
             name="bestrq",
+            **_COMMON,
             aliases=("bestrq_local",),
             summary="any BEST-RQ encoder of SpeechBrain's recipe, from -k FOLDER",
         ),
         Card(
             name="bestrq_tiny",
+            **_COMMON,
             file="bestrq_tiny.pt",
             licence="Apache-2.0",
             data="synthetic speech of this project, 11.8 h; human speech of Debian's archive, 4.9 h",
