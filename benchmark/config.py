@@ -159,6 +159,10 @@ class TuneConfig:
     """``finetune``: train the convolutional feature extractor too. fairseq's and s3prl's recipes do not."""
     freeze_updates: int = 0
     """Updates at the start that train the head and the layer weights only (fairseq: ``freeze_finetune_updates``)."""
+    probe: dict[str, Any] = field(default_factory=dict)
+    """Where not empty, the head and the layer weights are first trained on the frozen upstream, with these values over
+    the run's, and fine-tuning starts from those that were best on dev (linear probing, then fine-tuning: Kumar et al.,
+    ICLR 2022, 2202.10054)."""
     lora_rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
@@ -342,6 +346,23 @@ def _lay(card: Mapping[str, Any], task_config: type, layers: Sequence[tuple[str,
         if OmegaConf.select(config, key) >= config.trainer.max_steps:  # set for a longer run
             OmegaConf.update(config, key, value)
     return config
+
+
+def probing(run: RunConfig) -> RunConfig:
+    """The configuration of the training on the frozen upstream that ``tune.probe`` puts before fine-tuning.
+
+    Raises:
+        BenchmarkError: an unknown key, a wrong type or value.
+    """
+    config = OmegaConf.structured(run)
+    config.tune, config.trainer.trackers = OmegaConf.structured(TuneConfig), []
+    _merge(config, "tune.probe", run.tune.probe)
+    config.regime = "frozen" if config.featurizer.layer is None else "single_layer"
+    probe = cast(RunConfig, OmegaConf.to_object(config))
+    if probe.probe.solver != "gradient":
+        raise BenchmarkError("tune.probe trains the head that is fine-tuned afterwards: leave probe.solver out of it")
+    _validate(probe)
+    return probe
 
 
 def find_regime(name: str) -> Regime:
@@ -550,6 +571,8 @@ def _validate(run: RunConfig) -> None:
             f"tune.freeze_updates={run.tune.freeze_updates} of trainer.max_steps={steps} updates train the head alone: "
             "the upstream would never be trained. Set -o tune.freeze_updates lower, too"
         )
+    if regime.trains_upstream and run.tune.probe:
+        probing(run)
     if run.optim.schedule in ("constant", "linear") and 0 < steps <= run.optim.warmup_steps:
         raise BenchmarkError(
             f"optim.warmup_steps={run.optim.warmup_steps} of trainer.max_steps={steps} updates warm up: the rates "

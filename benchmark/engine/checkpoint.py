@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically
 
 FORMAT = 2
+PROBE = "probe"
+"""The folder of the training on the frozen upstream that ``tune.probe`` puts before fine-tuning."""
 BULKY = ("pairing", "optimizer", "scheduler", "scaler")
 """What of ``last.pt`` only further training needs."""
 
@@ -74,6 +77,7 @@ def prune(folder: Path, keep: str, *, chosen: bool = True) -> None:
     last = path(folder, "last")
     if keep == "all" or not last.exists():
         return
+    shutil.rmtree(folder / PROBE, ignore_errors=True)
 
     def shrink(state: dict[str, Any]) -> None:
         if state["pairing"] is not None:

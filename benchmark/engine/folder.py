@@ -14,6 +14,7 @@ from filelock import Timeout
 
 from benchmark import config
 from benchmark.config import RunConfig
+from benchmark.engine import checkpoint
 from benchmark.errors import BenchmarkError
 from benchmark.files import locked, remove_partial
 
@@ -26,7 +27,8 @@ ARTEFACTS = (
     "result.json", "evaluation.json", "*.png", "predictions*.jsonl", "scores*.txt", "*.trn", "*.csv", "budget.txt",
     "config.yaml", "trackers.json",
 )  # fmt: skip
-"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``evaluations/`` and what trackers write."""
+"""What a run leaves in its folder, beside ``log.txt``, ``checkpoints/``, ``probe/``, ``evaluations/`` and what
+trackers write."""
 
 
 def check_available(folder: Path, run: RunConfig, *, resume: bool, may_differ: Sequence[str] = ()) -> None:
@@ -60,7 +62,7 @@ def check_available(folder: Path, run: RunConfig, *, resume: bool, may_differ: S
 
 def clear(folder: Path) -> None:
     """Remove the run that a folder holds, its configuration last, and nothing else."""
-    for name in ("checkpoints", "tensorboard", "wandb", "evaluations"):
+    for name in ("checkpoints", checkpoint.PROBE, "tensorboard", "wandb", "evaluations"):
         shutil.rmtree(folder / name, ignore_errors=True)
     clear_artefacts(folder)
 

@@ -129,3 +129,14 @@ class Model(nn.Module):
         absent = sorted(set(missing) - self._untrained())
         if absent or unexpected:
             raise KeyError(f"missing {absent[:5]}, unexpected {unexpected[:5]}")
+
+    def head_state(self) -> dict[str, Tensor]:
+        """The state dict without the upstream: head and layer weights."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("upstream.")}
+
+    def load_head(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`head_state` of a model with another regime returned; strict."""
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        absent = [key for key in missing if not key.startswith("upstream.")]
+        if absent or unexpected:
+            raise KeyError(f"missing {absent[:5]}, unexpected {unexpected[:5]}")

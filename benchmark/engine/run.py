@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from benchmark import calibration, config, evaluation, plots, results
 from benchmark.config import RunConfig
@@ -125,7 +128,9 @@ def run(
                     if mode == "evaluate":
                         _take_over(trainer, output)
                     else:
-                        fit(trainer, stop, resume=resume, overwrite=overwrite)
+                        first = settings.tune.probe and trainer.model.upstream_trains
+                        probe = partial(_probe, prepared, preparer, trainer, stop) if first else None
+                        fit(trainer, stop, resume=resume, overwrite=overwrite, probe=probe)
                     assert trainer.best is not None
                     result = None if mode == "fit" else evaluate(prepared, trainer, output, stop)
                     if mode == "train":
@@ -150,12 +155,28 @@ def _evaluation_folder(folder: Path, settings: RunConfig, scored: Scored | None)
     return folder / "evaluations" / "-".join(part for part in (name, suffix) if part)
 
 
-def fit(trainer: Trainer, stop: StopRequest, *, resume: bool, overwrite: bool) -> None:
-    """Train, or continue training, to the last update; test is not looked at."""
+def fit(
+    trainer: Trainer,
+    stop: StopRequest,
+    *,
+    resume: bool,
+    overwrite: bool,
+    probe: Callable[[], Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Train, or continue training, to the last update; test is not looked at.
+
+    Args:
+        trainer: of the run.
+        stop: asks it to stop.
+        resume: continue the run that the folder holds, if there is one.
+        overwrite: remove it.
+        probe: gives the parameters beside the upstream's that training starts from.
+    """
     folder, settings = trainer.folder, trainer.run
     if overwrite:  # not before everything that the new run needs is known to be there
         trainer.world.alone(lambda: clear(folder))
-    if resume and trainer.resume():
+    resumed = resume and trainer.resume()
+    if resumed:
         log.info("resuming at update %d of %d", trainer.step, settings.trainer.max_steps)
 
     def write() -> None:
@@ -164,7 +185,28 @@ def fit(trainer: Trainer, stop: StopRequest, *, resume: bool, overwrite: bool) -
             write_text(folder / "budget.txt", "".join(f"{u.id}\n" for u in trainer.task.splits.train))
 
     trainer.world.alone(write)
+    if probe is not None and not resumed:
+        trainer.model.load_head(probe())
     trainer.train(stop)
+
+
+def _probe(prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopRequest) -> Mapping[str, Tensor]:
+    """Train the head and the layer weights on the frozen upstream, as ``tune.probe`` has it, or go on with it."""
+    settings = config.probing(prepared.run)
+    log.info("tune.probe: %d updates on the frozen upstream before fine-tuning", settings.trainer.max_steps)
+    probe = Trainer(
+        settings,
+        prepared.task,
+        preparer.upstream(settings),
+        trainer.folder / checkpoint.PROBE,
+        prepared.fingerprint,
+        trainer.provenance,
+    )
+    with probe.trackers.closing(lambda: stop.requested):
+        fit(probe, stop, resume=True, overwrite=False)
+    probe.load_best()
+    trainer.spent["samples_upstream"] += probe.spent["samples_upstream"]
+    return probe.model.head_state()
 
 
 def _take_over(trainer: Trainer, output: Path) -> None:

@@ -33,6 +33,7 @@ class StudyUpstream:
     title: str = ""
     """How the report names it; default: its key in the recipe."""
     checkpoint: str | None = None
+    """As ``-k`` takes it; a path may also be relative to the recipe."""
     options: dict[str, Any] = field(default_factory=dict)
     regimes: list[str] | None = None
     """Only these of the study's regimes."""
@@ -154,6 +155,8 @@ def read(path: Path) -> Study:
             raise BenchmarkError(f"recipe {path} names no {key}")
     for upstream in study.upstreams.values():
         registry.upstreams.get(upstream.name)
+        if upstream.checkpoint is not None and (beside := path.parent / upstream.checkpoint).exists():
+            upstream.checkpoint = str(beside.resolve())
     for name in study.tasks:
         registry.downstreams.get(name)
     for regime in study.regimes.values():

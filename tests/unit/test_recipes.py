@@ -44,3 +44,13 @@ def test_each_recipe_has_a_demo_variant() -> None:
     assert full - SMALL <= {path.name for path in STUDIES.glob("demo/*.yaml")}
     for path in STUDIES.glob("demo/*.yaml"):
         assert study.read(path).synthetic
+
+
+def test_a_checkpoint_may_be_relative_to_its_recipe(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    upstreams = "".join(f"  {key}: {{name: wav2vec2_local, checkpoint: {key}.pt}}\n" for key in ("weights", "others"))
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: s\nupstreams:\n{upstreams}tasks: {{voxceleb1_sid: {{}}}}\nregimes: {{frozen: {{}}}}\n")
+    read = study.read(path).upstreams
+    assert read["weights"].checkpoint == str(tmp_path / "weights.pt")
+    assert read["others"].checkpoint == "others.pt"

@@ -20,11 +20,12 @@ from benchmark import registry
 from benchmark.commands import predict
 from benchmark.config import RunConfig
 from benchmark.data import manifest
-from benchmark.engine import prepare
+from benchmark.engine import prepare, trainer
 from benchmark.engine.folder import RunLog
 from benchmark.engine.predict import TrainedRun
 from benchmark.engine.prepare import Prepared, Preparer, Scored
 from benchmark.engine.run import run as run_settings
+from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Regime, Splits, Utterance
 
@@ -372,3 +373,64 @@ def test_warnings_reach_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert evaluated is not None
     assert evaluated["warnings"] == ["this corpus is odd", "a warning of test"]
     assert "UserWarning: of another library" in (tmp_path / "third" / "log.txt").read_text()
+
+
+PROBED = ("regime=finetune", "optim.lr=0.0", "optim.upstream_lr=0.0", "optim.weights_lr=0.0")
+PROBE = {"optim": {"lr": 0.01, "weights_lr": 0.01}, "trainer": {"max_steps": 6}, "features": {"keep": True}}
+
+
+def test_fine_tuning_can_start_from_a_trained_probe(tmp_path: Path) -> None:
+    frozen = run_settings(
+        configure("optim.lr=0.01", "optim.weights_lr=0.01", "trainer.max_steps=6", "features.keep=true"),
+        tmp_path / "frozen",
+    )
+    tuned = run_settings(configure(*PROBED, config={"tune": {"probe": PROBE}}), tmp_path / "tuned")
+    without = run_settings(configure(*PROBED), tmp_path / "without")
+    assert frozen.result is not None
+    assert tuned.result is not None
+    assert without.result is not None
+    assert tuned.result["metrics"]["test"] == pytest.approx(frozen.result["metrics"]["test"], rel=1e-5)
+    assert tuned.result["layer_weights"] == pytest.approx(frozen.result["layer_weights"])
+    assert without.result["metrics"]["test"] != pytest.approx(frozen.result["metrics"]["test"], rel=1e-4)
+    assert tuned.result["cost"]["updates"] == 4
+    assert not (tmp_path / "tuned" / "probe").exists()  # trainer.keep=best
+    assert not (tmp_path / "without" / "probe").exists()
+
+
+def test_a_probe_before_fine_tuning_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configure(*PROBED, "trainer.keep=all", config={"tune": {"probe": PROBE}})
+    alone = run_settings(settings, tmp_path / "alone").result
+    trainings = []
+    train = trainer.Trainer.train
+
+    def interrupted(self: trainer.Trainer, stop: StopRequest) -> None:
+        trainings.append((self.run.regime, self.step))
+        if len(trainings) in (1, 3):  # the probe, then fine-tuning
+            monkeypatch.setattr(stop, "requested", True)
+        train(self, stop)
+
+    monkeypatch.setattr(trainer.Trainer, "train", interrupted)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run_settings(settings, tmp_path / "stopped", resume=True)
+    result = run_settings(settings, tmp_path / "stopped", resume=True).result
+    assert trainings == [("frozen", 0), ("frozen", 0), ("finetune", 0), ("finetune", 1)]
+    assert alone is not None
+    assert result is not None
+    assert result["metrics"] == alone["metrics"]
+    assert (tmp_path / "stopped" / "probe" / "checkpoints" / "best.pt").exists()
+    overwritten = run_settings(settings, tmp_path / "stopped", overwrite=True).result
+    assert overwritten is not None
+    assert overwritten["metrics"] == alone["metrics"]
+    assert trainings[4:] == [("frozen", 0), ("finetune", 0)]
+
+
+def test_what_a_probe_before_fine_tuning_cannot_set() -> None:
+    for wrong, message in (
+        ({"optim": {"rate": 1}}, r"tune\.probe.*rate"),
+        ({"trainer": {"max_steps": 0}}, r"trainer\.max_steps is 0"),
+        ({"probe": {"solver": "exact"}}, r"leave probe\.solver out"),
+    ):
+        with pytest.raises(BenchmarkError, match=message):
+            configure("regime=finetune", config={"tune": {"probe": wrong}})
+        configure(config={"tune": {"probe": wrong}})  # nothing is fine-tuned
