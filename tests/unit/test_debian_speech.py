@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -409,6 +410,17 @@ def test_splits_of_what_is_there(built: Path, tmp_path: Path) -> None:
     assert set(corpus.trials) == {"sv-en", "sv-es"}
     with pytest.raises(MissingData, match="DebianSpeech not found"):
         prepare(tmp_path)
+
+
+def test_sets_of_one_voice_a_source_are_not_larger_than_they_tell(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def most(name: str) -> int:
+        return max(Counter(u.id.split("/")[0] for u in prepare(built).splits[name]).values())
+
+    before = {name: most(name) for name in ("lid2-train", "lid2-dev", "lid2-test")}
+    assert before["lid2-test"] > 1
+    monkeypatch.setattr("downstream.corpora.debian_speech.corpus.LID_MOST", {"train": None, "dev": 1, "test": 1})
+    assert (most("lid2-dev"), most("lid2-test")) == (1, 1)
+    assert most("lid2-train") == before["lid2-train"]
 
 
 def clips(count: int, speakers: int = 3) -> list[Clip]:

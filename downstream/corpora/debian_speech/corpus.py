@@ -40,9 +40,9 @@ LID: Mapping[str, Sequence[str]] = {
 }
 """Split of language identification -> the sources whose 4 kHz versions it has."""
 
-LID_DEV = 60
-"""Clips of a source in the dev sets of language identification, evenly spaced by name: more would cost more than they
-tell, a source being one voice."""
+LID_MOST = {"train": None, "dev": 60, "test": 150}
+"""Clips of a source in the sets of language identification, at most, evenly spaced by name: where a source is one
+voice, more of it would cost more than they tell."""
 
 FISH_DEV_LEVELS = 7
 """Every seventh level of the game, by name, is dev."""
@@ -85,8 +85,7 @@ def prepare(root: Path) -> Corpus:
     splits: dict[str, list[Utterance]] = {}
     trials: dict[str, Sequence[Trial]] = {}
     for name, wanted in LID.items():
-        most = LID_DEV if name.endswith("-dev") else None
-        splits[name] = sources.join([f"{source}-4kHz" for source in wanted], most)
+        splits[name] = sources.join([f"{source}-4kHz" for source in wanted], LID_MOST[name.rpartition("-")[2]])
     _fish(sources, splits)
     _english(sources, splits)
     if (root / librispeech.FOLDER / "test-other").is_dir():
