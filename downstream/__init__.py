@@ -63,6 +63,8 @@ _HEARD = {
     "debian_speech": ("DebianSpeech",),
 }
 """Corpus -> corpora with the same recordings or sources, as upstreams' cards name them (``pretrained_on``)."""
+_SOURCES = {"debian_speech": {"librispeech-test-other": "librispeech"}}
+"""Corpus -> split -> the corpus that it is of, where that is another one."""
 
 
 def entries() -> list[Entry]:
@@ -92,6 +94,13 @@ def corpus_entries() -> list[Entry]:
     """Corpus names -> ``prepare(root: Path) -> Corpus``."""
     synthetic = "downstream.corpora.synthetic:synthesise_quick"
     return [
-        Entry(name, target, summary=summary, synthetic=synthetic, heard=_HEARD.get(name, ()))
+        Entry(
+            name,
+            target,
+            summary=summary,
+            synthetic=synthetic,
+            heard=_HEARD.get(name, ()),
+            sources=_SOURCES.get(name, {}),
+        )
         for name, (target, summary) in _CORPORA.items()
     ]

@@ -22,7 +22,18 @@ from benchmark import metrics
 from benchmark.data.manifest import OWN_DATA
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import About, Classes, clusters_of
-from benchmark.interfaces import Corpus, Evaluation, Head, NeighbourHead, Seconds, Splits, Target, Task, Utterance
+from benchmark.interfaces import (
+    Content,
+    Corpus,
+    Evaluation,
+    Head,
+    NeighbourHead,
+    Seconds,
+    Splits,
+    Target,
+    Task,
+    Utterance,
+)
 from benchmark.registry import suggest
 from downstream import recover
 from downstream.classifier import Classifier
@@ -395,7 +406,7 @@ class ClassificationTask(LabelTask):
         """The metrics of one evaluation set."""
         return metrics.score(items, (*self.more_metrics, self.selection))
 
-    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
+    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, Content]:
         """What the experiment folder keeps of the evaluation sets of a split."""
         if split != "test":
             return {}

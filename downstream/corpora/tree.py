@@ -146,8 +146,14 @@ def audio_files(
         Name with the published ending -> path. Of several files of one name, that with the published ending.
     """
     files: dict[str, str] = {}
+    rest: list[os.DirEntry[str]] = []
+    for entry in scan(folder):
+        if entry.name.endswith(ending) and not entry.is_dir():
+            files[entry.name] = entry.path
+        else:
+            rest.append(entry)
     others: list[os.DirEntry[str]] = []
-    for entry in sorted(scan(folder), key=lambda entry: (not entry.name.endswith(ending), entry.name)):
+    for entry in sorted(rest, key=lambda entry: entry.name):
         stem, own = os.path.splitext(entry.name)
         if entry.is_dir():
             misplaced += (deep := list(_audio_below(entry.path)))

@@ -12,6 +12,7 @@ import numpy as np
 from benchmark import metrics, plots
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes
+from benchmark.interfaces import Content
 from downstream.classification import ClassificationTask, HeldOutConfig
 
 P_TARGET = 0.5
@@ -74,18 +75,22 @@ class LanguageIdentification(ClassificationTask):
         counts = {"languages": len(np.unique(items.references)), "utterances": len(items)}
         return super().score(items) | counts
 
-    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
+    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, Content]:
         """Those of every classification task, and ``det.png`` of the first four sets."""
         files = super().files(split, sets)
         if not files:
             return files
-        curves = {
-            name: metrics.det_curve(*metrics.language_pairs(items.references, items.llrs))
+        detected = {
+            name: (items.references, items.llrs)
             for name, items in sets.items()
             if items.llrs is not None and len(np.unique(items.references)) > 1
         }
-        if curves:
-            title = f"{self.title(sets[split])},\neach against each"
-            shown = dict(list(curves.items())[:4])
-            files["det.png"] = plots.png(plots.det(shown, title, p_target=P_TARGET))
+
+        def draw() -> bytes:
+            pairs = {name: metrics.language_pairs(*both) for name, both in list(detected.items())[:4]}
+            curves = {name: metrics.det_curve(*pair) for name, pair in pairs.items()}
+            return plots.png(plots.det(curves, f"{self.title(sets[split])},\neach against each", p_target=P_TARGET))
+
+        if detected:
+            files["det.png"] = draw
         return files

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmark.evaluation import Classes
+from benchmark.interfaces import Content
 from downstream.classification import ClassificationConfig, ClassificationTask
 
 
@@ -30,6 +31,6 @@ class SpeakerIdentification(ClassificationTask):
         """``speaker``."""
         return "speaker"
 
-    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
+    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, Content]:
         """``predictions.jsonl`` of test, ``predictions_dev.jsonl`` of dev."""
         return {"predictions.jsonl" if split == "test" else f"predictions_{split}.jsonl": self.lines(sets[split])}

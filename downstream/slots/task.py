@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import Classes
-from benchmark.interfaces import Corpus, Head, NeighbourHead, Splits, Target, Utterance
+from benchmark.interfaces import Content, Corpus, Head, NeighbourHead, Splits, Target, Utterance
 from downstream.classification import ClassificationTask, HeldOutConfig
 from downstream.classifier import Classifier
 from downstream.confusion import confusion_files
@@ -195,12 +195,12 @@ class SlotClassification(ClassificationTask):
         """Raises :class:`BenchmarkError`: what neighbours vote for is one label."""
         raise BenchmarkError("probe.solver=knn asks neighbours for one label; this task has several (task.labels)")
 
-    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, str | bytes]:
+    def files(self, split: str, sets: Mapping[str, Classes]) -> dict[str, Content]:
         """``predictions.jsonl`` and the confusion of each label, of test."""
         if split != "test":
             return {}
         items = sets[split]
-        files: dict[str, str | bytes] = {items.file: self.lines(items)}
+        files: dict[str, Content] = {items.file: self.lines(items)}
         shape = [len(found) for found in self.slots.values()]
         places = [np.unravel_index(classes, shape) for classes in (items.references, items.predictions)]
         for (name, found), references, predictions in zip(self.slots.items(), *places, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,13 +237,15 @@ class SpeakerVerification(LabelTask):
                 if key == split:
                     result.items = items
                 result.files["scores.txt" if key == "test" else f"scores_{key}.txt"] = _lines(trials, scores)
-                curves.setdefault(key.removeprefix(name), {})[key] = metrics.det_curve(trials.labels, scores)
+                curves.setdefault(key.removeprefix(name), {})[key] = trials.labels, scores
         if split == "test":
             for suffix, lines in curves.items():
-                result.files[f"det{suffix}.png"] = plots.png(
-                    plots.det(lines, f"Speaker verification, {self.splits.corpus}")
-                )
+                result.files[f"det{suffix}.png"] = partial(self._draw, lines)
         return result
+
+    def _draw(self, scored: Mapping[str, tuple[Floats, Floats]]) -> bytes:
+        curves = {name: metrics.det_curve(labels, scores) for name, (labels, scores) in scored.items()}
+        return plots.png(plots.det(curves, f"Speaker verification, {self.splits.corpus}"))
 
     @classmethod
     def recover(cls, folder: Path) -> About | None:

@@ -373,7 +373,7 @@ if __name__ == "__main__":
     utterances = [utterance for _, utterance in manifest.scan("a.jsonl", ()).rows]
     reports = examine(utterances, decode=True, workers=2)
     assert [len(report.problems) for report in reports] == [1, 0] * 50, reports[:3]
-    with writing._processes(2) as pool:
+    with writing.processes(2) as pool:
         assert list(pool.map(len, ["a", "bb"])) == [1, 2]
     print("fine")
 """

@@ -6,12 +6,9 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from multiprocessing import get_context
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from downstream.corpora.debian_speech.clips import Clip, by_source, excluded, tr
 from downstream.corpora.debian_speech.packages import fetch, read_packages, unpack
 from downstream.corpora.debian_speech.sources import COLLECTIONS, Collection, Recording, recordings
 from downstream.corpora.debian_speech.trials import TRIALS, make_trials
+from downstream.corpora.processes import processes
 
 FOLDER = "DebianSpeech"
 """In the data root."""
@@ -79,7 +77,7 @@ def build(
     missing = [COLLECTIONS[name] for name in collections if not _state(folder, name).exists()]
     needed = dict.fromkeys(name for collection in missing for name in collection.packages)
     files = fetch([table[name] for name in needed], cache_dir() / "debian", debs, mirror)
-    with _pool(workers) as pool:
+    with processes(workers) as pool:
         _decode_all(folder, missing, files, pool)
         done = [name for name in COLLECTIONS if _state(folder, name).exists()]
         clips = [clip for name in done for clip in read_state(folder, name)]
@@ -103,19 +101,6 @@ def _claim(folder: Path) -> None:
         raise BenchmarkError(f"{folder} is not empty and was not made by this program. {_REMOVE}")
     else:
         write_text(marker, json.dumps(wanted) + "\n")
-
-
-@contextmanager
-def _pool(workers: int | None) -> Iterator[Executor | None]:
-    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if count == 1:
-        yield None
-        return
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _submit(pool: Executor | None, function: Any, *arguments: Any) -> Future[Any]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, as_completed
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import BenchmarkError
 from benchmark.files import MARKER, remove_partial, write_bytes, write_text
+from downstream.corpora.processes import processes
 from downstream.corpora.synthetic import debian, languages, libri, pretraining, superb, voxceleb
 from downstream.corpora.synthetic.layout import Layout, Texts
 from downstream.corpora.synthetic.recording import Clip, write_clip
@@ -60,20 +58,6 @@ def _claim(root: Path, parameters: dict[str, Any]) -> None:
             f"{root} is not empty and was not made by this program ({MARKER} is missing): choose another folder"
         )
     write_text(marker, json.dumps(wanted, indent=1) + "\n")
-
-
-@contextmanager
-def _processes(workers: int | None) -> Iterator[Executor | None]:
-    """``workers`` processes, started when they are first used; ``None``: this process suffices."""
-    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if count == 1:
-        yield None
-        return
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _run(root: Path, clips: Sequence[Clip], pool: Executor | None) -> Iterator[str]:
@@ -124,7 +108,7 @@ def synthesise(
     """
     if size not in SIZES:
         raise BenchmarkError(f"unknown size {size!r}: choose from {', '.join(SIZES)}")
-    with _processes(workers) as pool:
+    with processes(workers) as pool:
         for corpus in corpora:
             if corpus not in LAYOUTS:
                 raise BenchmarkError(f"unknown synthetic corpus {corpus!r}: choose from {', '.join(CORPORA)}")
@@ -145,5 +129,5 @@ def synthesise_pretraining(root: str | Path, *, hours: float = 10.0, seed: int =
     root = Path(root)
     clips, texts = pretraining.plan(root, hours, seed)
     parameters = {"version": VERSION, "corpus": "pretraining", "seed": seed, "hours": hours}
-    with _processes(workers) as pool:
+    with processes(workers) as pool:
         _fill(root, parameters, clips, texts, pool)

@@ -1,0 +1,24 @@
+"""Processes that make a corpus's files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+
+@contextmanager
+def processes(workers: int | None) -> Iterator[Executor | None]:
+    """``workers`` processes, by default one a core, started when they are first used; ``None``: this process
+    suffices."""
+    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if count == 1:
+        yield None
+        return
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
