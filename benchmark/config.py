@@ -5,16 +5,18 @@ Over 500 lines: two fifths are the options with their documentation, which belon
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark import registry, text
@@ -610,13 +612,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def to_yaml(run: RunConfig) -> str:
     """The complete configuration; :func:`read_yaml` gives it back."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(run)))  # twice as fast as a structured one
+    return "".join(_section_yaml(json.dumps({name: value})) for name, value in asdict(run).items())
+
+
+@functools.lru_cache(maxsize=256)
+def _section_yaml(section: str) -> str:
+    """A section, from JSON: the runs of a study have most of them in common, and writing one takes milliseconds."""
+    return OmegaConf.to_yaml(OmegaConf.create(json.loads(section)))
 
 
 def flatten(run: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     """``{"optim.lr": 0.0001, …}``."""
-    config = OmegaConf.structured(run) if isinstance(run, RunConfig) else OmegaConf.create(current_names(run))
-    return {key: OmegaConf.select(config, key) for key in dotted_keys(config)}
+    return dict(_flat(asdict(run) if isinstance(run, RunConfig) else current_names(run), ""))
+
+
+def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", None if value == MISSING else value
 
 
 def digest(run: RunConfig) -> str:

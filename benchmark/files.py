@@ -74,13 +74,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomically(path, lambda file: file.write(data))
 
 
-def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write each content under its name."""
+def write_files(folder: Path, files: Mapping[str, str | bytes | Callable[[], bytes]], *, figures: bool = True) -> None:
+    """Write each content under its name; ``figures``: also those that are still to be drawn."""
     for name, content in files.items():
         if isinstance(content, str):
             write_text(folder / name, content)
-        else:
+        elif isinstance(content, bytes):
             write_bytes(folder / name, content)
+        elif figures:
+            write_bytes(folder / name, content())
 
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -136,7 +138,7 @@ def is_safe(name: str) -> bool:
 
 def is_url(path: str) -> bool:
     """Whether a path is the address of a file elsewhere, ``s3://bucket/a.wav``."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+    return "://" in path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 def on_disk(path: str) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from benchmark.evaluation import About, Items
 
 Seconds = float
+Content = str | bytes | Callable[[], bytes]
+"""Of a file: text, bytes, or what draws a figure, which not everybody keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Splits:
     """Evaluation set -> whatever the task scores it by beside the utterances: a trial list, a part of ``test``."""
     vocabulary: Mapping[str, Any] | None = None
     """Of a trained run, where :meth:`Task.split_test` left ``train`` and ``dev`` empty; see :meth:`Task.vocabulary`."""
+    sources: tuple[str, ...] = ()
+    """Names of other corpora that a part of ``test`` is of, which the engine finds out."""
 
     def __getitem__(self, name: str) -> Sequence[Utterance]:
         """The split ``train``, ``dev`` or ``test``."""
@@ -186,6 +190,8 @@ class Upstream(nn.Module, ABC):
     name and origin."""
     batch_seconds: Seconds = 0.0
     """Audio that a pass should be of at least, where its weights are read anew at each; 0: any."""
+    trainable: bool = True
+    """Whether it can be trained; else it is used frozen."""
     sharded: bool = False
     """Several processes have parts of it, gathered for a block at a time: all of them have to make the same passes."""
     exports: Mapping[str, Callable[[Any, Path], str]] = {}
@@ -372,8 +378,8 @@ class Evaluation:
     sets: Mapping[str, Items] = field(default_factory=dict)
     """Evaluation set -> its items, of those whose scores are on one scale with those of ``dev``: a calibration that is
     fitted on ``dev`` is applied to them (:mod:`benchmark.calibration`)."""
-    files: dict[str, str | bytes] = field(default_factory=dict)
-    """File name -> content (text, or a figure's bytes), to keep in the experiment folder."""
+    files: dict[str, Content] = field(default_factory=dict)
+    """File name -> content, to keep in the experiment folder."""
 
 
 class Task(ABC):

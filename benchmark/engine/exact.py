@@ -87,11 +87,14 @@ class Features:
     """
 
     def __init__(self, states: Tensor, weights: Tensor) -> None:
-        covariance = (states * weights[:, None]).T @ states
-        self.scale = math.sqrt(float(covariance.trace()) / len(covariance)) or 1.0
-        values, vectors = torch.linalg.eigh(covariance / self.scale**2)
+        rooted = states * weights.sqrt()[:, None]
+        self.scale = math.sqrt(float(rooted.square().sum()) / rooted.shape[1]) or 1.0
+        rooted = rooted / self.scale
+        few = len(rooted) < rooted.shape[1]  # then the products of utterances are the smaller matrix
+        values, vectors = torch.linalg.eigh(rooted @ rooted.T if few else rooted.T @ rooted)
         there = values > values[-1] * len(values) * torch.finfo(torch.float64).eps  # others would have no weight
-        self.variances, self.basis = values[there], vectors[:, there]
+        self.variances, vectors = values[there], vectors[:, there]
+        self.basis = rooted.T @ (vectors / self.variances.sqrt()) if few else vectors
         self.values = states @ (self.basis / self.scale)
         """(utterance, direction): uncorrelated."""
 
@@ -162,16 +165,22 @@ class Problem:
         roots = self.weights.sqrt()[:, None]
         flat = (self.states * roots).flatten(1)
         gram = flat @ flat.T / dim  # (layer, layer)
-        products = torch.einsum("knd,nc->kdc", self.states, self.indicators * self.weights[:, None])
-        ridge = penalty * torch.eye(dim).to(self.states)
+        wanted = self.indicators * roots
+        few = len(wanted) < dim  # then the products of utterances are the smaller matrix
+        products = None if few else torch.einsum("knd,nc->kdc", self.states, wanted * roots)
+        ridge = penalty * torch.eye(min(len(wanted), dim)).to(self.states)
 
         def function(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             variables = torch.from_numpy(x.copy()).to(self.states.device).requires_grad_()
             shares = torch.softmax(variables, 0)
             shares = shares / torch.sqrt(shares @ gram @ shares)
             summed = (shares @ flat).view(-1, dim)
-            product = torch.tensordot(shares, products, 1)
-            explained = (product * torch.linalg.solve(summed.T @ summed + ridge, product)).sum()
+            if products is None:
+                kernel = summed @ summed.T
+                explained = (wanted * (kernel @ torch.linalg.solve(kernel + ridge, wanted))).sum()
+            else:
+                product = torch.tensordot(shares, products, 1)
+                explained = (product * torch.linalg.solve(summed.T @ summed + ridge, product)).sum()
             (gradient,) = torch.autograd.grad(-explained / 2, variables)
             return -explained.item() / 2, gradient.cpu().numpy()
 

@@ -114,6 +114,9 @@ class Model(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state dict without what stays as the upstream's checkpoint file has it."""
+        if not self.upstream_trains:  # without a look at the upstream: probes that train together ask again and again
+            parts = {"featurizer": self.featurizer, "head": self.head}
+            return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
         kept = self._untrained()
         return {key: value for key, value in self.state_dict().items() if key not in kept}
 

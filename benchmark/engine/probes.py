@@ -184,7 +184,8 @@ class Probe(Trainer):
         utterances = [*self.task.splits[split], *self.task.support(split)]
         statistics = StateStatistics(self.model.upstream.num_states)
         predictions: dict[str, Any] = {}
-        self.model.eval()
+        for part in (self.model.featurizer, self.model.head):  # not the upstream, which is not used
+            part.eval()
         with torch.inference_mode():
             for first in range(0, len(utterances), ROWS):
                 batch = self.features.batch(utterances[first : first + ROWS], self.model.featurizer.keep)
@@ -217,7 +218,7 @@ class Probe(Trainer):
                 with self.trackers.closing(lambda: stop.requested):
                     fit(self, stop, resume=False, overwrite=False)
                     if chosen:
-                        evaluate(self.prepared, self, self.folder, stop)
+                        evaluate(self.prepared, self, self.folder, stop, figures=False)
             except BenchmarkError as error:
                 self.run_log.failed(error)
                 raise

@@ -66,6 +66,7 @@ def run(
     scored: Scored | None = None,
     preparer: Preparer | None = None,
     group: str | None = None,
+    figures: bool = True,
 ) -> Outcome:
     """Run from a configuration to a result.
 
@@ -79,6 +80,7 @@ def run(
         scored: with ``evaluate``, score this in place of the protocol's test set.
         preparer: what it has found for earlier runs is not looked up again.
         group: what trackers show the run under, of a study its name and cell.
+        figures: draw them; a study's report draws those that it shows.
 
     Raises:
         BenchmarkError: whatever the user can fix; also written to ``log.txt`` once the folder is the run's.
@@ -132,7 +134,7 @@ def run(
                         probe = partial(_probe, prepared, preparer, trainer, stop) if first else None
                         fit(trainer, stop, resume=resume, overwrite=overwrite, probe=probe)
                     assert trainer.best is not None
-                    result = None if mode == "fit" else evaluate(prepared, trainer, output, stop)
+                    result = None if mode == "fit" else evaluate(prepared, trainer, output, stop, figures=figures)
                     if mode == "train":
                         world.alone(lambda: checkpoint.prune(folder, settings.trainer.keep))
                 return Outcome(output, trainer.best, result)
@@ -243,17 +245,21 @@ def _restore(trainer: Trainer, result: dict[str, Any]) -> None:
     trainer.warnings[:] = dict.fromkeys([*result["warnings"], *trainer.warnings])
 
 
-def evaluate(prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest) -> dict[str, Any]:
-    """Evaluate the chosen checkpoint on test, write the result into ``folder`` and return it."""
+def evaluate(
+    prepared: Prepared, trainer: Trainer, folder: Path, stop: StopRequest, *, figures: bool = True
+) -> dict[str, Any]:
+    """Evaluate the chosen checkpoint on test, write the result into ``folder``, with figures or without, and return
+    it."""
     best = trainer.load_best()
     scores, _ = trainer.evaluate("test", stop)
-    result = trainer.world.same(trainer.world.alone(lambda: _write_result(prepared, trainer, folder, best, scores)))
+    write = partial(_write_result, prepared, trainer, folder, best, scores, figures=figures)
+    result = trainer.world.same(trainer.world.alone(write))
     assert result is not None
     return result
 
 
 def _write_result(
-    prepared: Prepared, trainer: Trainer, folder: Path, best: dict[str, Any], scores: Evaluation
+    prepared: Prepared, trainer: Trainer, folder: Path, best: dict[str, Any], scores: Evaluation, *, figures: bool
 ) -> dict[str, Any]:
     settings = prepared.run
     calibration.apply(scores, calibration.Calibration.read(best.get("calibration")))  # earlier releases kept none
@@ -287,14 +293,14 @@ def _write_result(
         "warnings": list(trainer.warnings),
         "provenance": trainer.provenance,
     }
-    write_files(folder, scores.files)
+    write_files(folder, scores.files, figures=figures)
     if scores.items is not None:
         write_text(folder / evaluation.FILE, evaluation.describe(scores.items, list(scores.metrics["test"])))
-        if isinstance(scores.items, evaluation.Trials) and scores.items.calibration is not None:
+        if figures and isinstance(scores.items, evaluation.Trials) and scores.items.calibration is not None:
             title = f"{settings.downstream}: {result['downstream']['evaluated']}"
             figure = calibration.bayes_errors(scores.items, title)
             write_bytes(folder / "calibration.png", plots.png(figure))
-    if best["layers"] and len(best["layers"]["layer_weights"]) > 1:
+    if figures and best["layers"] and len(best["layers"]["layer_weights"]) > 1:
         write_bytes(folder / "layer_weights.png", plots.png(plots.layer_weights(result)))
     results.write(folder / "result.json", result)
     trainer.trackers.attach(result, folder)

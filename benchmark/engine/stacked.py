@@ -42,8 +42,8 @@ log = logging.getLogger("wavbench")
 
 T = TypeVar("T")
 
-STACK_BYTES = 2**26
-"""Parameters, gradients and moments of the runs that are trained together: more would not stay in a cache."""
+STACK_BYTES = {"cpu": 2**26, "cuda": 2**32}
+"""Parameters, gradients and moments of the runs that are trained together: on a CPU, more would not stay in a cache."""
 CLOSE = 1e-3
 """By how much, relatively, the loss of a stacked head may differ from the head's own before it is not trusted."""
 
@@ -397,7 +397,7 @@ class Probes:
         features = self._load([probe for probes in groups.values() for probe in probes], stop)
         for names in alike.values():
             numbers = sum(parameter.numel() for probe in groups[names[0]] for parameter in probe.parameters)
-            size = max(1, STACK_BYTES // (16 * numbers))
+            size = max(1, STACK_BYTES[groups[names[0]][0].device.type] // (16 * numbers))
             for first in range(0, len(names), size):
                 together = names[first : first + size]
                 stacks: dict[Any, list[Probe]] = defaultdict(list)

@@ -44,7 +44,7 @@ def run_cell(
         tried.append(_tried(one, best))
     chosen = _chosen(tried)
     one = _runs(study, cell, output, data_root)[chosen]
-    run(one.settings, one.folder, mode="evaluate", preparer=preparer, group=one.group)
+    run(one.settings, one.folder, mode="evaluate", preparer=preparer, group=one.group, figures=False)
     return _conclude(study, cell, output / cell.folder, tried, one.settings.trainer.keep)
 
 

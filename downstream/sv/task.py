@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark import evaluation, metrics, plots
@@ -216,7 +217,7 @@ class SpeakerVerification(LabelTask):
         cohort = self.support(split)
         norm = AdaptiveSNorm(cohort, predictions, self.config.norm) if cohort else None
         speaker = {utterance.id: utterance.speaker for utterance in self.splits[split]}
-        curves: dict[str, dict[str, metrics.DetCurve]] = {}  # raw and normalised apart: at most four lines a plot
+        drawn: dict[str, dict[str, tuple[NDArray[Any], Floats]]] = {}  # raw and normalised apart
         for name, trials in self.splits.sets.items():
             if (name == "dev") != (split == "dev"):
                 continue
@@ -237,13 +238,13 @@ class SpeakerVerification(LabelTask):
                 if key == split:
                     result.items = items
                 result.files["scores.txt" if key == "test" else f"scores_{key}.txt"] = _lines(trials, scores)
-                curves.setdefault(key.removeprefix(name), {})[key] = trials.labels, scores
+                drawn.setdefault(key.removeprefix(name), {})[key] = trials.labels, scores
         if split == "test":
-            for suffix, lines in curves.items():
+            for suffix, lines in drawn.items():
                 result.files[f"det{suffix}.png"] = partial(self._draw, lines)
         return result
 
-    def _draw(self, scored: Mapping[str, tuple[Floats, Floats]]) -> bytes:
+    def _draw(self, scored: Mapping[str, tuple[NDArray[Any], Floats]]) -> bytes:
         curves = {name: metrics.det_curve(labels, scores) for name, (labels, scores) in scored.items()}
         return plots.png(plots.det(curves, f"Speaker verification, {self.splits.corpus}"))
 

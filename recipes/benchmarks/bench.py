@@ -1,6 +1,6 @@
 """How fast is it, beside fairseq, transformers, torchaudio and s3prl? One table, on a CPU.
 
-    python recipes/benchmarks/bench.py [-o FOLDER] [--parts limit,pass,step,run,study,memory,start] [--quick] [--large]
+    python recipes/benchmarks/bench.py [-o FOLDER] [--parts limit,pass,step,run,accuracy,…] [--quick] [--large]
 
 All load one checkpoint with random weights of the base architecture, written once in fairseq's and Hugging Face's
 formats, and get the same utterances. They take turns, so that a machine that is busy with other work disturbs all
@@ -9,9 +9,9 @@ to be missing. About 12 minutes; ``--quick`` is the same with a tiny model in a 
 
 Parts: ``limit``, products of matrices; ``pass``, all states of 8 utterances of 2 to 17 s, in a batch and one by one;
 ``step``, a fine-tuning step of 4 of them with the extractor frozen; ``run``, SUPERB's speaker identification for 20
-epochs with a frozen upstream; ``study``, every layer and the weighted sum, with 3 seeds and 3 rates, of which s3prl's
-time is so many of its runs; ``memory``, the largest resident memory of a process that computes a batch; ``start``,
-commands from nothing.
+epochs with a frozen upstream; ``accuracy``, what that reaches on more speakers, on the bundled network; ``study``, every
+layer and the weighted sum, with 3 seeds and 3 rates, of which s3prl's time is so many of its runs; ``memory``, the
+largest resident memory of a process that computes a batch; ``start``, commands from nothing.
 
 The folder gets ``bench.csv``, ``bench.md`` and ``bench.png``.
 """
@@ -39,15 +39,16 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from common import BASE, LARGE, RATE, TINY, made, padded, ragged, write_speech
-from peers import LOADERS, Forward, Way, s3prl, s3prl_support, write_checkpoint
+from peers import LOADERS, Forward, Way, convert, s3prl, s3prl_support, write_checkpoint
 from rows import Row, write
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import wavbench
 from benchmark.engine.precision import Precision
 from upstream.products import Linear
+from upstream.wav2vec2.checkpoint import load_model
 from upstream.wav2vec2.model import Wav2Vec2Model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,12 +258,15 @@ Spoken = list[tuple[Tensor, int, str]]
 """(waveform, speaker, id) of utterances."""
 
 
-def speech(bench: Bench) -> tuple[dict[str, Path], dict[str, Spoken]]:
-    """Manifests, and what they hold."""
-    folder = bench.folder / "audio"
+def speech(
+    bench: Bench, *, speakers: int = 4, each: int = 6, low: float = 1.5, high: float = 3.0
+) -> tuple[dict[str, Path], dict[str, Spoken]]:
+    """Manifests, and what they hold: of each speaker so many utterances of ``low`` to ``high`` seconds."""
+    folder = bench.folder / f"audio of {speakers}"
     folder.mkdir(exist_ok=True)
-    paths = write_speech(folder, 4, 2 if bench.quick else 6, 0.5 if bench.quick else 1.5, 1.0 if bench.quick else 3.0,
-                         known=True)  # fmt: skip
+    if bench.quick:
+        each, low, high = 2, 0.5, 1.0
+    paths = write_speech(folder, speakers, each, low, high, known=True)
     read: dict[str, Spoken] = {split: [] for split in paths}
     for split, path in paths.items():
         for line in map(json.loads, path.read_text().splitlines()):
@@ -280,45 +284,77 @@ def accuracy(runner: Any, records: Any, spoken: Spoken) -> float:
     return 100 * float(np.mean(records["acc"]))
 
 
+def updates_of(train: Spoken) -> int:
+    """Of twenty epochs."""
+    return EPOCHS * -(-len(train) // BATCH)
+
+
+def run_s3prl(bench: Bench, upstream: nn.Module, spoken: Mapping[str, Spoken], speakers: int) -> tuple[float, float]:
+    """Seconds that s3prl's own Runner trains for, from audio in memory, and the accuracy on test in percent."""
+    support, train = s3prl_support(), spoken["train"]
+    runner = support.make_runner(
+        upstream, "voxceleb1", support.sid_config(256), count=speakers, steps=updates_of(train), accumulate=1, clip=1.0,
+        optimizer={"name": "TorchOptim", "torch_optim_name": "Adam", "lr": 1e-3}, folder=bench.folder / "expdir",
+    )  # fmt: skip
+    batches = [train[i : i + BATCH] for i in range(0, len(train), BATCH)]
+    given = [([wav.numpy() for wav, _, _ in batch], [who for _, who, _ in batch], [name for _, _, name in batch])
+             for batch in batches]  # fmt: skip
+    start = time.perf_counter()
+    support.train(runner, given)
+    return time.perf_counter() - start, accuracy(runner, support.records(), spoken["test"])
+
+
 def measure_run(bench: Bench) -> None:
     """Twenty epochs of a frozen run: ours from audio to test scores, s3prl's Runner in training alone."""
     data, spoken = speech(bench)
-    train = spoken["train"]
-    batches = [train[i : i + BATCH] for i in range(0, len(train), BATCH)]
-    updates = EPOCHS * len(batches)
-    label = f"frozen SID, {EPOCHS} epochs of {sum(len(wav) for wav, _, _ in train) / RATE:.0f} s"
+    updates = updates_of(spoken["train"])
+    label = f"frozen SID, {EPOCHS} epochs of {sum(len(wav) for wav, _, _ in spoken['train']) / RATE:.0f} s"
     with another_cache(bench):  # imports, and what is only done once
         wavbench.run("wav2vec2_local", "sid", folder=bench.folder / "one update", **settings(bench, data, 1))
     for name in ("feature store empty", "feature store filled"):
         start = time.perf_counter()
-        result = wavbench.run("wav2vec2_local", "sid", folder=bench.folder / name, **settings(bench, data, updates))
+        wavbench.run("wav2vec2_local", "sid", folder=bench.folder / name, **settings(bench, data, updates))
         seconds = time.perf_counter() - start
-        note = f"with dev and test; test accuracy {result['metrics']['test']['accuracy']:.0f} %"
-        bench.note(Row("run", label, f"ours, {name}", seconds, "s", [seconds], note=note))
+        bench.note(Row("run", label, f"ours, {name}", seconds, "s", [seconds], note="with dev and test"))
     try:
-        support = s3prl_support()
-        config = support.sid_config(256)
-        runner = support.make_runner(
-            s3prl(bench.folder).module, "voxceleb1", config, count=4, steps=updates, accumulate=1, clip=1.0,
-            optimizer={"name": "TorchOptim", "torch_optim_name": "Adam", "lr": 1e-3}, folder=bench.folder / "expdir",
-        )  # fmt: skip
-        given = [([wav.numpy() for wav, _, _ in batch], [who for _, who, _ in batch], [name for _, _, name in batch])
-                 for batch in batches]  # fmt: skip
-        start = time.perf_counter()
-        support.train(runner, given)
-        seconds = time.perf_counter() - start
-        reached = accuracy(runner, support.records(), spoken["test"])
-        note = f"its Runner, training alone, audio in memory; test accuracy {reached:.0f} %"
+        seconds, _ = run_s3prl(bench, s3prl(bench.folder).module, spoken, 4)
+        note = "its Runner, training alone, audio in memory"
         bench.note(Row("run", label, "s3prl", seconds, "s", [seconds], note=note))
     except Exception as failure:
         bench.missing("run", label, "s3prl", failure)
 
 
+def measure_accuracy(bench: Bench) -> None:
+    """What the same run reaches on more speakers, on the bundled network: ours and s3prl's Runner, three seeds each."""
+    speakers = 4 if bench.quick else 24
+    data, spoken = speech(bench, speakers=speakers, each=12, low=1.0, high=2.0)
+    values = settings(bench, data, updates_of(spoken["train"]))
+    del values["checkpoint"]
+    seeds = range(1 if bench.quick else 3)
+    label = f"frozen SID, {EPOCHS} epochs, {speakers} speakers, wav2vec2_tiny: test accuracy"
+    reached = []
+    for seed in seeds:
+        folder = bench.folder / f"accuracy {seed}"
+        result = wavbench.run("wav2vec2_tiny", "sid", folder=folder, seed=seed, **values)
+        reached.append(result["metrics"]["test"]["accuracy"])
+    bench.note(Row("accuracy", label, "ours", float(np.mean(reached)), "%", reached, note="mean of the seeds"))
+    try:
+        tiny = bench.folder / "tiny"
+        tiny.mkdir()
+        convert(load_model(wavbench.load_upstream("wav2vec2_tiny").info["checkpoint"]), tiny)
+        reached = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            reached.append(run_s3prl(bench, s3prl(tiny).module, spoken, speakers)[1])
+        bench.note(Row("accuracy", label, "s3prl", float(np.mean(reached)), "%", reached, note="its Runner"))
+    except Exception as failure:
+        bench.missing("accuracy", label, "s3prl", failure)
+
+
 def measure_study(bench: Bench) -> None:
     """Every state and the weighted sum, 3 seeds, 3 rates; s3prl's time is its run's, times the runs."""
     data, spoken = speech(bench)
-    updates = EPOCHS * -(-len(spoken["train"]) // BATCH)
-    values = settings(bench, data, updates)
+    values = settings(bench, data, updates_of(spoken["train"]))
     checkpoint = values.pop("checkpoint")
     regimes = {
         "sum": {"regime": "frozen", "search": {"optim.lr": list(RATES)}},
@@ -419,8 +455,8 @@ def measure_start(bench: Bench) -> None:
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "limit": measure_limit, "pass": measure_pass, "step": measure_step, "run": measure_run, "study": measure_study,
-    "memory": measure_memory, "start": measure_start,
+    "limit": measure_limit, "pass": measure_pass, "step": measure_step, "run": measure_run,
+    "accuracy": measure_accuracy, "study": measure_study, "memory": measure_memory, "start": measure_start,
 }  # fmt: skip
 
 

@@ -39,8 +39,12 @@ class Way:
 
 
 def write_checkpoint(folder: Path, architecture: Mapping[str, Any]) -> None:
-    """One model in three formats: fairseq's, Hugging Face's and s3prl's conversion of fairseq's."""
-    model = made(dict(architecture), apply_mask=True, dropout=0.1, attention_dropout=0.1)
+    """A model with random weights in three formats: fairseq's, Hugging Face's and s3prl's conversion of fairseq's."""
+    convert(made(dict(architecture), apply_mask=True, dropout=0.1, attention_dropout=0.1), folder)
+
+
+def convert(model: Wav2Vec2Model, folder: Path) -> None:
+    """A model in three formats."""
     save_checkpoint(model, folder / "fairseq.pt")
     export_huggingface(model, folder / "huggingface")
     written = torch.load(folder / "fairseq.pt")

@@ -102,7 +102,7 @@ def test_metrics_are_scikit_learns_and_the_files_hold_them(tmp_path: Path) -> No
     assert (header, [row[0] for row in table]) == (["reference", *EMOTIONS], list(EMOTIONS))
     counts = [[int(cell) for cell in row[1:]] for row in table]
     np.testing.assert_array_equal(counts, confusion_matrix(reference, prediction, labels=EMOTIONS))
-    assert bytes(result.files["confusion.png"]).startswith(b"\x89PNG")  # type: ignore[arg-type]
+    assert result.files["confusion.png"]().startswith(b"\x89PNG")  # type: ignore[operator]
 
     items = result.items
     assert isinstance(items, Classes)

@@ -12,6 +12,7 @@ import torch
 from benchmark import files, plots, results
 from benchmark.commands import table
 from benchmark.errors import BenchmarkError
+from benchmark.interfaces import Content
 from benchmark.tables import Table, number_text
 
 RESULT: dict[str, Any] = dict.fromkeys(results.FIELDS) | {
@@ -101,9 +102,13 @@ def test_the_table_shows_every_metric() -> None:
 
 
 def test_files_of_text_and_bytes(tmp_path: Path) -> None:
-    files.write_files(tmp_path, {"a.txt": "ä", "b.png": b"\x89"})
+    content: dict[str, Content] = {"a.txt": "ä", "b.png": b"\x89", "c.png": lambda: b"drawn"}
+    files.write_files(tmp_path, content, figures=False)
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "ä"
     assert (tmp_path / "b.png").read_bytes() == b"\x89"
+    assert not (tmp_path / "c.png").exists()
+    files.write_files(tmp_path, content)
+    assert (tmp_path / "c.png").read_bytes() == b"drawn"
 
 
 def test_results_are_collected_into_a_table(tmp_path: Path) -> None:

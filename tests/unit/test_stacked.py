@@ -17,6 +17,7 @@ from toys import ToyUpstream
 
 from benchmark import registry
 from benchmark.engine.prepare import Preparer
+from benchmark.engine.run import run
 from benchmark.engine.stacked import Probes
 from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
@@ -286,9 +287,15 @@ def test_a_cell_that_was_trained_together_is_evaluated_and_resumed_as_any(tmp_pa
     runner.run_cells(read, [cell], tmp_path, None)
     outcome = recipe.finished(tmp_path / cell.folder)
     assert outcome is not None
+    assert not list(tmp_path.rglob("*.png"))
     (tmp_path / cell.folder / "cell.json").unlink()
     again = runner.run_cell(read, cell, tmp_path, None)  # nothing is left to train
     assert json.loads(json.dumps(again)) == outcome
+    assert not list(tmp_path.rglob("*.png"))  # of a study the report draws figures
+    folder = tmp_path / cell.folder / outcome["chosen"]
+    chosen = next(one["candidate"] for one in outcome["tried"] if one["name"] == outcome["chosen"])
+    run(recipe.run_config(read, cell, chosen, None), folder, mode="evaluate")
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["layer_weights.png"]
 
 
 def test_units_are_of_one_upstream_and_task_and_fill_the_slots() -> None:

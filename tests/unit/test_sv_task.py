@@ -177,7 +177,7 @@ def test_scores_are_written_in_the_order_of_the_list(task: SpeakerVerification) 
     result = task.evaluate("test", embeddings)
     assert list(result.metrics) == ["test", "veri_test"]
     assert list(result.files) == ["scores.txt", "scores_veri_test.txt", "det.png"]
-    assert result.files["det.png"][:8] == b"\x89PNG\r\n\x1a\n"
+    assert result.files["det.png"]()[:8] == b"\x89PNG\r\n\x1a\n"
     for key, name in (("test", "scores.txt"), ("veri_test", "scores_veri_test.txt")):
         lines = [line.split(" ") for line in result.files[name].splitlines()]
         assert [(int(a), b, c) for a, b, c, _ in lines] == [
