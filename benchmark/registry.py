@@ -57,6 +57,8 @@ class Entry:
     corpus in the layout that the entry reads."""
     heard: tuple[str, ...] = ()
     """Corpora: names on upstreams' cards (``pretrained_on``) of corpora with the same recordings or sources."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Corpora: split -> the corpus that it is of, where that is another one."""
     origin: str = "built in"
     problem: str | None = None
     """Why the plug-in that brought this entry is unusable."""

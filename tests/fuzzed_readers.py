@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import damaged_checkpoints
 import numpy as np
 import soundfile
 import torch
@@ -306,39 +307,6 @@ def read_run_checkpoint(folder: Path) -> None:
     checkpoint.read(folder / "best.pt", lambda state: None)
 
 
-def write_upstream(family: str, save: str = "save") -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        import test_readers
-        import upstream_files
-
-        target = folder / ("hf" if save == "save_folder" else "file.pt")
-        if save == "save_fairseq2":
-            test_readers.write_fairseq2(target)
-        else:
-            getattr(upstream_files, save)(test_readers.small(family), target)
-
-    return make
-
-
-def write_ctranslate2(folder: Path) -> None:
-    from whisper_files import ctranslate2_bytes, ctranslate2_variables, whisper_model
-
-    (folder / "file.pt").write_bytes(ctranslate2_bytes(ctranslate2_variables(whisper_model(layers=1))))
-
-
-def write_openai(folder: Path) -> None:
-    from whisper_files import openai_state, whisper_model
-
-    torch.save(openai_state(whisper_model(layers=1)), folder / "file.pt")
-
-
-def upstream(name: str, file: str = "file.pt") -> Callable[[Path], object]:
-    def read(folder: Path) -> None:
-        registry.load_upstream(name, checkpoint=folder / file)
-
-    return read
-
-
 def write_features(folder: Path) -> None:
     from benchmark.engine import feature_shards
 
@@ -411,14 +379,7 @@ READERS: dict[str, Reader] = {
         Reader("audio: others", write_audio("aiff", "au", "caf", "w64", "rf64", "sph"), read_audio),
         Reader("audio: rare", write_audio("voc", "avr", "svx", "sf", "paf", "htk"), read_audio),
         Reader("checkpoints: runs", write_run_checkpoint, read_run_checkpoint),
-        Reader("checkpoints: fairseq", write_upstream("wav2vec2"), upstream("wav2vec2_local"), costly=4),
-        Reader(
-            "checkpoints: fairseq2", write_upstream("wav2vec2", "save_fairseq2"), upstream("wav2vec2_local"), costly=4
-        ),
-        Reader("checkpoints: WavLM", write_upstream("wavlm"), upstream("wavlm_local"), costly=4),
-        Reader("checkpoints: Hugging Face", write_upstream("wavlm", "save_folder"), upstream("hf", "hf"), costly=4),
-        Reader("checkpoints: OpenAI", write_openai, upstream("whisper_local"), costly=4),
-        Reader("checkpoints: CTranslate2", write_ctranslate2, upstream("whisper_local"), costly=4),
+        *damaged_checkpoints.READERS.values(),
         Reader("feature stores", write_features, read_features),
     )
 }

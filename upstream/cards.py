@@ -21,7 +21,7 @@ class Card:
     filename: str | None = None
     """What the download is called in the cache, where the last part of the url is ambiguous."""
     sha256: str | None = None
-    file: str | None = None
+    file: Path | None = None
     """A file of this package, in place of a url."""
     licence: str | None = None
     paper: str | None = None
@@ -30,7 +30,7 @@ class Card:
     """What it was pre-trained (and fine-tuned) to do."""
     data: str | None = None
     pretrained_on: tuple[str, ...] = ()
-    """Names of the corpora in ``data``, spelt alike on all cards."""
+    """Names of the corpora in ``data``, spelt alike on all cards; empty where none are published."""
     summary: str
     aliases: tuple[str, ...] = ()
 
@@ -51,7 +51,8 @@ def info(
     Args:
         about: its card.
         path: the file or folder that was read.
-        own: whether that is the card's own: what the card says of licence and data holds of no other file.
+        own: whether that was found by the card. What the card says of licence and data holds of no other file, unless
+            its hash is the card's.
         random_weights: whether only the architecture was taken from it.
         sha256: computes that of what was read.
         architecture: what to say of it.
@@ -60,10 +61,12 @@ def info(
     """
     from upstream import hub  # listing cards asks no server
 
+    digest = None if random_weights else sha256()
+    own = own or (digest is not None and digest == about.sha256)
     return {
         "name": about.name,
         "checkpoint": str(path),
-        "sha256": None if random_weights else sha256(),
+        "sha256": digest,
         "random_weights": random_weights,
         **more,
         "architecture": {"family": about.family, **architecture},
@@ -72,6 +75,7 @@ def info(
         **hub.provenance(path),
         "paper": about.paper,
         "objective": about.objective,
+        "data": about.data if own and not random_weights else None,
         "pretrained_on": list(about.pretrained_on) if own and not random_weights else [],
         "options": dict(options),
     }

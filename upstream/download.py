@@ -58,8 +58,9 @@ def cached(url: str, *, name: str | None = None, sha256: str | None = None) -> t
         fetch(url, target, sha256)
     digest = sha256_of(target)
     expected, source = sha256, "its card"
-    if expected is None and record.exists():
-        expected, source = record.read_text(encoding="ascii", errors="replace").split()[0], str(record)
+    recorded = record.read_text(encoding="ascii", errors="replace").split() if record.exists() else []
+    if expected is None and recorded:  # not what a crash left empty
+        expected, source = recorded[0], str(record)
     if expected is None:
         with contextlib.suppress(OSError):  # a read-only cache: nothing to compare with next time
             record.write_text(f"{digest}  {target.name}\n", encoding="ascii")
@@ -144,8 +145,8 @@ def _download(url: str, file: IO[bytes]) -> None:
         if start and response.status != 206:  # the server does not support ranges: start again
             file.truncate(0)
             start = 0
-        length = response.headers.get("Content-Length")
-        total_bytes = start + int(length) if length is not None else None
+        length = response.headers.get("Content-Length") or ""
+        total_bytes = start + int(length) if length.isdecimal() else None
         name = Path(urllib.parse.urlsplit(url).path).name
         with tqdm(total=total_bytes, initial=start, unit="B", unit_scale=True, desc=name) as progress:
             while chunk := response.read(CHUNK):

@@ -8,6 +8,7 @@ files that a reader reads are fetched, at the commit that the revision names the
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -29,6 +30,7 @@ PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:@({_PART}))?")
+_WEIGHTS_FILE = re.compile(rf"{_PART}\.(safetensors|bin)")
 _FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LARGEST_JSON = 2**26
@@ -152,7 +154,7 @@ def _parts(index: Path) -> list[str]:
         names = sorted(set(parts.values()))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"{index} is no index of weights: delete it, and it is fetched again") from error
-    if not all(isinstance(name, str) and re.fullmatch(rf"{_PART}\.(safetensors|bin)", name) for name in names):
+    if not all(isinstance(name, str) and len(name) < 256 and _WEIGHTS_FILE.fullmatch(name) for name in names):
         raise BenchmarkError(f"{index} names files of other kinds than safetensors and bin")
     return names
 
@@ -166,7 +168,7 @@ def _ask(url: str, name: str, by_hand: str) -> Mapping[str, Any]:
         reason = "wants a token for it" if error.code in (401, 403) else "has none of this name or revision"
         reason = f"{url.split('/api/')[0]} {reason} (HTTP {error.code})"
         raise BenchmarkError(f"there is no folder {name} here, and {reason}. {by_hand}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         raise BenchmarkError(f"there is no folder {name} here, and {url} cannot be read: {error}. {by_hand}") from error
     if not isinstance(found, dict):
         raise BenchmarkError(f"{url} answers a {type(found).__name__}, not an object. {by_hand}")

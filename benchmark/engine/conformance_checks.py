@@ -240,6 +240,8 @@ def silence(trial: Trial) -> Iterator[str]:
 def gradient(trial: Trial) -> Iterator[str]:
     """From the last state to the parameters, of every block; the number of states in training mode."""
     upstream = trial.upstream
+    if not upstream.trainable:
+        raise Skip("it says that it cannot be trained")
     named = {name: parameter for name, parameter in upstream.named_parameters() if parameter.is_floating_point()}
     if not named:
         raise Skip("it has no parameters, so nothing of it can be trained")

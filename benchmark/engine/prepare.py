@@ -240,7 +240,7 @@ class Preparer:
                 if scored is None:
                     splits.check_disjoint({name: chosen[name] for name in NAMES})
                 self._seconds[key] = _durations(u for name in NAMES for u in chosen[name])
-                self._splits[key] = chosen
+                self._splits[key] = _with_sources(chosen, corpus if target is None else target.corpus)
         return self._splits[key], self._seconds[key]
 
     @contextlib.contextmanager
@@ -318,6 +318,7 @@ def _without_training(
                 f"task '{card['task']}' cannot be evaluated without its training data (it has no split_test). If they "
                 "have moved, say where they are: --data-root DIR, or -o data.train=FILE data.dev=FILE data.test=FILE"
             )
+        chosen = _with_sources(chosen, target.corpus)
         seconds = _durations(chosen.test)
     except BenchmarkError as error:
         if str(error) == str(reason):
@@ -331,6 +332,14 @@ def _without_training(
     log.warning("the run's training data are not there, and it is evaluated without them: %s", why)
     recorded = results.read(trained / "result.json")["data"]
     return chosen, seconds, {name: recorded[name] for name in ("train", "dev")}
+
+
+def _with_sources(chosen: Splits, corpus: Corpus) -> Splits:
+    """``chosen`` from ``corpus``, with the names of other corpora that some of the test set is of."""
+    known = registry.corpora.get(corpus.name).sources if corpus.name in registry.corpora else {}
+    test = {utterance.id for utterance in chosen.test}
+    found = {of for split, of in known.items() if any(u.id in test for u in corpus.splits.get(split, ()))}
+    return replace(chosen, sources=tuple(sorted(found)))
 
 
 def _tuning_options(run: RunConfig) -> dict[str, Any]:
@@ -404,19 +413,29 @@ def _refuse_too_short(split: str, prepared: Prepared) -> None:
 
 
 def _warn_of_heard_data(prepared: Prepared) -> None:
-    """Log where the upstream was trained on the corpus of the test set, or on one that shares its source."""
-    corpus = prepared.task.splits.corpus
-    known = registry.corpora.get(corpus).heard if corpus in registry.corpora else ()
-    names = {name.lower() for name in known or (corpus,)}
-    heard = [name for name in prepared.upstream.info.get("pretrained_on") or () if name.lower() in names]
-    if heard:
+    """Log where the upstream was trained on a corpus that the test set is of or shares its source with, and where this
+    is not known of a published model."""
+    chosen, info = prepared.task.splits, prepared.upstream.info
+    if info.get("data") and not info.get("pretrained_on"):
         log.warning(
-            "upstream '%s' was trained on %s, and the test set of this run, %s, is of that corpus or shares its "
-            "source: the result may be better than on speech that is new to the upstream",
+            "what upstream '%s' was trained on is not published by corpus (%s): whether it has heard the test set of "
+            "this run, %s, is not known",
             prepared.run.upstream.name,
-            ", ".join(heard),
-            corpus,
+            info["data"],
+            ", ".join([chosen.corpus, *chosen.sources]),
         )
+    for corpus, shown in ((chosen.corpus, chosen.corpus), *((of, f"in part {of}") for of in chosen.sources)):
+        known = registry.corpora.get(corpus).heard if corpus in registry.corpora else ()
+        names = {name.lower() for name in known or (corpus,)}
+        heard = [name for name in info.get("pretrained_on") or () if name.lower() in names]
+        if heard:
+            log.warning(
+                "upstream '%s' was trained on %s, and the test set of this run, %s, is of that corpus or shares its "
+                "source: the result may be better than on speech that is new to the upstream",
+                prepared.run.upstream.name,
+                ", ".join(heard),
+                shown,
+            )
 
 
 def weights_digest(upstream: Upstream) -> str:

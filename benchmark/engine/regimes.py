@@ -18,6 +18,10 @@ def apply_regime(regime: Regime, upstream: Upstream, tune: TuneConfig) -> None:
     Raises:
         BenchmarkError: the upstream has nothing that the regime could train, or PEFT is needed and not installed.
     """
+    if regime.trains_upstream and not upstream.trainable:
+        raise BenchmarkError(
+            f"upstream '{_name(upstream)}' cannot be trained as it was loaded: leave it frozen, or leave stream out"
+        )
     upstream.requires_grad_(False)
     regime.apply(upstream, tune)
     if regime.trains_upstream and not any(parameter.requires_grad for parameter in upstream.parameters()):

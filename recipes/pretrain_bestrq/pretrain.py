@@ -21,17 +21,17 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_atomically
+from recipes.overrides import changed
 from recipes.pretrain_bestrq.audio import Frames, find, read
 from upstream.bestrq.checkpoint import save_folder, to_speechbrain
 from upstream.bestrq.frontend import valid
@@ -304,18 +304,6 @@ class Run:
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def configure(overrides: Sequence[str]) -> tuple[BestRQConfig, Training]:
-    """The architecture and the training with ``NAME=VALUE`` changes of either."""
-    values = {name: yaml.safe_load(text) for name, _, text in (override.partition("=") for override in overrides)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    of_model = {field.name for field in fields(BestRQConfig)}
-    of_training = {field.name for field in fields(Training)}
-    if unknown := [name for name in values if name not in of_model | of_training]:
-        raise BenchmarkError(f"unknown option {unknown[0]!r}: choose from {', '.join(sorted(of_model | of_training))}")
-    model = replace(MODEL, **{name: value for name, value in values.items() if name in of_model})
-    return model, replace(Training(), **{name: value for name, value in values.items() if name in of_training})
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m recipes.pretrain_bestrq.pretrain OUT --audio DIR``; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -334,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        model, training = configure(options.overrides)
+        model, training = changed(options.overrides, MODEL, Training())
         device = torch.device(options.device)
         data = read(find(options.audio), workers=options.workers, bands=model.mels, device=device)
         log.info("%.2f hours in %d utterances", data.hours, len(data.starts) - 1)

@@ -25,16 +25,16 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
+from recipes.overrides import changed
 from recipes.pretrain_tiny.speech import SAMPLE_RATE, Speech, read
 from recipes.pretrain_tiny.student import FRAME_SHIFT, distort, narrow, tiny_config
 from recipes.pretrain_tiny.targets import Distillation, Targets, Teachers, at_speeds, autocast, frames_of
@@ -244,21 +244,10 @@ def distil(distiller: Distiller, course: Course, out: Path, architecture: Any, *
                 write_student(distiller.student, architecture, out / "wav2vec2_tiny.pt")
 
 
-def as_tuples(value: Any) -> Any:
-    """Lists, also those in lists, as tuples."""
-    return tuple(as_tuples(one) for one in value) if isinstance(value, list) else value
-
-
 def read_overrides(overrides: Sequence[str]) -> Distillation:
     """``name=value`` -> settings."""
-    known = {field.name for field in fields(Distillation)}
-    values = {}
-    for override in overrides:
-        name, _, value = override.partition("=")
-        if name not in known:
-            raise BenchmarkError(f"unknown option {name!r}: choose from {', '.join(sorted(known))}")
-        values[name] = as_tuples(yaml.safe_load(value))
-    config = replace(Distillation(), **values)
+    config: Distillation
+    (config,) = changed(overrides, Distillation())
     if len(config.states) != len(config.weights):
         raise BenchmarkError(f"{len(config.states)} pairs of states and {len(config.weights)} weights")
     return config

@@ -107,6 +107,13 @@ def test_a_file_put_there_by_hand_is_taken(server: Server, cache: Path) -> None:
     assert not server.seen
 
 
+def test_a_record_that_a_crash_left_empty(server: Server, cache: Path) -> None:
+    cached(server.url())
+    (cache / "model.pt.sha256").write_text("")
+    assert cached(server.url())[1] == SHA256
+    assert (cache / "model.pt.sha256").read_text() == f"{SHA256}  model.pt\n"
+
+
 def test_a_file_that_changed_is_refused(server: Server, cache: Path) -> None:
     path, _ = cached(server.url())
     path.write_bytes(b"something else")

@@ -21,7 +21,7 @@ from benchmark.engine.prepare import configure
 from benchmark.errors import BenchmarkError
 
 QUICK = [name for name in READERS if name not in ("report", "datasets") and not name.startswith("checkpoints: ")]
-"""Readers that take a few milliseconds; damaged checkpoints are in test_readers.py and test_whisper.py, too."""
+"""Readers that take a few milliseconds; damaged checkpoints are in test_damaged_checkpoints.py."""
 
 
 @pytest.mark.medium
@@ -160,6 +160,22 @@ def test_a_report_runs_no_plugin_that_a_folder_names(tmp_path: Path, registries:
     registry.load_plugin(tmp_path / "evil.py")
     with pytest.raises(BenchmarkError, match="does not name the downstream"):
         at_hand(folder)
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "predictions.jsonl", "result.json"])
+def test_results_that_are_nested_too_deeply(name: str, tmp_path: Path) -> None:
+    folder = write_cell(tmp_path, "languages", "frozen", "all", 0)
+    (folder / name).write_text('{"id": ' + "[" * 10_000 + "\n")
+    with pytest.raises(BenchmarkError, match="recursion|nested"):
+        READERS["results: classes"].read(tmp_path)
+
+
+def test_cuts_that_are_nested_too_deeply(tmp_path: Path) -> None:
+    pytest.importorskip("lhotse")
+    READERS["lhotse"].write(tmp_path)
+    (tmp_path / "cuts.jsonl").write_text('{"id": ' + "[" * 10_000 + "\n")
+    with pytest.raises(BenchmarkError, match="not as lhotse writes it"):
+        READERS["lhotse"].read(tmp_path)
 
 
 def test_a_store_that_is_nested_too_deeply(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def test_the_result_warns(on: str, heard: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("upstream", "corpus", "names"),
     [
+        ("wav2vec2_base", "debian_speech librispeech", "LibriSpeech"),
+        ("wav2vec2_tiny", "debian_speech librispeech", "DebianSpeech"),
+        ("whisper_base", "debian_speech librispeech", "?"),
+        ("w2v_bert_2", "voxceleb1", "?"),
+        ("whisper_local", "voxceleb1", None),
         ("wav2vec2_base", "librispeech", "LibriSpeech"),
         ("hubert_large", "librispeech", "Libri-Light"),
         ("data2vec2_base", "librispeech", "LibriSpeech"),
@@ -68,13 +73,35 @@ def test_the_result_warns(on: str, heard: bool, tmp_path: Path) -> None:
 def test_published_checkpoints(upstream: str, corpus: str, names: str | None, caplog: pytest.LogCaptureFixture) -> None:
     from upstream.bestrq.cards import read_cards as read_bestrq
     from upstream.wav2vec2.cards import read_cards
+    from upstream.whisper.cards import read_cards as read_whisper
 
-    info = {"pretrained_on": list((read_cards() | read_bestrq())[upstream].pretrained_on)}
+    card = (read_cards() | read_bestrq() | read_whisper())[upstream]
+    info = {"data": card.data, "pretrained_on": list(card.pretrained_on)}
+    corpus, *sources = corpus.split()
     prepared = SimpleNamespace(
-        task=SimpleNamespace(splits=SimpleNamespace(corpus=corpus)),
+        task=SimpleNamespace(splits=SimpleNamespace(corpus=corpus, sources=sources)),
         upstream=SimpleNamespace(info=info),
         run=SimpleNamespace(upstream=SimpleNamespace(name=upstream)),
     )
     with caplog.at_level("WARNING"):
         prepare._warn_of_heard_data(prepared)  # type: ignore[arg-type]
-    assert [f"'{upstream}' was trained on {names}, " in message for message in caplog.messages] == [True] * bool(names)
+    if names == "?":
+        said = (
+            f"what upstream '{upstream}' was trained on is not published by corpus ({card.data}): whether it has heard "
+        )
+        assert caplog.messages == [f"{said}the test set of this run, {', '.join([corpus, *sources])}, is not known"]
+    else:
+        messages = [f"'{upstream}' was trained on {names}, " in message for message in caplog.messages]
+        assert messages == [True] * bool(names)
+
+
+@pytest.mark.medium
+def test_a_test_set_of_several_corpora(corpora_root: Path) -> None:
+    """LibriSpeech's part is there, is asked for, or is the only one."""
+
+    def sources(*overrides: str) -> tuple[str, ...]:
+        settings = prepare.configure("real_asr", [], ["upstream.name=fbank", f"data.root={corpora_root}", *overrides])
+        return prepare.Preparer().splits(settings)[0].sources
+
+    assert sources() == sources("task.test_splits=[librispeech-test-other]") == ("librispeech",)
+    assert sources("task.test_splits=[en-test, asterisk-en]") == ()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import http.client
 import json
+import random
 import shutil
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from fuzzing import damaged_value
 from safetensors.torch import load_file, save_file
 from test_upstream_wav2vec2 import ragged, small_model
 
@@ -162,11 +167,13 @@ def test_several_files_of_weights(server: Hub, model: Any) -> None:
     assert all(map(torch.equal, loaded(*ragged([4000])).states, model(*ragged([4000])).states))
     assert hub.find(f"{NAME}@v2") is not None
     assert hub.find(NAME) is None  # main may be at another commit
-    index["weight_map"]["x"] = "../../evil.safetensors"
-    (server.folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    shutil.rmtree(hub._own())
-    with pytest.raises(BenchmarkError, match="names files of other kinds"):
-        load_upstream("hf", checkpoint=NAME)
+    for evil in ("../../evil.safetensors", f"{'a' * 300}.safetensors"):
+        index["weight_map"]["x"] = evil
+        (server.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        shutil.rmtree(hub._own())
+        with pytest.raises(BenchmarkError, match="names files of other kinds"):
+            load_upstream("hf", checkpoint=NAME)
+        assert hub.find(NAME) is None
 
 
 def test_the_hubs_own_cache_is_used(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +201,29 @@ def test_cards_of_models_of_the_hub(server: Hub, monkeypatch: pytest.MonkeyPatch
         BenchmarkError, match=r"no folder facebook/w2v-bert-2\.0 here, and http.* has none of this name"
     ):
         load_upstream("w2v_bert_2")
+
+
+def test_damaged_answers_never_escape(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, refused = server.about(), 0
+    for seed in range(60):
+        draw, answer = random.Random(seed), copy.deepcopy(whole)
+        for _ in range(draw.randint(1, 3)):
+            answer = damaged_value(answer, draw)
+        monkeypatch.setattr(Hub, "about", lambda self, answer=answer: answer)
+        shutil.rmtree(hub._own(), ignore_errors=True)
+        try:
+            hub.fetch(NAME)
+        except BenchmarkError:
+            refused += 1
+    assert 10 < refused < 60
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise http.client.BadStatusLine("no HTTP")
+
+    shutil.rmtree(hub._own(), ignore_errors=True)
+    monkeypatch.setattr(urllib.request, "urlopen", broken)
+    with pytest.raises(BenchmarkError, match=r"no folder .* here, and http.* cannot be read: no HTTP"):
+        hub.fetch(NAME)
 
 
 def test_errors_say_what_to_do(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

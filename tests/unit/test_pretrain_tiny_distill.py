@@ -14,12 +14,15 @@ from support import REPOSITORY
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError
+from recipes.overrides import changed
+from recipes.pretrain_bestrq.pretrain import Training
 from recipes.pretrain_tiny import curve, distill, speech, teachers
 from recipes.pretrain_tiny.distill import read_overrides
 from recipes.pretrain_tiny.speech import encode, join, listed, pack, read
 from recipes.pretrain_tiny.targets import Distillation, at_speeds, frames_of
 from recipes.pretrain_tiny.teachers import DELAY, SpeakerEncoder, compact, restore, whisper_states
 from upstream import load_upstream
+from upstream.bestrq.model import BestRQConfig
 from upstream.wav2vec2.model import Wav2Vec2Model
 from upstream.whisper.model import WhisperConfig, WhisperEncoder
 
@@ -139,6 +142,17 @@ def test_unknown_setting() -> None:
     assert read_overrides(["states=[[1, 0], [6, 2]]", "weights=[1, 1]"]).states == ((1, 0), (6, 2))
     with pytest.raises(BenchmarkError, match="1 pairs"):
         read_overrides(["states=[[1, 0]]"])
+
+
+def test_settings_have_the_types_of_their_fields() -> None:
+    assert changed(["lr=1e-3", "heads=2", "strides=[4, 2]"], Training(), BestRQConfig()) == [
+        Training(lr=0.001),
+        BestRQConfig(heads=2, strides=(4, 2)),
+    ]
+    assert changed(["lr=1"], Training()) == [Training(lr=1.0)]
+    for override, kind in (("batch=x", "int"), ("lr=fast", "float"), ("batch=1.5", "int"), ("bf16=1", "bool")):
+        with pytest.raises(BenchmarkError, match=f"option {override.partition('=')[0]} = .*: expected a {kind}, as "):
+            changed([override], Training())
 
 
 @pytest.mark.parametrize("path", ["pretrain_tiny/distill", "pretrain_tiny/contrastive", "pretrain_bestrq/curve"])

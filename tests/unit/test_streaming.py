@@ -18,7 +18,10 @@ from support import REPOSITORY, SMALL, Cli
 from test_readers import DIALECTS, small, write, write_fairseq2
 from torch import Tensor
 
+from benchmark.config import TuneConfig
+from benchmark.engine import conformance_checks
 from benchmark.engine.feature_store import FeatureStore
+from benchmark.engine.regimes import Finetune, Frozen, Partial, apply_regime
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Batch, Upstream
 from benchmark.registry import load_upstream
@@ -136,6 +139,17 @@ def test_what_cannot_be_streamed_is_refused(tmp_path: Path, cli: Cli, data_root:
         done = cli(*run, "-u", upstream, *more, "-o", "upstream.stream=true", *SMALL)
         assert done.returncode != 0
         assert message in done.stderr
+
+
+def test_what_is_streamed_says_that_it_cannot_be_trained() -> None:
+    """Also where the option bypasses the run's own check."""
+    model = load_upstream("wav2vec2_tiny", stream=True)
+    for regime in (Finetune(), Partial()):
+        with pytest.raises(BenchmarkError, match="'wav2vec2_tiny' cannot be trained as it was loaded"):
+            apply_regime(regime, model, TuneConfig(top_blocks=1))
+    apply_regime(Frozen(), model, TuneConfig())
+    with pytest.raises(conformance_checks.Skip, match="it says that it cannot be trained"):
+        next(conformance_checks.gradient(conformance_checks.Trial(model)))
 
 
 @pytest.mark.medium

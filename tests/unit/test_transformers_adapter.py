@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from every_upstream import save_unispeech
+from safetensors.torch import load_file, save_file
 
 from benchmark.engine.conformance import examine
 from benchmark.errors import BenchmarkError
@@ -15,18 +18,7 @@ from upstream import load_upstream
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """UniSpeech, small."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.UniSpeechConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
-        num_conv_pos_embedding_groups=4, num_conv_pos_embeddings=15,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("unispeech")
-    transformers.UniSpeechModel(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    return folder
+    return save_unispeech(tmp_path_factory.mktemp("unispeech"))
 
 
 @pytest.mark.medium
@@ -56,3 +48,39 @@ def test_what_it_needs(folder: Path, tmp_path: Path) -> None:
         load_upstream("hf_auto")
     with pytest.raises(BenchmarkError, match=r"source=.*nowhere failed with \w+: "):
         load_upstream("hf_auto", checkpoint=tmp_path / "nowhere")
+
+
+def test_what_fails_is_said(folder: Path, tmp_path: Path) -> None:
+    """Weights that are missing would be random; and a model without hidden states."""
+    import transformers
+
+    shutil.copytree(folder, tmp_path / "hf")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layers.1.attention.k_proj.weight"], tensors["masked_spec_embed"]
+    save_file(tensors, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BenchmarkError, match=r"lacks 1 weights of UniSpeechModel, which .*: encoder\.layers\.1\.att"):
+        load_upstream("hf_auto", checkpoint=tmp_path / "hf")
+    with pytest.raises(BenchmarkError, match=r"model_type is 'unispeech'; supported: .*; -u hf_auto runs other"):
+        load_upstream("hf", checkpoint=folder)
+    config = transformers.EncodecConfig(num_filters=4, hidden_size=16, codebook_size=8, codebook_dim=16,
+                                        sampling_rate=16000, target_bandwidths=[1.5])  # fmt: skip
+    transformers.EncodecModel(config).save_pretrained(tmp_path / "encodec")
+    transformers.EncodecFeatureExtractor(sampling_rate=16000).save_pretrained(tmp_path / "encodec")
+    with pytest.raises(BenchmarkError, match=r"source=.*encodec fails on a second of noise with TypeError: .*hidden_s"):
+        load_upstream("hf_auto", checkpoint=tmp_path / "encodec")
+
+
+def test_layers_are_not_dropped_unless_asked_for(tmp_path: Path) -> None:
+    """SEW would give fewer states while it is trained, and never as many as announced."""
+    import transformers
+
+    config = transformers.SEWConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 13,
+        num_conv_pos_embedding_groups=4, num_conv_pos_embeddings=15, layerdrop=1.0,
+    )  # fmt: skip
+    transformers.SEWModel(config).save_pretrained(tmp_path)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    model = load_upstream("hf_auto", checkpoint=tmp_path).train()
+    assert model.frame_shift == 640
+    assert len(model([torch.randn(16000)]).states) == model.num_states == 3
+    assert load_upstream("hf_auto", checkpoint=tmp_path, layerdrop=0.5).encoder.config.layerdrop == 0.5

@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,8 @@ def test_checkpoints_that_are_not_there(tmp_path: Path, monkeypatch: pytest.Monk
         load_upstream("wav2vec2_local")
     with pytest.raises(BenchmarkError, match=r"nowhere\.pt does not exist"):
         load_upstream("wav2vec2_local", checkpoint=tmp_path / "nowhere.pt")
-    monkeypatch.setattr("upstream.wav2vec2.FOLDER", tmp_path)
+    card = replace(cards.read_cards()["wav2vec2_tiny"], file=tmp_path / "wav2vec2_tiny.pt")
+    monkeypatch.setattr("upstream.wav2vec2.read_cards", lambda: {card.name: card})
     with pytest.raises(BenchmarkError, match=r"'wav2vec2_tiny' is part of this package, but .* is missing"):
         load_upstream("wav2vec2_tiny")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import struct
 from collections.abc import Callable
@@ -225,7 +224,7 @@ def test_openais_files_that_hold_something_else(tmp_path: Path) -> None:
     assert "blocks = 1000000000" in message(state | {"dims": state["dims"] | {"n_audio_layer": 10**9}})
     assert "missing: encoder.blocks.3" in message(state | {"dims": state["dims"] | {"n_audio_layer": 4}})
     assert "has no tensors 'encoder.…'" in message(state | {"model_state_dict": {}})
-    assert "'encoder.x' is not a tensor" in message(state | {"model_state_dict": {"encoder.x": 1}})
+    assert "'encoder.x' among the weights is a int" in message(state | {"model_state_dict": {"encoder.x": 1}})
     assert "refused" in message(state | {"dims": print})
 
 
@@ -245,41 +244,3 @@ def test_hugging_face_folders_that_hold_something_else(tmp_path: Path) -> None:
     assert "misshapen" in message(num_mel_bins=128)
     with pytest.raises(BenchmarkError, match=r"has neither config\.json"):
         read_checkpoint(tmp_path.parent)
-
-
-def mutated(data: bytes, generator: random.Random) -> bytes:
-    """Some bytes changed, removed, or repeated; mostly at the beginning, where the structure is."""
-    changed = bytearray(data)
-    for _ in range(generator.choice((1, 1, 2, 5))):
-        at = int(len(changed) * generator.random() ** generator.choice((1, 4)))
-        kind = generator.randrange(4)
-        if kind == 0:
-            changed[at : at + 1] = bytes([generator.randrange(256)])
-        elif kind == 1:
-            changed[at : at + 4] = generator.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80", b"\1\0\0\0"))
-        elif kind == 2:
-            del changed[at : at + generator.randrange(1, 64)]
-        else:
-            changed[at:at] = changed[at : at + generator.randrange(1, 64)]
-    return bytes(changed)
-
-
-def fuzz(path: Path, data: bytes, times: int) -> int:
-    """How many mutations are refused; nothing but our own error may come out."""
-    generator, refused = random.Random(0), 0
-    for _ in range(times):
-        path.write_bytes(mutated(data, generator))
-        try:
-            load_upstream("whisper_local", checkpoint=path)
-        except BenchmarkError:
-            refused += 1
-    return refused
-
-
-@pytest.mark.parametrize("times", [150, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_mutated_files(times: int, tmp_path: Path) -> None:
-    model = whisper_model(layers=1)
-    data = ctranslate2_bytes(ctranslate2_variables(model))
-    assert fuzz(tmp_path / "model.bin", data, times) > 0.4 * times
-    torch.save(openai_state(model), tmp_path / "whole.pt")
-    assert fuzz(tmp_path / "whisper.pt", (tmp_path / "whole.pt").read_bytes(), times) > 0.4 * times

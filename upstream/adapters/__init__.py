@@ -66,8 +66,19 @@ class Adapter(Upstream):
             frame_shift: what the encoder says, if anything; it is not relied on.
 
         Raises:
-            BenchmarkError: states of different sizes, or a number of frames that does not grow with the audio.
+            BenchmarkError: the encoder fails, its states have different sizes, or their frames do not grow with the
+                audio.
         """
+        try:
+            self._measure(frame_shift)
+        except BenchmarkError:
+            raise
+        except Exception as error:  # whatever foreign code raises
+            raise BenchmarkError(
+                f"source={self.info['source']} fails on a second of noise with {type(error).__name__}: {error}"
+            ) from error
+
+    def _measure(self, frame_shift: int | None) -> None:
         rate = self.sample_rate
         noise = 0.1 * torch.randn(4 * rate, generator=torch.Generator().manual_seed(0))
         was_training = self.training

@@ -1,4 +1,5 @@
-"""Speech encoders of transformers that are not read natively: ``-u hf_auto -k FOLDER``, or ``-k owner/name``.
+"""Speech encoders of transformers that are not read natively: ``-u hf_auto -k FOLDER``, or ``-k owner/name``. Code in
+a folder is not run.
 
 States are those that transformers gives (``output_hidden_states``) of one utterance at a time, with the folder's own
 preprocessor: not promised is that state 0 is the input of block 0 and the last one normalised, nor which frame hears
@@ -12,9 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from upstream.adapters import Adapter
 
+LAYERDROP = ("layerdrop", "encoder_layerdrop")
+"""Set to 0 unless they are among the options: some models then give fewer states while they are trained."""
+_UNUSED = ("masked_spec_embed",)
+"""What only masking while training uses."""
 NEEDED = "It runs a model of transformers: give its folder, or its name on the Hugging Face hub, with -k"
 
 
@@ -28,7 +33,7 @@ class Transformers(Adapter):
 
     Args:
         checkpoint: its folder, or its name on the hub, which transformers fetches.
-        options: for ``AutoModel.from_pretrained``.
+        options: fields of its configuration, or for ``AutoModel.from_pretrained``.
     """
 
     def __init__(self, checkpoint: Any = None, **options: Any) -> None:
@@ -50,7 +55,7 @@ class Transformers(Adapter):
 
     def states(self, wav: Tensor) -> list[Tensor]:
         """The states of one waveform."""
-        inputs = self.preprocessor(wav.cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
+        inputs = self.preprocessor(wav.float().cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
         hidden = self.encoder(**inputs.to(wav.device), output_hidden_states=True).hidden_states
         return [state[0] for state in hidden]
 
@@ -60,7 +65,21 @@ def _find(source: str) -> Any:
 
 
 def _load(source: str, **options: Any) -> Any:
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
-    model = AutoModel.from_pretrained(source, **options)
-    return model.get_encoder() if model.config.is_encoder_decoder else model
+    config = AutoConfig.from_pretrained(source)
+    for name in LAYERDROP:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    for name in [name for name in options if hasattr(config, name)]:
+        setattr(config, name, options.pop(name))
+    model, loaded = AutoModel.from_pretrained(source, config=config, output_loading_info=True, **options)
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+    own = {id(parameter) for parameter in encoder.parameters()}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    if missing := sorted(name for name in names.intersection(loaded["missing_keys"]) if not name.endswith(_UNUSED)):
+        raise BenchmarkError(
+            f"{source} lacks {len(missing)} weights of {type(model).__name__}, which would be random: "
+            f"{shorten(missing, most=3)}"
+        )
+    return encoder

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upstream.bestrq.cards import FOLDER, read_cards
+from upstream.bestrq.cards import read_cards
 from upstream.cards import info
 
 
@@ -56,10 +56,7 @@ def load_card(
         "encoder_layerdrop": float(encoder_layerdrop),
         "checkpoint_activations": bool(checkpoint_activations),
     }
-    if checkpoint is None and about.file is not None:
-        path = FOLDER / about.file
-    else:
-        path, _ = locate(card, about, checkpoint, " -k takes SpeechBrain's output folder")
+    path, _ = locate(about, checkpoint, " -k takes SpeechBrain's output folder")
     model, found = load_model(path, options=options, random_weights=random_weights)
     config = found.config
     model.exports = {"speechbrain": export}
@@ -86,5 +83,4 @@ def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     """What has to be fetched before the encoder of a card can be loaded, and how; ``None`` if its file is there."""
     from upstream import checkpoints
 
-    about = read_cards()[card]
-    return None if checkpoint is None and about.file else checkpoints.missing(card, about, checkpoint)
+    return checkpoints.missing(read_cards()[card], checkpoint)

@@ -37,7 +37,7 @@ def read_cards() -> dict[str, Card]:
         Card(
             name="bestrq_tiny",
             **_COMMON,
-            file="bestrq_tiny.pt",
+            file=FOLDER / "bestrq_tiny.pt",
             licence="Apache-2.0",
             data="synthetic speech of this project, 11.8 h; human speech of Debian's archive, 4.9 h",
             pretrained_on=("DebianSpeech",),

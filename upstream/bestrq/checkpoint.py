@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.errors import BenchmarkError, shorten
+from benchmark.errors import BenchmarkError
 from upstream.bestrq import hyperparams
 from upstream.bestrq.model import ACTIVATIONS, BestRQConfig, BestRQEncoder
-from upstream.readers import Rules, renamed
+from upstream.readers import Rules, fit, load, only_tensors, renamed
 from upstream.readers.torchfile import load_state
 
 NAMES: Rules = (
@@ -47,7 +47,6 @@ NAMES: Rules = (
 UNUSED = ("1.transformer.positional_encoding.inv_freq", "1.transformer.positional_encoding_decoder.pe")
 """Constants that SpeechBrain saves; the second is of a decoder that there is not."""
 PROJECTIONS = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass
@@ -83,30 +82,11 @@ def load_model(
         return model, found
     with torch.device("meta"):
         model = BestRQEncoder(config)
-    expected = model.state_dict()
-    names = {name: renamed(name, NAMES) for name in expected}
-    problems = {
-        "missing": [name for name in names.values() if name not in found.tensors],
-        "unexpected": sorted(set(found.tensors) - set(names.values())),
-        "misshapen": [
-            f"{theirs} {list(found.tensors[theirs].shape)}, expected {list(expected[ours].shape)}"
-            for ours, theirs in names.items()
-            if theirs in found.tensors and found.tensors[theirs].shape != expected[ours].shape
-        ],
-        "quantised": [name for name, tensor in found.tensors.items() if tensor.dtype not in FLOATS],
-        "NaN or infinite": [
-            name
-            for name, tensor in found.tensors.items()
-            if tensor.dtype in FLOATS and not torch.isfinite(tensor).all()
-        ],
-    }
-    if any(problems.values()):
-        raise BenchmarkError(
-            f"{found.file}: the tensors are not those of a BEST-RQ encoder of {config.layers} blocks, {config.dim} "
-            "wide. "
-            + "; ".join(f"{len(names)} {kind}: {shorten(names, most=5)}" for kind, names in problems.items() if names)
-        )
-    model.load_state_dict({ours: found.tensors[theirs].float() for ours, theirs in names.items()}, assign=True)
+
+    def theirs(name: str) -> str:
+        return renamed(name, NAMES)
+
+    load(model, fit(model, found.tensors, found.file, theirs), found.file, theirs)
     return model.eval(), found
 
 
@@ -127,7 +107,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     strange = [name for name, tensor in state.items() if not (isinstance(name, str) and isinstance(tensor, Tensor))]
     if strange:
         raise BenchmarkError(f"{file}: {str(strange[0])[:80]!r} is not a tensor; expected SpeechBrain's model.ckpt")
-    tensors: dict[str, Tensor] = {name: tensor for name, tensor in state.items() if name not in UNUSED}
+    tensors = only_tensors({name: tensor for name, tensor in state.items() if name not in UNUSED}, file)
     config = _sizes(file, tensors, BestRQConfig() if settings is None else _settings(settings))
     if config.norm == "global":
         tensors |= _statistics(file, config.mels)
@@ -320,10 +300,9 @@ def _statistics(file: Path, mels: int) -> dict[str, Tensor]:
     state = load_state(path)
     names = {"mean": "glob_mean", "deviation": "glob_std"}
     found = {name: state.get(theirs) for name, theirs in names.items()} if isinstance(state, dict) else {}
-    tensors = {name: x for name, x in found.items() if isinstance(x, Tensor) and x.shape == (mels,)}
-    if len(tensors) < 2:
+    if any(not isinstance(x, Tensor) or x.shape != (mels,) for x in found.values()) or not found:
         raise BenchmarkError(f"{path} has no mean and deviation of {mels} bands, which norm_type: global needs")
-    return tensors
+    return only_tensors(found, path)
 
 
 _TEMPLATE = """\

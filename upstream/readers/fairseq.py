@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
-from upstream.readers import Checkpoint, Rules, data2vec2, renamed, usual_names
+from upstream.readers import Checkpoint, Rules, data2vec2, only_tensors, renamed, usual_names
 from upstream.readers.torchfile import load_state, plain, unreadable
 from upstream.wav2vec2.config import Wav2Vec2Config
 
@@ -111,16 +110,6 @@ def _interpret(path: Path, state: Any) -> FairseqFile:
     if isinstance(tensors.get("_ema"), dict):
         del tensors["_ema"]
     return FairseqFile(path, model, task, usual_names(only_tensors(tensors, path)))
-
-
-def only_tensors(tensors: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """``tensors``, whose values must be tensors, dense and with their numbers in the file."""
-    for key, tensor in tensors.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise BenchmarkError(f"{path}: '{key}' among the weights is a {type(tensor).__name__}, not a tensor")
-        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
-            raise BenchmarkError(f"{path}: '{key}' among the weights is no dense tensor")
-    return dict(tensors)
 
 
 def mapping(value: Any, path: Path, what: str) -> dict[Any, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError
-from upstream.readers import Checkpoint, Rules, renamed, usual_names
-from upstream.readers.fairseq import mapping, only_tensors
+from upstream.readers import Checkpoint, Rules, only_tensors, renamed, usual_names
+from upstream.readers.fairseq import mapping
 from upstream.wav2vec2.config import Wav2Vec2Config
 
 _FRONTEND = "encoder_frontend."

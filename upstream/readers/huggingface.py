@@ -18,8 +18,7 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
 from upstream.hub import PREPROCESSORS, WEIGHTS
-from upstream.readers import Checkpoint, Rules, fairseq, renamed, usual_names
-from upstream.readers.fairseq import only_tensors
+from upstream.readers import Checkpoint, Rules, fairseq, only_tensors, renamed, usual_names
 from upstream.readers.torchfile import load_state, unreadable
 from upstream.w2v_bert.frontend import BANDS, SAMPLE_RATE, STRIDE, FbankExtractor
 from upstream.wav2vec2.config import Wav2Vec2Config
@@ -147,7 +146,7 @@ def weight_files(folder: Path) -> list[Path]:
         return [weights]
     parts = read_json(weights).get("weight_map")
     names = sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else []
-    if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
+    if not names or not {file.name for file in folder.iterdir() if file.is_file()}.issuperset(names):
         raise BenchmarkError(
             f"{weights}: 'weight_map' must name files of this folder; it names {shorten(names, most=3)}"
         )
@@ -166,7 +165,11 @@ def read(folder: Path) -> Checkpoint:
     if family is None:
         raise BenchmarkError(
             f"{config_file}: model_type is {fields.get('model_type')!r}; supported: {', '.join(FAMILIES)}"
-            + ("; -u whisper_local reads this folder" if fields.get("model_type") == "whisper" else "")
+            + (
+                "; -u whisper_local reads this folder"
+                if fields.get("model_type") == "whisper"
+                else "; -u hf_auto runs other speech encoders by transformers"
+            )
         )
     preprocessor = read_json(preprocessor_file)
     nested = preprocessor.get("feature_extractor")

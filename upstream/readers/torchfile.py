@@ -13,13 +13,14 @@ also confines a storage that claims to be larger than it is to the bytes of the 
 from __future__ import annotations
 
 import _compat_pickle
+import io
 import pickle
 import pickletools
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -146,7 +147,7 @@ def _globals_in_zip(path: Path) -> Iterator[str]:
             raise ValueError("two members of one name")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("compressed members, which torch.save does not write")
-        with archive.open(pickles.pop()) as file:
+        with archive.open(pickles.pop()) as member, io.BufferedReader(cast(io.RawIOBase, member)) as file:
             yield from _globals_in_pickle(file, path)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import BenchmarkError
-from upstream.readers import Checkpoint, renamed, usual_names
-from upstream.readers.fairseq import configuration, mapping, only_tensors
+from upstream.readers import Checkpoint, only_tensors, renamed, usual_names
+from upstream.readers.fairseq import configuration, mapping
 from upstream.wav2vec2.config import Wav2Vec2Config
 
 NAMES = (

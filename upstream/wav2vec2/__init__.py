@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.errors import BenchmarkError
 from benchmark.registry import suggest
 from upstream.cards import differences, info
-from upstream.wav2vec2.cards import FOLDER, read_cards
+from upstream.wav2vec2.cards import read_cards
 
 OPTIONS = (
     "dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "feature_grad_mult",
@@ -62,14 +62,8 @@ def load_card(
                 f"'{card}' has no option '{option}'. " + suggest(option, ["random_weights", "stream", *OPTIONS])
             )
 
-    if checkpoint is None and about.file is not None:
-        path, sha256 = FOLDER / about.file, None
-        if not path.exists():
-            raise BenchmarkError(f"'{card}' is part of this package, but {path} is missing; install the package again")
-    else:
-        hint = ". A model of the Hugging Face hub is given as owner/name" if card == "hf" else ""
-        path, sha256 = locate(card, about, checkpoint, hint)
-
+    hint = ". A model of the Hugging Face hub is given as owner/name" if card == "hf" else ""
+    path, sha256 = locate(about, checkpoint, hint)
     model = load_model(path, options=options, random_weights=random_weights, stream=stream)
     config = model.config
     if wrong := differences(about, config):
@@ -102,8 +96,7 @@ def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     """What has to be fetched before the model of a card can be loaded, and how; ``None`` if its file is there."""
     from upstream import checkpoints
 
-    about = read_cards()[card]
-    return None if checkpoint is None and about.file else checkpoints.missing(card, about, checkpoint)
+    return checkpoints.missing(read_cards()[card], checkpoint)
 
 
 def _digest(path: Path) -> str:

@@ -25,5 +25,6 @@ def read_cards() -> dict[str, Card]:
         if "normalize" in values:
             architecture["normalize"] = values.pop("normalize")
         values |= {key: tuple(values.get(key, ())) for key in ("pretrained_on", "aliases")}
+        values |= {"file": FOLDER / values["file"]} if "file" in values else {}
         cards[name] = Card(name=name, architecture=architecture, **values)
     return cards

@@ -40,6 +40,8 @@ class StreamedModel(Wav2Vec2Model):
     reads; :meth:`take` gives it some.
     """
 
+    trainable = False
+
     def take(self, weights: Mapping[str, Tensor], where: str) -> None:
         """Take over the weights.
 

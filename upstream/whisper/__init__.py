@@ -62,7 +62,7 @@ def load_card(
         "checkpoint_activations": bool(checkpoint_activations),
     }
 
-    path, sha256 = locate(card, about, checkpoint)
+    path, sha256 = locate(about, checkpoint)
     model, found = load_model(path, options=options, random_weights=random_weights)
     config = found.config
     if wrong := differences(about, config):
@@ -90,4 +90,4 @@ def missing(*, card: str, checkpoint: str | Path | None = None) -> str | None:
     """What has to be fetched before the encoder of a card can be loaded, and how; ``None`` if its file is there."""
     from upstream import checkpoints
 
-    return checkpoints.missing(card, read_cards()[card], checkpoint)
+    return checkpoints.missing(read_cards()[card], checkpoint)

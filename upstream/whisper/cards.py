@@ -46,7 +46,7 @@ _COMMON: dict[str, Any] = {
     "paper": PAPER,
     "objective": "transcription and translation, supervised",
 }
-"""What all cards say. ``pretrained_on`` is empty: no corpus by name, only what ``data`` says as the paper does."""
+"""What all cards say. ``pretrained_on`` is empty: OpenAI names no corpus, only what ``data`` says as the paper does."""
 _ALIASES = {"large-v3": ("whisper_large",), "large-v3-turbo": ("whisper_turbo",)}
 
 

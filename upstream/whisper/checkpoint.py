@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
-from upstream.readers import renamed
+from upstream.readers import fit, load, only_tensors, renamed
 from upstream.readers.ctranslate2 import MAGIC, read_ctranslate2
 from upstream.readers.huggingface import read_json, read_tensors, weight_files
 from upstream.readers.torchfile import load_state
@@ -89,23 +89,11 @@ def load_model(
         return WhisperEncoder(config).eval(), found
     with torch.device("meta"):
         model = WhisperEncoder(config)
-    expected = model.state_dict()
-    names = {name: renamed(name, found.rules) for name in expected}
-    missing = [name for name in names.values() if name not in found.tensors]
-    unexpected = sorted(set(found.tensors) - set(names.values()))
-    misshapen = [
-        f"{theirs} {list(found.tensors[theirs].shape)}, expected {list(expected[ours].shape)}"
-        for ours, theirs in names.items()
-        if theirs in found.tensors and found.tensors[theirs].shape != expected[ours].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    if any(problems.values()):
-        raise BenchmarkError(
-            f"{found.file}: the tensors do not fit the checkpoint's configuration. "
-            + "; ".join(f"{len(names)} {kind}: {shorten(names, most=5)}" for kind, names in problems.items() if names)
-        )
-    _check_values(found)
-    model.load_state_dict({ours: found.tensors[theirs].float() for ours, theirs in names.items()}, assign=True)
+
+    def theirs(name: str) -> str:
+        return renamed(name, found.rules)
+
+    load(model, fit(model, found.tensors, found.file, theirs), found.file, theirs)
     return model.eval(), found
 
 
@@ -197,12 +185,9 @@ def _split(path: Path, tensors: dict[str, Tensor], name: str, dim: int) -> None:
 
 def _encoder(path: Path, tensors: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
     found = {name: tensor for name, tensor in tensors.items() if isinstance(name, str) and name.startswith(prefix)}
-    strange = [name for name, tensor in found.items() if not isinstance(tensor, Tensor)]
-    if strange or not found:
-        raise BenchmarkError(
-            f"{path}: '{strange[0]}' is not a tensor" if strange else f"{path} has no tensors '{prefix}…': no Whisper"
-        )
-    return found
+    if not found:
+        raise BenchmarkError(f"{path} has no tensors '{prefix}…': no Whisper")
+    return only_tensors(found, path)
 
 
 def _integers(path: Path, values: Mapping[str, Any], fields: tuple[str, ...]) -> list[int]:
@@ -233,17 +218,3 @@ def _config(
             + ", ".join(wrong or [f"width = {dim} of {heads} heads"])
         )
     return WhisperConfig(mels=mels, positions=positions, dim=dim, ffn=ffn, heads=heads, layers=layers)
-
-
-def _check_values(found: Checkpoint) -> None:
-    quantised = [name for name, tensor in found.tensors.items() if not tensor.is_floating_point()]
-    if quantised:
-        raise BenchmarkError(
-            f"{found.file}: {len(quantised)} tensors are not floating-point numbers, but quantised: "
-            f"{shorten(quantised, most=5)}; take the checkpoint in float16 or float32"
-        )
-    broken = [name for name, tensor in found.tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise BenchmarkError(
-            f"{found.file}: {len(broken)} tensors have NaN or infinite values: {shorten(broken, most=5)}"
-        )
