@@ -204,7 +204,7 @@ def read_about(folder: Path) -> About | None:
         declared = {name: Metric(name=name, **values) for name, values in about["metrics"].items()}
         fitted = Calibration.read(about.get("calibration"))
         return About(about["kind"], declared, about["cluster"], about["clusters"], about["classes"], fitted)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from error
 
 
@@ -224,7 +224,7 @@ def about_run(folder: Path, task: str) -> About | None:
         return about
     try:
         recovered: About | None = registry.tasks.get(task).load().recover(folder)  # type: ignore[attr-defined]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"the files of {folder} cannot be read ({type(error).__name__}: {error})") from error
     return recovered
 
@@ -250,7 +250,7 @@ def read_items(folder: Path, about: About) -> Items:
         raise BenchmarkError(f"{folder / FILE}: unknown kind '{about.kind}'; known: {', '.join(readers)}")
     try:
         return readers[about.kind](folder, about)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"the {about.kind} of {folder} cannot be read: {type(error).__name__}: {error}") from error
 
 

@@ -32,6 +32,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from benchmark.data.views import View
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir, is_safe, split_member, write_bytes
 
@@ -101,32 +102,6 @@ class _Parts:
         return found[0] if len(found) == 1 else b"".join(found)
 
 
-class _Window(io.RawIOBase):
-    """A range of an archive as a file."""
-
-    def __init__(self, data: _Parts, start: int, size: int) -> None:
-        self._data, self._start, self._size, self._at = data, start, size, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._data.read(self._start + self._at, max(0, min(len(buffer), self._size - self._at)))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
 def parts(path: str) -> list[str]:
     """The files of an archive, in their order: itself, or with ``…_partaa`` those that follow it without a gap."""
     if not path.endswith("_partaa"):
@@ -180,7 +155,7 @@ def open_member(path: str) -> BinaryIO:
             return io.BytesIO(_inflated(data, member))
     if member.start + member.size > data.size:
         raise ArchiveError(f"{archive} ends before {name} does; fetch or pack it again")
-    return io.BufferedReader(_Window(data, member.start, member.size), _BUFFER)
+    return io.BufferedReader(View(member.size, lambda at, count: data.read(member.start + at, count)), _BUFFER)
 
 
 def _zipped(data: _Parts, member: Member) -> tuple[Member, bool]:
@@ -341,7 +316,7 @@ def listed(archive: str) -> list[Member]:
     """
     data = _opened(archive)
     try:
-        file = _Window(data, 0, data.size)
+        file = View(data.size, data.read)
         found = _zip_members(file) if data.read(0, 2) == b"PK" else _tar_members(file)
         members = {member.name: member for member in found if is_safe(member.name)}
     except ArchiveError:

@@ -7,7 +7,6 @@ seek are wrong, and some formats cannot seek: these are decoded from an earlier 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from benchmark.data import source
+from benchmark.data.views import View
 
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "ALAC_")
 """Encodings in which libsndfile finds any sample."""
@@ -52,15 +52,14 @@ class Piece(NamedTuple):
     """Samples of each channel; 0: libsndfile knows."""
 
 
-class _View(io.RawIOBase):
+class _View(View):
     """A piece as a file."""
 
     def __init__(self, path: str, piece: Piece):
         self._head = bytes.fromhex(piece.head)
         self._start = piece.start - len(self._head)
         """Where the view would begin in the file."""
-        self._size = piece.stop - self._start
-        self._at = 0
+        super().__init__(piece.stop - self._start, self._read)
         file = source.open_file(path)
         self._file = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
 
@@ -68,28 +67,12 @@ class _View(io.RawIOBase):
         self._file.close()
         super().close()
 
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._at))
-        data = self._head[self._at : self._at + wanted]
-        if len(data) < wanted:
-            self._file.seek(self._start + self._at + len(data))
-            data += self._file.read(wanted - len(data))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def _read(self, at: int, count: int) -> bytes:
+        data = self._head[at : at + count]
+        if len(data) < count:
+            self._file.seek(self._start + at + len(data))
+            data += self._file.read(count - len(data))
+        return data
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]

@@ -460,7 +460,13 @@ def unpack(folder: Path, output: Path) -> int:
     ) as bar:  # fmt: skip
         for entry in found.archives:
             archive = str(folder / entry["name"])
-            for member in archives.index(archive):
+            try:
+                members = archives.index(archive)
+            except archives.ArchiveError:
+                raise
+            except OSError as error:
+                raise BenchmarkError(f"{archive} cannot be read: {error.strerror}; fetch or pack it again") from error
+            for member in members:
                 path = Path(top, member.name)
                 if not is_safe(member.name) or not Path(os.path.realpath(path)).is_relative_to(top):
                     raise BenchmarkError(f"{archive} would write {member.name!r} outside of {output}; nothing more is")

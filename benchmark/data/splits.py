@@ -75,10 +75,22 @@ def overlaps(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
 
 def _file(path: str, folders: dict[str, str]) -> str:
     """The path with the links of its folder followed; ``folders`` caches them."""
-    folder, name = os.path.split(path)
+    name = path.rfind("/") + 1
+    folder = path[:name]
     if folder not in folders:
-        folders[folder] = os.path.realpath(folder)
-    return path if folders[folder] == folder else os.path.join(folders[folder], name)
+        folders[folder] = os.path.join(_real(folder[:-1] or folder or ".", folders), "")
+    return path if folders[folder] == folder else folders[folder] + path[name:]
+
+
+def _real(folder: str, folders: dict[str, str]) -> str:
+    """``os.path.realpath``, but looking at each folder above only once."""
+    if folder not in folders:
+        above, _, name = folder.rpartition("/")
+        if not above or name in ("", ".", "..") or folder.count("/") > 100 or os.path.islink(folder):
+            folders[folder] = os.path.realpath(folder)
+        else:
+            folders[folder] = os.path.join(_real(above, folders), name)
+    return folders[folder]
 
 
 def digest(utterances: Sequence[Utterance], *, gender: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def read_trials(path: Path | str, ids: Collection[str], *, source: str = "", whe
     """
     path = Path(path)
     source = source or "Expected one trial per line: 1 (same speaker) or 0, and the ids of two utterances"
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         raise BenchmarkError(f"trial list {path} not found. {source}")
     trials: list[Trial] = []
     problems: list[str] = []

@@ -211,7 +211,7 @@ def _read(cell: Cell, folder: Path, outcome: dict[str, Any]) -> Run:
 def _add(run: Run, gathered: Gathered) -> None:
     earlier = gathered.runs.setdefault(run.cell, run)
     root = run.config.get("data.root")
-    if root and not gathered.synthetic:
+    if isinstance(root, str) and root and not gathered.synthetic:
         gathered.synthetic = any(Path(root).glob(MARKER)) or any(Path(root).glob(f"*/{MARKER}"))
     if earlier is run:
         return

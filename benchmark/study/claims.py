@@ -110,7 +110,7 @@ def read(folder: Path) -> Claim | None:
         try:
             values = json.loads(text)
             found = Claim(path, number, beat, values.pop("state"), Owner(**values))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             found = Claim(path, number, beat, "running", None)
     return found
 

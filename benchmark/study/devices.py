@@ -77,6 +77,8 @@ def _cpu_jobs() -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use: of a Slurm job those that it was given."""
+    """Cores that this process may use: of a Slurm job, or by ``taskset``, those that it was given."""
     given = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    return int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
+    if given.isdigit() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

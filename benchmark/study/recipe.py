@@ -21,7 +21,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark import config, registry
+from benchmark import config, registry, shapes
 from benchmark.errors import BenchmarkError
 
 
@@ -127,9 +127,14 @@ def parse(values: Mapping[str, Any], source: Path) -> Study:
     if isinstance(regimes, Mapping):
         values["regimes"] = {name: _current_names(regime) for name, regime in regimes.items()}
     try:
-        return cast(Study, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), values)))
+        study = cast(Study, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), values)))
     except OmegaConfBaseException as error:
         raise BenchmarkError(f"recipe {source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
+    budgets = {name: task.budgets for name, task in study.tasks.items()}
+    lists = {"plugins": study.plugins, "seeds": study.seeds, "budgets": budgets}
+    if wrong := shapes.problem(lists, {"plugins": [str], "seeds": [int], "budgets": {...: [str]}}):  # a list in a list
+        raise BenchmarkError(f"recipe {source}: {wrong}")
+    return study
 
 
 def _current_names(regime: Any) -> Any:

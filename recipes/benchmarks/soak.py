@@ -33,6 +33,33 @@ from benchmark import results
 from benchmark.study.status import PLAN
 
 CLASSES = 4
+PLUGIN = """
+import torch
+from benchmark import registry
+from benchmark.interfaces import HiddenStates, Upstream
+
+
+class Spectrum(Upstream):
+    sample_rate, hidden_size, num_states, frame_shift = 16000, 32, 1, 320
+
+    def __init__(self):
+        super().__init__()
+        self.info = {"name": "spectrum"}
+
+    def output_lengths(self, wav_lens):
+        return wav_lens // 320
+
+    @torch.no_grad()
+    def forward(self, wavs, wav_lens, *, keep=None):
+        frames = wavs[:, : wavs.size(1) // 320 * 320].unflatten(1, (-1, 320))
+        lengths = self.output_lengths(wav_lens)
+        valid = torch.arange(frames.size(1)) < lengths[:, None]
+        return HiddenStates([torch.fft.rfft(frames).abs()[..., 1:33].log1p() * valid[..., None]], lengths)
+
+
+registry.upstreams.register("spectrum", Spectrum)
+"""
+"""An upstream that costs nothing: what is soaked is the rest."""
 TOLERANCE = 1e-4
 """Relative: stacks of other cells are summed in another order."""
 
@@ -45,7 +72,7 @@ def write_study(folder: Path, seeds: int) -> Path:
         lines = []
         for i in range(count * CLASSES):
             seconds = np.arange(generator.integers(3200, 6400)) / 16000
-            wav = 0.1 * np.sin(2 * np.pi * (300 + 40 * (i % CLASSES)) * seconds)
+            wav = 0.1 * np.sin(2 * np.pi * (300 + 50 * (i % CLASSES)) * seconds)
             path = folder / f"{split}{i}.wav"
             soundfile.write(path, (wav + 0.3 * generator.standard_normal(len(wav))).clip(-1, 1), 16000)
             lines.append(json.dumps({"id": path.stem, "path": str(path), "tone": f"t{i % CLASSES}"}))
@@ -54,7 +81,7 @@ def write_study(folder: Path, seeds: int) -> Path:
     config = {
         "device": "cpu",
         "data": {**data, "crop_seconds": None, "min_seconds": 0.1},
-        "optim": {"lr": 0.01},
+        "optim": {"lr": 0.02},
         "trainer": {
             "max_steps": 20,
             "eval_every": 10,
@@ -69,28 +96,31 @@ def write_study(folder: Path, seeds: int) -> Path:
         "name": "soak",
         "synthetic": True,
         "seeds": list(range(seeds)),
-        "upstreams": {"fbank": {"name": "fbank"}},
+        "plugins": ["plugin.py"],
+        "upstreams": {"spectrum": {"name": "spectrum"}},
         "tasks": {"classify": {"config": config, "budgets": ["20utt", "all"]}},
         "regimes": {
             "together": {"regime": "frozen", "config": {"features": {"keep": True}}},
             "alone": {"regime": "frozen", "config": {"features": {"keep": False}}},
         },
     }
+    (folder / "plugin.py").write_text(PLUGIN)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
 
 class Command:
-    """A command that runs the study, in a process group of its own."""
+    """A command that runs the study on one core, in a session of its own."""
 
-    def __init__(self, recipe: Path, output: Path, cache: Path) -> None:
+    def __init__(self, recipe: Path, output: Path, cache: Path, core: int) -> None:
         command = [sys.executable, "-m", "benchmark", "recipe", str(recipe), "-o", str(output), "--join", "--jobs", "1"]
         environment = os.environ | {"BENCHMARK_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
         self.log = open(output.with_suffix(".log"), "a", encoding="utf-8")  # noqa: SIM115
         self.process = subprocess.Popen(
             command, env=environment, stdout=self.log, stderr=self.log, start_new_session=True
         )
+        os.sched_setaffinity(self.process.pid, {core})
 
     def workers(self) -> list[int]:
         """Its child processes."""
@@ -125,7 +155,8 @@ def run(
     hits: Counter[str] = Counter()
     wrong: list[str] = []
     done: dict[Path, tuple[int, int]] = {}
-    commands = [Command(recipe, output, cache) for _ in range(2)]
+    cores = sorted(os.sched_getaffinity(0))
+    commands = [Command(recipe, output, cache, cores[i % len(cores)]) for i in range(2)]
     next_hit = time.monotonic() + every * draw.uniform(0.3, 1.7)
     while True:
         time.sleep(0.5)
@@ -146,16 +177,18 @@ def run(
                     for other in commands:
                         other.process.wait()
                     return hits, wrong
-                commands[i] = Command(recipe, output, cache)
+                commands[i] = Command(recipe, output, cache, cores[i % len(cores)])
 
 
 def outcomes(output: Path) -> dict[str, Any]:
-    """What the cells found."""
+    """What the cells found: metrics, the weights of the states, and the posteriors of each test utterance."""
     found = {}
     for path in sorted(output.rglob("cell.json")):
-        chosen = json.loads(path.read_text())["chosen"]
-        result = results.read(path.parent / chosen / "result.json")
-        found[str(path.parent.relative_to(output))] = result["metrics"], result["layer_weights"]
+        run = path.parent / json.loads(path.read_text())["chosen"]
+        result = results.read(run / "result.json")
+        lines = (run / "predictions.jsonl").read_text().splitlines()
+        predictions = {line["id"]: line["log_posteriors"] for line in map(json.loads, lines)}
+        found[str(path.parent.relative_to(output))] = result["metrics"], result["layer_weights"], predictions
     return found
 
 

@@ -189,6 +189,7 @@ def test_a_recipe_is_planned_run_and_guarded(recipe: Path, tmp_path: Path, cli: 
         ("name: study_toy", "name: study_toi", "unknown upstream 'study_toi'. Did you mean 'study_toy'"),
         ("study_down:\n    budgets", "study_up:\n    budgets", "unknown downstream 'study_up'"),
         ("seeds: [0, 1]", "seeds: []", "names no seeds"),
+        ("budgets: [4utt, all]", "budgets: [4utt, [all]]", r'budgets.study_down\[1\] must be text, found \["all"\]'),
         ("question:", "questoin:", "questoin"),
         ("tasks: {study_down:", "tasks: {study_dwn:", "names 'study_dwn' among its tasks. Did you mean 'study_down'"),
         ("name: study_toy}", "name: study_toy, regimes: [frozn]}", "'up' names 'frozn' among its regimes.*'frozen'"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +116,40 @@ def test_results_are_sent_back_and_a_worker_is_killed(study: Study, cluster: Any
     assert run_study(study, output, executor=Ray(cluster.address, send_back=True)) == {}
     thread.join()
     assert killed
+    tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))
+
+
+def test_a_study_is_stopped_and_its_cells_have_saved(cluster: Any, tmp_path: Path, registries: None) -> None:
+    """SIGTERM to the command cancels the tasks, which save, though nothing was to be saved for long."""
+    recipe = tiny_studies.write(tmp_path, seeds=1)
+    values = json.loads(recipe.read_text())
+    values["regimes"] = {"tuned": values["regimes"]["tuned"]}
+    values["config"]["trainer"] |= {"max_steps": 60, "eval_every": 20, "save_every": 10_000}
+    recipe.write_text(json.dumps(values))
+    study = tiny_studies.read(recipe)
+    plugin = tmp_path / "plugin.py"  # from here on that of the nodes, which take their time
+    plugin.write_text('import os\nos.environ["TONES_SLEEP"] = "0.1"\n' + plugin.read_text())
+    output = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmark", "recipe", str(recipe), "-o", str(output), "--executor", "ray",
+         "--address", cluster.address],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def said(what: str) -> list[str]:
+        return [found for path in output.rglob("log.txt") for found in re.findall(what, path.read_text())]
+
+    deadline = time.monotonic() + 300
+    while not said("update 20: dev") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not list(output.rglob("cell.json"))
+    assert {state.what for state in status.states(output)} <= {"begun", "waiting"}
+    assert run_study(study, output, executor=Here()) == {}
+    assert any(20 <= int(number) < 60 for number in said(r"resuming at update (\d+)"))
     tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))
 
 

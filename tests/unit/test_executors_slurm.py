@@ -88,12 +88,13 @@ def test_jobs_that_are_preempted_requeued_and_out_of_time(tmp_path: Path, monkey
     kept = tiny_studies.marks(output)
     ask("scancel", "--batch", "--signal=USR1", f"{job}_1")
     ask("scontrol", "requeue", f"{job}_2")
-    until(lambda: f"job {job}_3 is requeued" in log(3), "the end of the third task's time")
+    until(lambda: f"requeue job {job}_3" in log(3), "the end of the third task's time")
     ask("scontrol", "update", f"JobId={job}_3", "TimeLimit=20")
     until(lambda: not ask("squeue", "--noheader", f"--job={job}"), "the end of the array")
     logs = {number: log(number) for number in (1, 2, 3)}
     for number in (1, 2, 3):
         assert re.search(r"Restarts=[1-9]", ask("scontrol", "show", "job", f"{job}_{number}")), logs
+    assert f"stopped and saved; asking Slurm to requeue job {job}_1" in logs[1]
     assert "16 done" in status.describe(output)
     tiny_studies.assert_kept(kept, output)
     tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))

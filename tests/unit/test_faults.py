@@ -9,9 +9,12 @@ that are gone or stand still and clocks that jump (test_executors.py), a node, a
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +24,7 @@ from typing import Any
 
 import pytest
 import tiny_studies
+from support import REPOSITORY
 
 from benchmark import files, memory
 from benchmark.engine import feature_shards
@@ -245,6 +249,79 @@ def test_the_process_of_a_cell_is_killed(study: Study, tmp_path: Path) -> None:
     assert again == Report(first, "done")
     tiny_studies.assert_kept(kept, output)
     assert "resuming at update" in next((output / first.folder).rglob("log.txt")).read_text()
+
+
+ORPHAN = """
+import os, sys
+from pathlib import Path
+from benchmark.study import recipe
+from benchmark.study.executors import local
+from benchmark.study.runner import Unit, Work
+
+if __name__ == "__main__":
+    study = recipe.read(Path(sys.argv[1]))
+    cell = next(cell for cell in recipe.cells(study) if cell.regime == "tuned")
+    pool = local._Pool(Work(study, Path(sys.argv[2]), None, "a"), [None])
+    worker = pool._start()
+    worker.pipe.send(Unit([cell]))
+    print(worker.process.pid, flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.medium
+def test_a_command_is_killed_while_its_worker_starts(study: Study, tmp_path: Path) -> None:
+    """The worker has been told what to run, and must not run it for nobody."""
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    command = [sys.executable, str(tmp_path / "orphan.py"), str(tmp_path / "recipe.yaml"), str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        worker = Path("/proc") / started.stdout.readline().strip()
+    assert worker.name.isdigit()
+    deadline = time.monotonic() + 300
+    while worker.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker.exists()
+    assert not list(tmp_path.rglob("cell.json"))
+
+
+@pytest.mark.medium
+def test_sigterm_and_sigkill_thirty_seconds_later(study: Study, tmp_path: Path) -> None:
+    """As Kubernetes, systemd and schedulers end what runs: a cell has saved by then, though nothing was to be saved for
+    long."""
+    recipe_file = tmp_path / "recipe.yaml"
+    tuned = {"max_steps": 60, "eval_every": 20, "save_every": 10_000}
+    values = json.loads(recipe_file.read_text()) | {"regimes": {"tuned": {"regime": "finetune"}}}
+    values["config"]["trainer"] |= tuned
+    values["tasks"] = {"tone_sid": {"budgets": ["all"]}}
+    recipe_file.write_text(json.dumps(values))
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmark", "recipe", str(recipe_file), "-o", str(output), "--jobs", "1"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "TONES_SLEEP": "0.1"}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if any("update 20: dev" in path.read_text() for path in output.rglob("log.txt")):
+            break
+        time.sleep(0.05)
+    process.terminate()
+    try:
+        _, errors = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    study = tiny_studies.read(recipe_file)
+    (cell,) = recipe.cells(study)
+    assert [state.what for state in status.states(output)] == ["begun"]
+    assert run(study, output, cell) == [Report(cell, "done")]
+    (resumed,) = re.findall(r"resuming at update (\d+)", next((output / cell.folder).rglob("log.txt")).read_text())
+    assert 20 <= int(resumed) < 60
+    tiny_studies.assert_equal(tiny_studies.outcomes(output), tiny_studies.run_here(study, tmp_path / "here"))
 
 
 def test_a_cell_is_not_run_where_its_folder_cannot_be_made(study: Study, tmp_path: Path) -> None:

@@ -166,8 +166,15 @@ def test_a_report_runs_no_plugin_that_a_folder_names(tmp_path: Path, registries:
 def test_results_that_are_nested_too_deeply(name: str, tmp_path: Path) -> None:
     folder = write_cell(tmp_path, "languages", "frozen", "all", 0)
     (folder / name).write_text('{"id": ' + "[" * 10_000 + "\n")
-    with pytest.raises(BenchmarkError, match="recursion|nested"):
+    with pytest.raises(BenchmarkError, match=r"recursion|nested"):
         READERS["results: classes"].read(tmp_path)
+
+
+def test_a_run_whose_data_root_is_no_path(tmp_path: Path) -> None:
+    from benchmark.report.collect import gather
+
+    write_cell(tmp_path, "verify", "frozen", "all", 0, config={"data": {"root": ["x"]}})
+    assert len(gather([tmp_path]).runs) == 1
 
 
 def test_cuts_that_are_nested_too_deeply(tmp_path: Path) -> None:

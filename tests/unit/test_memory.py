@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,80 @@ def test_one_stat_a_file_and_few_queries(tmp_path: Path, monkeypatch: pytest.Mon
     assert lengths(paths)[1] == []
     assert sorted(path for path in stats if path.endswith(".wav")) == sorted(paths)
     assert len([query for query in queries if query.startswith("SELECT")]) == 3
+
+
+@pytest.fixture
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is selected."""
+    said: list[str] = []
+    real = sqlite3.connect
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = real(*arguments, **options)
+        connection.set_trace_callback(lambda query: said.append(query) if query.startswith("SELECT") else None)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    return said
+
+
+def test_many_files_are_one_query_until_one_changes(
+    tmp_path: Path, queries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_MANY", 3)
+    paths = files(tmp_path / "a", 4)
+    Path(paths[2]).write_text("longer")
+    os.utime(paths[2], (OLD, OLD))
+    found = {paths[0]: 1, paths[1]: 1, paths[2]: 6, paths[3]: 1}
+    assert lengths(paths) == (found, paths)
+    queries.clear()
+    assert lengths(paths) == (found, [])
+    assert [" FROM lists " in query for query in queries] == [True]
+    assert lengths(paths[::-1]) == (found, [])  # in another order: file by file
+    assert lengths(paths, "other")[1] == paths
+    replacement = tmp_path / "replacement"  # of the same size and date
+    replacement.write_text("y")
+    os.utime(replacement, (OLD, OLD))
+    os.replace(replacement, paths[1])
+    assert lengths(paths)[1] == [paths[1]]
+    assert lengths(paths)[1] == []
+    os.unlink(paths[3])
+    assert lengths(paths) == ({path: found[path] for path in paths[:3]}, paths[3:])
+    Path(paths[3]).write_text("new")  # just now
+    assert lengths(paths)[1] == lengths(paths)[1] == paths[3:]
+
+
+@pytest.mark.parametrize(
+    "damage", ["different = 'x'", "different = '[]'", "places = x'00'", "places = x'ff000000ff000000ff000000'"]
+)
+def test_what_is_kept_of_many_files_is_damaged(
+    tmp_path: Path, cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_MANY", 3)
+    paths = files(tmp_path / "a", 3)
+    lengths(paths)
+    with sqlite3.connect(cache / memory.FILE) as connection:
+        assert connection.execute(f"UPDATE lists SET {damage}").rowcount == 1
+    connection.close()
+    assert lengths(paths) == (dict.fromkeys(paths, 1), [])
+
+
+def test_files_that_are_far_away_are_looked_at_by_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = files(tmp_path / "a", 6)
+    lengths(paths)
+    monkeypatch.setattr(memory, "_AT_ONCE", 2)
+    threads: dict[str, int] = {}
+    real = os.stat
+
+    def stat(path: Any, *more: Any, **options: Any) -> os.stat_result:
+        threads[str(path)] = threading.get_ident()
+        return real(path, *more, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for limit, here in ((1e9, 6), (0.0, 2)):
+        monkeypatch.setattr(memory, "_FAR", limit)
+        assert lengths(paths)[1] == []
+        assert [threads[path] for path in paths].count(threading.get_ident()) == here
 
 
 def test_without_a_place_to_remember(tmp_path: Path, cache: Path) -> None:

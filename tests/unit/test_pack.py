@@ -22,6 +22,7 @@ from support import Cli
 from benchmark import registry
 from benchmark.data import archives, audio, headers, manifest, shards, splits
 from benchmark.data.archives import Index, Member, index_bytes
+from benchmark.data.trials import read_trials
 from benchmark.errors import BenchmarkError
 from benchmark.files import is_safe, split_member
 from benchmark.interfaces import Utterance
@@ -351,6 +352,19 @@ def test_nothing_is_unpacked_outside_of_the_folder(data_root: Path, tmp_path: Pa
             shards.unpack(tmp_path / "a", tmp_path / "out")
     assert not (tmp_path / "escaped").exists()
     Path(f"{path}.index").write_bytes(whole)
+
+
+def test_a_pack_without_its_archive(data_root: Path, tmp_path: Path) -> None:
+    pack_voxceleb(data_root, tmp_path / "packed")
+    for path in (tmp_path / "packed").glob("audio-*"):
+        path.unlink()
+    with pytest.raises(BenchmarkError, match=r"audio-00000\.tar cannot be read: No such file or directory; fetch or"):
+        shards.unpack(tmp_path / "packed", tmp_path / "out")
+
+
+def test_a_trial_list_whose_name_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="not found"):
+        read_trials(tmp_path / ("9" * 400), set())
 
 
 def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

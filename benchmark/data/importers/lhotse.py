@@ -94,7 +94,7 @@ def _items(path: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
     for where, line in lines(path, problems):
         try:
             yield where, deserialize_item(json.loads(line))
-        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError) as error:
             problems.append(f"{where}: not as lhotse writes it ({type(error).__name__}: {error})")
 
 

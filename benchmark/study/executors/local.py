@@ -147,7 +147,7 @@ def _main(pipe: Connection, work: Work, threads: int, device: str | None) -> Non
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA is first used
     multiprocessing.set_start_method(None, force=True)  # for readers of audio the system's own, not "spawn"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers to stop by SIGTERM
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     from benchmark.engine.prepare import Preparer
@@ -176,8 +176,9 @@ def _send(pipe: Connection, report: Report | None) -> None:
         pipe.send(report)
 
 
-def _die_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()  # os.getppid() is another one if that died while this process started
+    while parent is not None and os.getppid() == parent.pid:
         time.sleep(1.0)
     os._exit(1)
 

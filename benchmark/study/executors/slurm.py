@@ -124,10 +124,11 @@ def requeued() -> Iterator[None]:
     except KeyboardInterrupt:
         if asked:
             name = job if array is None else f"{array}_{task}"
+            # Said first, and nothing after: Slurm kills this process and scontrol, perhaps before that has returned.
+            print(f"stopped and saved; asking Slurm to requeue job {name}", file=sys.stderr, flush=True)
             done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)
-            if done.returncode:
+            if done.returncode > 0:
                 raise BenchmarkError(
                     f"stopped, but not requeued ({done.stderr.strip()}); submit the study again to go on"
                 ) from None
-            print(f"stopped and saved; job {name} is requeued", file=sys.stderr)
         raise
