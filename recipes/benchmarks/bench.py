@@ -9,7 +9,7 @@ to be missing. About 12 minutes; ``--quick`` is the same with a tiny model in a 
 
 Parts: ``limit``, products of matrices; ``pass``, all states of 8 utterances of 2 to 17 s, in a batch and one by one;
 ``step``, a fine-tuning step of 4 of them with the extractor frozen; ``run``, SUPERB's speaker identification for 20
-epochs with a frozen upstream; ``accuracy``, what that reaches on more speakers, on the bundled network; ``study``, every
+epochs with a frozen upstream; ``accuracy``, what it reaches on more speakers, on wav2vec2_tiny; ``study``, every
 layer and the weighted sum, with 3 seeds and 3 rates, of which s3prl's time is so many of its runs; ``memory``, the
 largest resident memory of a process that computes a batch; ``start``, commands from nothing.
 
