@@ -55,7 +55,7 @@ def test_without_a_driver_the_cores_count(monkeypatch: pytest.MonkeyPatch) -> No
         raise FileNotFoundError("nvidia-smi")
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(devices.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(64)))
     memory = {"SC_AVPHYS_PAGES": 10**6, "SC_PAGE_SIZE": 9001}
     monkeypatch.setattr(devices.os, "sysconf", memory.__getitem__)
     assert devices.slots(None, 1) == [None] * 3  # 9 GB, 3 for each

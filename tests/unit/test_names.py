@@ -291,6 +291,9 @@ def test_labels_that_no_font_has_are_numbered(
     assert "2 labels (日本語, ไทย): the figure shows #n for the nth class of the confusion matrix's .csv" in caplog.text
     files = confusion_files("confusion", np.arange(4), np.arange(4), labels, "日本")
     assert str(files["confusion.csv"]).split("\n")[0] == "reference,Deutsch,日本語,ไทย,Ελληνικά"
+    draw = files["confusion.png"]
+    assert callable(draw)
+    assert draw().startswith(b"\x89PNG")
     assert "no installed font has the characters 日, 本 of a figure; install one that does" in caplog.text
 
 
