@@ -20,6 +20,8 @@ from benchmark.errors import BenchmarkError
 
 log = logging.getLogger("wavbench")
 
+Content = str | bytes | Callable[[], bytes]
+"""Of a file: text, bytes, or what draws a figure, which not everybody keeps."""
 MARKER = "synthetic.json"
 """Lies in the folder of a corpus that a program made; reports on such data say so."""
 
@@ -74,7 +76,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomically(path, lambda file: file.write(data))
 
 
-def write_files(folder: Path, files: Mapping[str, str | bytes | Callable[[], bytes]], *, figures: bool = True) -> None:
+def write_files(folder: Path, files: Mapping[str, Content], *, figures: bool = True) -> None:
     """Write each content under its name; ``figures``: also those that are still to be drawn."""
     for name, content in files.items():
         if isinstance(content, str):

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import BenchmarkError
+from benchmark.files import Content
 
 if TYPE_CHECKING:
     from benchmark.evaluation import About, Items
 
 Seconds = float
-Content = str | bytes | Callable[[], bytes]
-"""Of a file: text, bytes, or what draws a figure, which not everybody keeps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from benchmark import metrics
 from benchmark.data.manifest import OWN_DATA
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import About, Classes, clusters_of
+from benchmark.files import Content
 from benchmark.interfaces import (
-    Content,
     Corpus,
     Evaluation,
     Head,

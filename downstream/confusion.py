@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from benchmark import metrics, plots
-from benchmark.interfaces import Content
+from benchmark.files import Content
 
 
 def confusion_files(

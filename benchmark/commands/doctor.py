@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmark import __version__, results
+from benchmark import __version__, cores, results
 from benchmark.commands import Parser
 from benchmark.files import MARKER, cache_dir
 
@@ -206,7 +206,6 @@ def _satisfies(version: str, wanted: str) -> bool:
 
 
 def _platform(report: Report) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = None
     with contextlib.suppress(ValueError, OSError, AttributeError):  # not every system has them
         page = os.sysconf("SC_PAGE_SIZE")
@@ -214,7 +213,7 @@ def _platform(report: Report) -> None:
     report.sections["platform"] = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
-        "cores": f"{cores} of {os.cpu_count()}",
+        "cores": f"{cores.available()} of {os.cpu_count()}",
         "memory": memory,
         "memory limit": _limit(),
         "encodings": f"files {locale.getpreferredencoding(False)}, names {sys.getfilesystemencoding()}, "

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from benchmark import cores
 from benchmark.data import containers, source
 from benchmark.data.pieces import BrokenError, Piece, blocks
 from benchmark.errors import BenchmarkError
@@ -45,7 +46,7 @@ def decode_all(files: Sequence[Stretches], clipped: float, workers: int | None =
         BenchmarkError: a process died.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores.available()
     chunks = [files[first : first + _CHUNK] for first in range(0, len(files), _CHUNK)]
     with _pool(workers) as run, tqdm(total=len(files), desc="decoding", unit="file", leave=False, delay=1.0) as bar:
         for chunk, problems in zip(chunks, run(_decode, chunks, [clipped] * len(chunks)), strict=True):

@@ -123,23 +123,22 @@ class Model(nn.Module):
     def _untrained(self) -> set[str]:
         """Names of the upstream's parameters and buffers that no update changes."""
         if not self.upstream_trains:
-            return {key for key in self.state_dict() if key.startswith("upstream.")}
+            return self._of_upstream()
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
 
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Load what :meth:`trained_state` returned; strict."""
-        missing, unexpected = self.load_state_dict(state, strict=False)
-        absent = sorted(set(missing) - self._untrained())
-        if absent or unexpected:
-            raise KeyError(f"missing {absent[:5]}, unexpected {unexpected[:5]}")
+    def _of_upstream(self) -> set[str]:
+        return {key for key in self.state_dict() if key.startswith("upstream.")}
 
-    def head_state(self) -> dict[str, Tensor]:
-        """The state dict without the upstream: head and layer weights."""
-        return {key: value for key, value in self.state_dict().items() if not key.startswith("upstream.")}
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`trained_state` returned; strict."""
+        self._load(state, self._untrained())
 
     def load_head(self, state: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`head_state` of a model with another regime returned; strict."""
+        """Load the head and layer weights, :meth:`trained_state` of a model with a frozen upstream; strict."""
+        self._load(state, self._of_upstream())
+
+    def _load(self, state: Mapping[str, Tensor], left_out: set[str]) -> None:
         missing, unexpected = self.load_state_dict(state, strict=False)
-        absent = [key for key in missing if not key.startswith("upstream.")]
+        absent = sorted(set(missing) - left_out)
         if absent or unexpected:
             raise KeyError(f"missing {absent[:5]}, unexpected {unexpected[:5]}")

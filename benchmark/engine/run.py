@@ -208,7 +208,7 @@ def _probe(prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopR
         fit(probe, stop, resume=True, overwrite=False)
     probe.load_best()
     trainer.spent["samples_upstream"] += probe.spent["samples_upstream"]
-    return probe.model.head_state()
+    return probe.model.trained_state()
 
 
 def _take_over(trainer: Trainer, output: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import subprocess
 from typing import NamedTuple
 
+from benchmark.cores import available
+
 log = logging.getLogger("wavbench")
 
 _NEEDED = 3e9
@@ -79,6 +81,4 @@ def _cpu_jobs() -> int:
 def cores() -> int:
     """Cores that this process may use: of a Slurm job, or by ``taskset``, those that it was given."""
     given = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    if given.isdigit() and int(given):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(given) if given.isdigit() and int(given) else available()

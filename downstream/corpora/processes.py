@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+
+from benchmark import cores
 
 
 @contextmanager
 def processes(workers: int | None) -> Iterator[Executor | None]:
     """``workers`` processes, by default one a core, started when they are first used; ``None``: this process
     suffices."""
-    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    count = workers or cores.available()
     if count == 1:
         yield None
         return

@@ -12,7 +12,7 @@ import numpy as np
 from benchmark import metrics, plots
 from benchmark.errors import BenchmarkError
 from benchmark.evaluation import Classes
-from benchmark.interfaces import Content
+from benchmark.files import Content
 from downstream.classification import ClassificationTask, HeldOutConfig
 
 P_TARGET = 0.5

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmark.evaluation import Classes
-from benchmark.interfaces import Content
+from benchmark.files import Content
 from downstream.classification import ClassificationConfig, ClassificationTask
 
 

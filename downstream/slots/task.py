@@ -16,7 +16,8 @@ from torch import Tensor
 
 from benchmark.errors import BenchmarkError, shorten
 from benchmark.evaluation import Classes
-from benchmark.interfaces import Content, Corpus, Head, NeighbourHead, Splits, Target, Utterance
+from benchmark.files import Content
+from benchmark.interfaces import Corpus, Head, NeighbourHead, Splits, Target, Utterance
 from downstream.classification import ClassificationTask, HeldOutConfig
 from downstream.classifier import Classifier
 from downstream.confusion import confusion_files
