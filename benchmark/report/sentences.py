@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from benchmark import statistics as stats
 from benchmark.data import budget as label_budgets
 from benchmark.metrics import Metric
+from benchmark.report.collect import Run
 from benchmark.report.compare import Contrast, Difference, Series, TaskView, budget_kind, curve_area
 from benchmark.tables import number_text, plural
 
@@ -208,9 +211,26 @@ def sentences_on_layers(view: TaskView) -> list[str]:
         where = f"{view.titles.get(upstream, upstream)}, budget {budget}: of" if several else "Of"
         texts.append(
             f"{where} {plural(len(layers), 'single layer')}, layer {best} has the best mean on test, "
-            f"{view.metric.label} {view.metric.text(means[best])} ({plural(len(layers[best]), 'seed')})."
+            f"{view.metric.label} {view.metric.text(means[best])} ({plural(len(layers[best]), 'seed')}); "
+            f"{_chosen_on_dev(view, layers)}."
         )
     return texts
+
+
+def _chosen_on_dev(view: TaskView, layers: Mapping[int, Mapping[int, Run]]) -> str:
+    """What the layers have on test that dev would choose, seed by seed: as good a choice as can be made."""
+    shared = sorted(set.intersection(*(set(runs) for runs in layers.values())))
+    if not shared:
+        return "no seed has all of them, so that dev cannot choose"
+    better = max if view.metric.higher_is_better else min
+    chosen = [
+        better((float(runs[seed].result["selected"]["value"]), layer) for layer, runs in layers.items())[1]
+        for seed in shared
+    ]
+    value = float(np.mean([layers[layer][seed].value for layer, seed in zip(chosen, shared, strict=True)]))
+    names = sorted(set(chosen))
+    listed = f"layer {names[0]}" if len(names) == 1 else f"layers {', '.join(map(str, names))}, by seed"
+    return f"dev chooses {listed}: {view.metric.text(value)}"
 
 
 OPTIMISTIC = "As the best of several on test, the value of the best layer is slightly optimistic."

@@ -339,6 +339,18 @@ def test_single_layers_alone(tmp_path: Path) -> None:
     layers = rows(table(made, "verify_layers"))
     best = min(layers, key=lambda row: float(row["test EER"]))
     assert f"Of 4 single layers, layer {best['layer']} has the best mean on test" in text(made.page)
+    assert f"(1 seed); dev chooses layer {best['layer']}: " in text(made.page)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_layer_that_dev_chooses(tmp_path: Path) -> None:
+    root = write_study(tmp_path / "a", tasks=["verify"])
+    (path,) = root.glob("tiny/verify/layers-1/**/result.json")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    result["selected"]["value"] = 1.0  # better than all others, on dev
+    path.write_text(json.dumps(result), encoding="utf-8")
+    read = text(report.make([root], replicates=100).page)
+    assert f"(1 seed); dev chooses layer 1: {result['metrics']['test']['eer']:.1f} %." in read
 
 
 # --- In a browser -----------------------------------------------------------------------------------------------------
