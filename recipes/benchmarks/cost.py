@@ -33,6 +33,7 @@ import soundfile
 import yaml
 from common import BASE, RATE, TINY, commit, made
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from benchmark import plots
 from benchmark.study.recipe import cells, parse
@@ -161,17 +162,20 @@ def measure(hours: float, overrides: dict[str, Any], steps: int, *, whole: bool)
 
 def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Processor seconds over hours of audio."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     hours = [row["hours"] for row in rows]
     for name, label in (
-        ("pass", "one pass of the upstream"), ("study", "the study, states kept"),
-        ("exact", "the study, solved exactly"), ("one_by_one", "the study one by one (extrapolated)"),
-        ("commands", "each run a command (extrapolated)"),
+        ("commands", "each run a command (extrapolated)"), ("one_by_one", "the study one by one (extrapolated)"),
+        ("study", "the study, states kept"), ("exact", "the study, solved exactly"), ("pass", "one pass of the upstream"),
     ):  # fmt: skip
         axes.plot(hours, [row[name] for row in rows], marker="o", label=label)
     axes.set(xscale="log", yscale="log", xlabel="hours of audio", ylabel="seconds of processor time")
-    axes.legend()
+    axes.set_xticks(hours, [f"{value:g}" for value in hours])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside right upper", fontsize="small")
     path.write_bytes(plots.png(figure))
 
 
