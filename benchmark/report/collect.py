@@ -11,6 +11,7 @@ configuration is read from the folder named first, with a notice.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -195,7 +196,7 @@ def _add_single(path: Path, gathered: Gathered) -> None:
 
 def _result(path: Path) -> dict[str, Any]:
     result = results.read(path)
-    if result.keys() != results.FIELDS.keys() or "evaluated" not in result["downstream"]:
+    if result.keys() != results.FIELDS.keys() or "evaluated" not in (result["downstream"] or ()):
         raise BenchmarkError(
             f"{path} lacks fields of result schema {results.SCHEMA}; run wavbench run -m evaluate -e again"
         )
@@ -212,7 +213,8 @@ def _add(run: Run, gathered: Gathered) -> None:
     earlier = gathered.runs.setdefault(run.cell, run)
     root = run.config.get("data.root")
     if isinstance(root, str) and root and not gathered.synthetic:
-        gathered.synthetic = any(Path(root).glob(MARKER)) or any(Path(root).glob(f"*/{MARKER}"))
+        with contextlib.suppress(OSError):  # the configuration may be from another machine, where this was a name
+            gathered.synthetic = any(Path(root).glob(MARKER)) or any(Path(root).glob(f"*/{MARKER}"))
     if earlier is run:
         return
     changed = _differences(earlier, run)

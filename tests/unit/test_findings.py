@@ -100,6 +100,36 @@ def test_a_result_that_lacks_fields_is_refused(tmp_path: Path) -> None:
         collect.gather([root])
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "said"),
+    [
+        ("downstream", "task", "downstream.task is missing"),
+        ("downstream", "protocol_version", "downstream.protocol_version is missing"),
+        ("upstream", "sha256", "upstream.sha256 is missing"),
+        ("downstream", None, "lacks fields of result schema 1"),
+    ],
+)
+def test_a_result_of_another_shape_is_refused(part: str, name: str | None, said: str, tmp_path: Path) -> None:
+    root = write_study(tmp_path / "a", tasks=["words"], layers=False)
+    path = root / "tiny/words/frozen/1h/seed0/lr=0.1/result.json"
+    result = json.loads(path.read_text())
+    if name is None:
+        result[part] = None
+    else:
+        del result[part][name]
+    path.write_text(json.dumps(result))
+    with pytest.raises(BenchmarkError, match=said):
+        collect.gather([root])
+
+
+def test_a_data_root_that_no_folder_can_have(tmp_path: Path) -> None:
+    root = write_study(tmp_path / "a", tasks=["words"], layers=False)
+    path = root / "tiny/words/frozen/1h/seed0/lr=0.1/config.yaml"
+    run = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**run, "data": {**run["data"], "root": "9" * 5000}}))
+    assert not collect.gather([root]).synthetic
+
+
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="no folder"):
         collect.gather([tmp_path / "nowhere"])

@@ -354,6 +354,14 @@ def test_nothing_is_unpacked_outside_of_the_folder(data_root: Path, tmp_path: Pa
     Path(f"{path}.index").write_bytes(whole)
 
 
+def test_a_member_whose_name_no_file_can_have(data_root: Path, tmp_path: Path) -> None:
+    pack_voxceleb(data_root, tmp_path / "a")
+    path = tmp_path / "a" / "audio-00000.tar"
+    Path(f"{path}.index").write_bytes(index_bytes([Member("9" * 400, 512, 10)], path.stat().st_size))
+    with pytest.raises(BenchmarkError, match=r"cannot unpack .*File name too long"):
+        shards.unpack(tmp_path / "a", tmp_path / "out")
+
+
 def test_a_pack_without_its_archive(data_root: Path, tmp_path: Path) -> None:
     pack_voxceleb(data_root, tmp_path / "packed")
     for path in (tmp_path / "packed").glob("audio-*"):
