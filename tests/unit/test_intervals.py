@@ -1,6 +1,6 @@
 """Intervals and differences of benchmark.statistics: formulas by brute force, consistency, coverage by simulation.
 
-The coverage of more settings: recipes/benchmarks/coverage.py and docs/statistics.md.
+The coverage of more settings: recipes/benchmarks/interval_coverage.py and docs/statistics.md.
 """
 
 from __future__ import annotations

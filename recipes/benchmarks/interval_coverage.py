@@ -1,7 +1,7 @@
 """How often the intervals of docs/statistics.md contain the truth, by simulation.
 
-    python recipes/benchmarks/coverage.py --quick
-    python recipes/benchmarks/coverage.py --simulations 1000 -o coverage.md
+    python recipes/benchmarks/interval_coverage.py --quick
+    python recipes/benchmarks/interval_coverage.py --simulations 1000 -o coverage.md
 
 Every case draws test sets from a model whose true error is known (by formula, or from millions of independent trials),
 computes the 95 % intervals of each and counts: how many contain the truth, how many lie above or below it, and, for two
