@@ -167,7 +167,8 @@ def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
     hours = [row["hours"] for row in rows]
     for name, label in (
         ("commands", "each run a command (extrapolated)"), ("one_by_one", "the study one by one (extrapolated)"),
-        ("study", "the study, states kept"), ("exact", "the study, solved exactly"), ("pass", "one pass of the upstream"),
+        ("study", "the study, states kept"), ("exact", "the study, solved exactly"),
+        ("pass", "one pass of the upstream"),
     ):  # fmt: skip
         axes.plot(hours, [row[name] for row in rows], marker="o", label=label)
     axes.set(xscale="log", yscale="log", xlabel="hours of audio", ylabel="seconds of processor time")
