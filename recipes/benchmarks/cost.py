@@ -148,7 +148,7 @@ def measure(hours: float, overrides: dict[str, Any], steps: int, *, whole: bool)
         row: dict[str, Any] = {"hours": hours, "cells": count, "updates": steps, "start": start, "pass": cold - start}
         for name, part, *options in (("study", sample), ("exact", exact), ("one_by_one", alone, "--one-by-one")):
             seconds, ran = of(name, part, *options)
-            row[name] = start + (seconds - start) * count / ran
+            row[name] = start + max(0.0, seconds - start) * count / ran
             row[f"{name}_ran"] = ran
         folder = next((root / "one_by_one").rglob("config.yaml")).parent
         seconds = timed(root, ["run", "-c", str(folder / "config.yaml"), "-p", str(root / "command")])

@@ -31,6 +31,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[recipe.Cell, tuple
     for task in read.tasks.values():
         task.budgets = ["3min", "9min"]
     read.regimes["finetuned"].budgets = ["3min"]
+    read.upstreams["random_weights"].regimes = ["frozen", "finetuned"]  # the demo itself has it frozen, once
+    read.upstreams["random_weights"].budgets = ["3min", "9min"]
     found = {}
     preparer = Preparer()
     with pytest.MonkeyPatch.context() as patch:
