@@ -50,9 +50,11 @@ FIELDS = {
 """Every field of ``result.json``, top level."""
 
 
+_UPSTREAM = {"name": str, "checkpoint?": (str, None), "random_weights?": (bool, None)}
+_DOWNSTREAM = {"name": str, "corpus?": str, "evaluated?": str}
 _SHAPE: dict[Any, Any] = {
-    "upstream": {"name": str, "checkpoint?": (str, None), "sha256": (str, None), "random_weights?": (bool, None)},
-    "downstream": {"name": str, "protocol_version": (int, None), "task": str, "corpus?": str, "evaluated?": str},
+    "upstream": _UPSTREAM | {"sha256": (str, None)},
+    "downstream": _DOWNSTREAM | {"protocol_version": (int, None), "task": str},
     "regime": str, "state": (int, None), "seed": int,
     "budget": {"name": str, "seed?": (int, None)},
     "selected": {"step": int, "metric": str, "value": float},
@@ -69,14 +71,8 @@ _SHAPE: dict[Any, Any] = {
 }  # fmt: skip
 """What :func:`check` asks of a result, which others may have made (:mod:`benchmark.shapes`)."""
 _PARTLY = {name: (shape, None) for name, shape in _SHAPE.items()} | {
-    "upstream": (
-        {"name": str, "checkpoint?": (str, None), "sha256?": (str, None), "random_weights?": (bool, None)},
-        None,
-    ),
-    "downstream": (
-        {"name": str, "protocol_version?": (int, None), "task?": str, "corpus?": str, "evaluated?": str},
-        None,
-    ),
+    "upstream": (_UPSTREAM | {"sha256?": (str, None)}, None),
+    "downstream": (_DOWNSTREAM | {"protocol_version?": (int, None), "task?": str}, None),
     "data": ({...: {...: (float, str, {...: float}, None)}}, None),
 }
 """What :func:`read` asks: fields may be null, and splits say less."""
