@@ -52,6 +52,8 @@ def png(figure: matplotlib.figure.Figure) -> bytes:
 
     All text is drawn as it stands (``$`` begins no formula), in whatever installed fonts have its characters.
     """
+    if any("log" in (axes.get_xscale(), axes.get_yscale()) for axes in figure.axes):
+        figure.draw_without_rendering()  # before, the labels of their ticks, which are formulas, are empty
     texts = [text for text in figure.findobj(Text) if "\\mathdefault" not in text.get_text()]
     families, absent = fonts(text.get_text() for text in texts)
     for text in texts:

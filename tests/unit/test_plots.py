@@ -41,6 +41,18 @@ def pixels(png: bytes) -> tuple[int, ...]:
     return tuple(imread(io.BytesIO(png), format="png").shape[:2])
 
 
+def test_labels_of_logarithmic_ticks_are_drawn_as_formulas() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.plot([1, 1000], [1, 2], label="a $label$")
+    axes.set(xscale="log", title="$5 and $6")
+    plots.png(figure)
+    ticks = [text for text in axes.get_xticklabels() if "mathdefault" in text.get_text()]
+    assert ticks
+    assert all(text.get_parse_math() for text in ticks)
+    assert not axes.title.get_parse_math()
+
+
 def test_det_marks_the_numbers_of_the_metrics() -> None:
     labels, scores = trials(2000, 2.0)
     figure = laid_out(plots.det({"test": det_curve(labels, scores)}, "a title", p_target=0.05))

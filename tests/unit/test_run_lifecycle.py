@@ -92,6 +92,17 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted() -> None:
         prepared_run("data.min_seconds=9")
 
 
+@pytest.mark.parametrize(
+    ("supported", "precision", "said"), [(False, "bf16", True), (True, "bf16", False), (False, "no", False)]
+)
+def test_bf16_on_a_processor_without_it_is_called_slow(
+    monkeypatch: pytest.MonkeyPatch, supported: bool, precision: str, said: bool
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    lines = "\n".join(prepare.describe(prepared_run(f"trainer.precision={precision}")))
+    assert ("no instructions for bf16" in lines) == said
+
+
 def test_crops_are_refused_where_labels_belong_to_the_whole() -> None:
     with pytest.raises(BenchmarkError, match=r"data\.crop_seconds=0\.2: .* set it to null"):
         prepared_run("data.crop_seconds=0.2", task="test_run_lifecycle:WholeToyTask")
