@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +50,61 @@ class WeightedSum(Featurizer):
         return values if self.key_weights is None else torch.cat([self._sum(self.key_weights, hidden), values], dim=2)
 
     def _sum(self, weights: Tensor, hidden: HiddenStates) -> Tensor:
-        shares = torch.softmax(weights, dim=0)
-        total = shares[0] * self.prepare(hidden.states[0])
-        for share, state in zip(shares[1:], hidden.states[1:], strict=True):
-            total = total + share * self.prepare(state)
+        return combine(torch.softmax(weights, dim=0), [self.prepare(state) for state in hidden.states])
+
+
+def combine(shares: Tensor, states: Sequence[Tensor]) -> Tensor:
+    """(state,) shares and as many tensors of one shape -> the sum of their products."""
+    return cast(Tensor, _Combination.apply(shares, *states))  # type: ignore[no-untyped-call]
+
+
+class _Combination(torch.autograd.Function):
+    """:func:`combine`, reading each state once forward and once backward: as products and sums of their own, most of an
+    update of a small head would be memory that comes and goes."""
+
+    @staticmethod
+    def forward(shares: Tensor, *states: Tensor) -> Tensor:
+        """The sum."""
+        total = shares[0] * states[0]
+        for share, state in zip(shares[1:], states[1:], strict=True):
+            total = total.addcmul_(state, share) if total.dtype == state.dtype else total + share * state
         return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep the factors."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the shares and of each state."""
+        shares, *states = ctx.saved_tensors
+        of_shares = None
+        if ctx.needs_input_grad[0]:
+            of_shares = torch.stack([_inner(gradient, state) for state in states]).to(shares.dtype)
+        wanted = ctx.needs_input_grad[1:]
+        return of_shares, *(
+            (gradient * share).to(state.dtype) if want else None
+            for share, state, want in zip(shares, states, wanted, strict=True)
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], shares: Tensor, *states: Tensor) -> tuple[Tensor, int]:
+        """Of several runs at once, whose states are small."""
+        factors = [
+            factor.expand(info.batch_size, *factor.shape) if place is None else factor.movedim(place, 0)
+            for factor, place in zip((shares, *states), in_dims, strict=True)
+        ]
+        shares, *rest = factors
+        each = [share.view(-1, *[1] * (state.dim() - 1)) for share, state in zip(shares.unbind(1), rest, strict=True)]
+        return sum(share * state for share, state in zip(each, rest, strict=True)), 0  # type: ignore[return-value]
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of two tensors of one shape, summed in float32 at least."""
+    if a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64):
+        return torch.dot(a.flatten(), b.flatten())
+    return (a.float() * b.float()).sum()
 
 
 class HierarchicalConvolution(Featurizer):
@@ -172,11 +223,17 @@ class StateStatistics:
             self.inner += hidden.gram.double().sum(0).cpu() @ weights
             return
         valid = torch.arange(features.shape[1], device=features.device) < hidden.lengths.to(features.device)[:, None]
-        summed = features[valid][:, -hidden.states[0].shape[2] :].float()  # (valid frames, dim)
+        padded = not valid.all()
+
+        def chosen(state: Tensor) -> Tensor:
+            """(batch, frame, dim) -> (valid frame, dim)."""
+            return (state[valid] if padded else state.flatten(0, 1)).float()
+
+        summed = chosen(features[..., -hidden.states[0].shape[2] :])
         self.frames += len(summed)
         for k, state in enumerate(hidden.states):
-            self.norms[k] += state[valid].float().norm(dim=-1).sum().double().cpu()
-            self.inner[k] += (featurizer.prepare(state)[valid].float() * summed).sum().double().cpu()
+            self.norms[k] += chosen(state).norm(dim=-1).sum().double().cpu()
+            self.inner[k] += _inner(chosen(featurizer.prepare(state)), summed).double().cpu()
 
     def merge(self, other: StateStatistics) -> None:
         """Count in what another process has counted."""

@@ -41,7 +41,7 @@ def optimizer(model: Model, config: OptimConfig) -> torch.optim.Optimizer:
         betas=(config.betas[0], config.betas[1]),
         eps=config.eps,
         weight_decay=config.weight_decay,
-        fused=next(model.parameters()).device.type == "cuda" or None,
+        fused=True,  # on a CPU, too, one pass over all numbers
     )
 
 

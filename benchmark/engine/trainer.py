@@ -242,6 +242,7 @@ class Trainer:
         self.model.eval()
         progress = self._progress(f"evaluating {split}", "batch", len(batches), leave=False)
         with torch.inference_mode(), self.precision.autocast(), progress:
+            counted = counted if split == "dev" else 0  # what states contribute is reported of dev
             found = self.parallel.together(lambda: self._predict_all(data, counted, stop, progress))
         if self.world.any(found is None):
             if split == "dev":  # at test the chosen parameters are in place, and the last ones are saved
@@ -257,18 +258,19 @@ class Trainer:
     def _predict_all(
         self, data: Iterator[Batch], counted: int, stop: StopRequest | None, progress: tqdm[Any]
     ) -> tuple[dict[str, Any], StateStatistics] | None:
-        """Predict batches, of which the first so many count; ``None`` where ``stop`` asked not to go on."""
+        """Predict batches, of which the first so many count in the statistics; ``None`` where ``stop`` asked not to go
+        on."""
         statistics = StateStatistics(self.model.upstream.num_states)
         predictions: dict[str, Any] = {}
         for number, batch in enumerate(data):
             if self.parallel.stops(stop is not None and stop.requested):
                 return None
-            counting = statistics if number < counted else StateStatistics(len(statistics.norms))
+            counting = statistics if number < counted else None
             predictions.update(zip(batch.ids, self._predict(batch, counting), strict=True))
             progress.update()
         return predictions, statistics
 
-    def _predict(self, batch: Batch, statistics: StateStatistics) -> list[Any]:
+    def _predict(self, batch: Batch, statistics: StateStatistics | None) -> list[Any]:
         """Predict a batch, in smaller parts where it does not fit into memory."""
         try:
             with oom.noticed(batch):

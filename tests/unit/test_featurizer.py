@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
-from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum
+from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum, combine
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates
 
@@ -25,6 +27,51 @@ def test_the_sum_is_softmax_weighted_and_starts_uniform() -> None:
     torch.testing.assert_close(made(states), torch.einsum("k,kbfd->bfd", shares, torch.stack(states.states)))
     made(states).sum().backward()
     assert made.weights.grad is not None
+
+
+def products(shares: torch.Tensor, states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What ``combine`` is, by operations that autograd knows."""
+    return torch.stack([share * state for share, state in zip(shares, states, strict=True)]).sum(0)
+
+
+@pytest.mark.parametrize("states_train", [False, True])
+def test_the_sum_has_the_gradients_of_its_products(states_train: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.randn(3, generator=generator, dtype=torch.float64, requires_grad=True)
+    states = [torch.randn(2, 5, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
+    trained = [shares, *(state.requires_grad_() for state in states if states_train)]
+    found, expected = (
+        torch.autograd.grad(function(shares, states).pow(3).sum(), trained) for function in (combine, products)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_sums_of_runs_side_by_side_have_the_gradients_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shares, states = torch.randn(6, 3, generator=generator), torch.randn(6, 2, 3, 4, generator=generator)
+
+    def loss(shares: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return combine(shares, [states[:, k : k + 1] for k in range(3)]).pow(3).sum()
+
+    together = shares.clone().requires_grad_()
+    torch.func.vmap(loss)(together, states).sum().backward()
+    for i in range(6):
+        alone = shares[i].clone().requires_grad_()
+        loss(alone, states[i]).backward()
+        assert together.grad is not None
+        torch.testing.assert_close(together.grad[i], alone.grad)
+
+
+@pytest.mark.parametrize("dtypes", [[torch.bfloat16] * 3, [torch.bfloat16, torch.float32, torch.bfloat16]])
+def test_states_of_less_precision_are_summed_too(dtypes: list[torch.dtype]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.randn(3, generator=generator).requires_grad_()
+    states = [torch.randn(2, 50, 4, generator=generator).to(dtype) for dtype in dtypes]
+    found = combine(shares, states)
+    assert found.dtype == torch.promote_types(*dtypes[:2])
+    found.float().sum().backward()
+    assert shares.grad is not None
+    torch.testing.assert_close(shares.grad, torch.stack([state.float().sum() for state in states]), rtol=0.02, atol=0.1)
 
 
 def test_normalised_states_weigh_alike() -> None:
