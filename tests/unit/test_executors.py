@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from benchmark.errors import BenchmarkError
 from benchmark.study import claims, devices, recipe, runner, status
 from benchmark.study.board import Board
 from benchmark.study.claims import Claims
-from benchmark.study.executors import run_study
+from benchmark.study.executors import run_study, stopped_by_signals
 from benchmark.study.executors.slurm import restarts
 from benchmark.study.recipe import Study
 from benchmark.study.runner import Report, Unit, Work
@@ -244,6 +245,19 @@ def test_a_second_study_in_the_folder_is_refused(study: Study, tmp_path: Path) -
 
     with pytest.raises(BenchmarkError, match=r"another process is running in .*out"):
         run_study(study, tmp_path / "out", executor=Second())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_study_in_the_background_hears_ctrl_c_as_its_cells_do(number: int) -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C. Cells heard it nevertheless, and their study, which
+    did not, said that they had died."""
+    former = signal.signal(number, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), stopped_by_signals():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, former)
 
 
 def board(study: Study, output: Path, units: Sequence[Unit]) -> Board:

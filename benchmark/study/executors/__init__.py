@@ -77,7 +77,7 @@ def run_study(
         units = runner.units(todo, grouped, executor.slots(study), most)
         _write_plan(work, every)
         board = Board(work, len(mine), units, join=executor.shared and shard == (1, 1))
-        with stopped_by_sigterm(), board.progress:
+        with stopped_by_signals(), board.progress:
             executor.run(board)
         return board.failed
 
@@ -106,8 +106,9 @@ def _write_plan(work: Work, every: Sequence[Cell]) -> None:
 
 
 @contextlib.contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM is Ctrl-C."""
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM is Ctrl-C, which a command hears that was started in the background of a script, too: the system makes it
+    ignore Ctrl-C, but not the cells that run within."""
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -115,8 +116,9 @@ def stopped_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
         yield
         return
-    former = signal.signal(signal.SIGTERM, stop)
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
