@@ -64,14 +64,13 @@ def min_cllr(labels: ArrayLike, scores: ArrayLike) -> float:
     du Preez (2006), and is the same for scores and for any increasing function of them. O(n log n). Arguments and
     errors as :func:`cllr`.
     """
+    from scipy.optimize import isotonic_regression
     from scipy.special import xlogy
-    from sklearn.isotonic import isotonic_regression
 
     curve = det_curve(labels, scores)
     targets, nontargets = -np.diff(curve.p_miss), np.diff(curve.p_fa)  # shares with each score, the highest first
     both = targets + nontargets
-    posteriors = isotonic_regression(targets / both, sample_weight=both, increasing=False)
-    blocks = np.flatnonzero(np.diff(posteriors, prepend=np.nan))
+    blocks = isotonic_regression(targets / both, weights=both, increasing=False).blocks[:-1]
     targets, nontargets = np.add.reduceat(targets, blocks), np.add.reduceat(nontargets, blocks)
     both = targets + nontargets
     return float((xlogy(both, both) - xlogy(targets, targets) - xlogy(nontargets, nontargets)).sum() / np.log(4))

@@ -107,6 +107,13 @@ class Classes(_Clustered):
             return None
         return metrics.detection_llrs(logs)
 
+    def take(self, index: NDArray[Any]) -> Self:
+        """As of all items; what is known of each utterance is taken with it."""
+        taken = super().take(index)
+        if self.llrs is not None:
+            taken.__dict__["llrs"] = self.llrs[index]
+        return taken
+
 
 @dataclass(frozen=True, eq=False)
 class Edits(_Clustered):
