@@ -497,5 +497,5 @@ def describe(prepared: Prepared) -> Sequence[str]:
             + ("; not there, as the run recorded it" if name in prepared.recorded else "")
         )
     if prepared.run.trainer.precision == "bf16" and on_a_cpu_without_bf16(prepared.run):
-        lines.append("this processor has no instructions for bf16: trainer.precision=no is several times as fast here")
+        lines.append("this processor has no instructions for bf16: trainer.precision=no is many times as fast here")
     return lines
