@@ -41,8 +41,9 @@ FIELDS = {
     "layer_key_weights": "of the keys that the head attends by (mhfa); layer_weights is of its values then; else null",
     "layer_norms": "mean L2 norm of a frame of each layer, on dev",
     "layer_shares": "each layer's share of the summed feature's squared norm, on dev; sums to 1",
-    "cost": "updates; audio_seconds_seen in training; upstream_audio_seconds, evaluation included; wall_seconds; "
-    "peak_memory_bytes (of the process on CPU, of the device on CUDA); trainable_parameters",
+    "cost": "updates; probe_updates before them, with tune.probe; audio_seconds_seen in both; upstream_audio_seconds, "
+    "evaluation included; wall_seconds; peak_memory_bytes (of the process on CPU, of the device on CUDA); "
+    "trainable_parameters",
     "data": "split -> utterances, seconds, speakers, languages, digest; train also: dropped (why -> utterances)",
     "warnings": "what was logged as a warning, each once, in all processes of the run",
     "provenance": "commit, dirty, versions, device, started (UTC) and command of the process that started the run",
@@ -61,8 +62,8 @@ _SHAPE: dict[Any, Any] = {
     "metrics": {"dev": {...: float}, "test": {...: float}, ...: {...: float}},
     "layer_weights?": ([float], None), "layer_key_weights?": ([float], None),
     "layer_norms?": ([float], None), "layer_shares?": ([float], None),
-    "cost": {"updates": int, "audio_seconds_seen": float, "upstream_audio_seconds?": float, "wall_seconds": float,
-             "peak_memory_bytes": float, "trainable_parameters": float},
+    "cost": {"updates": int, "probe_updates?": int, "audio_seconds_seen": float, "upstream_audio_seconds?": float,
+             "wall_seconds": float, "peak_memory_bytes": float, "trainable_parameters": float},
     "data": {name: {"utterances": int, "seconds": float, "speakers": int, "languages": int, "digest": str}
              for name in ("train", "dev", "test")},
     "warnings": [str],
@@ -158,6 +159,7 @@ def _how(result: Mapping[str, Any]) -> str:
 def table(result: dict[str, Any]) -> str:
     """A result as the lines printed at the end of a run."""
     cost = result["cost"]
+    before = f" after {cost['probe_updates']} on the frozen upstream" if "probe_updates" in cost else ""
     sets = result["metrics"]
     rows = [
         [name, *(_decimals(values[name]) if name in values else "" for values in sets.values())]
@@ -166,7 +168,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{upstream_name(result)} x {result['downstream']['name']}, {_how(result)}, seed {result['seed']}",
         *Table(["", *sets], rows).text().splitlines(),
-        f"{cost['updates']} updates, {cost['audio_seconds_seen'] / 3600:.2f} h of audio seen in training, "
+        f"{cost['updates']} updates{before}, {cost['audio_seconds_seen'] / 3600:.2f} h of audio seen in training, "
         f"{cost['trainable_parameters'] / 1e6:.2f} M trained parameters, {cost['wall_seconds']:.0f} s, "
         f"peak memory {cost['peak_memory_bytes'] / 2**30:.2f} GiB; checkpoint of update {result['selected']['step']}",
     ]

@@ -207,7 +207,8 @@ def _probe(prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopR
     with probe.trackers.closing(lambda: stop.requested):
         fit(probe, stop, resume=True, overwrite=False)
     probe.load_best()
-    trainer.spent["samples_upstream"] += probe.spent["samples_upstream"]
+    for what in ("samples_seen", "samples_upstream"):
+        trainer.spent[what] += probe.spent[what]
     return probe.model.trained_state()
 
 
@@ -262,6 +263,7 @@ def _write_result(
     prepared: Prepared, trainer: Trainer, folder: Path, best: dict[str, Any], scores: Evaluation, *, figures: bool
 ) -> dict[str, Any]:
     settings = prepared.run
+    probed = settings.tune.probe and trainer.model.upstream_trains
     calibration.apply(scores, calibration.Calibration.read(best.get("calibration")))  # earlier releases kept none
     layers = best["layers"] or dict.fromkeys(("layer_weights", "layer_key_weights", "layer_norms", "layer_shares"))
     result = {
@@ -286,6 +288,7 @@ def _write_result(
         **layers,
         "cost": {
             "updates": trainer.step,
+            **({"probe_updates": config.probing(settings).trainer.max_steps} if probed else {}),
             **trainer.costs(),
             "trainable_parameters": sum(p.numel() for p in trainer.parameters),
         },

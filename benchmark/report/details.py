@@ -216,7 +216,10 @@ def _efficiency(view: TaskView, slug: str) -> list[Sheet | Table]:
 
 
 def _mean_cost(runs: Mapping[int, Run], name: str) -> float:
-    return float(np.mean([run.result["cost"][name] for run in runs.values()]))
+    """Mean over the runs; the updates include those before fine-tuning."""
+    costs = [run.result["cost"] for run in runs.values()]
+    more = [cost.get("probe_updates", 0) if name == "updates" else 0 for cost in costs]
+    return float(np.mean([cost[name] for cost in costs]) + np.mean(more))
 
 
 def _reliability(view: TaskView, slug: str, bootstrap: Bootstrap) -> list[Sheet]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from toys import ToyTask, ToyUpstream, toy_corpus
 
-from benchmark import registry
+from benchmark import registry, results
 from benchmark.commands import predict
 from benchmark.config import RunConfig
 from benchmark.data import manifest
@@ -403,7 +403,11 @@ def test_fine_tuning_can_start_from_a_trained_probe(tmp_path: Path) -> None:
     assert tuned.result["metrics"]["test"] == pytest.approx(frozen.result["metrics"]["test"], rel=1e-5)
     assert tuned.result["layer_weights"] == pytest.approx(frozen.result["layer_weights"])
     assert without.result["metrics"]["test"] != pytest.approx(frozen.result["metrics"]["test"], rel=1e-4)
-    assert tuned.result["cost"]["updates"] == 4
+    cost, of_frozen, of_without = (one.result["cost"] for one in (tuned, frozen, without) if one.result is not None)
+    assert (cost["updates"], cost["probe_updates"], "probe_updates" in of_without) == (4, 6, False)
+    seen = of_frozen["audio_seconds_seen"] + of_without["audio_seconds_seen"]
+    assert cost["audio_seconds_seen"] == pytest.approx(seen)
+    assert "4 updates after 6 on the frozen upstream" in results.table(tuned.result)
     assert not (tmp_path / "tuned" / "probe").exists()  # trainer.keep=best
     assert not (tmp_path / "without" / "probe").exists()
 
