@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.errors import BenchmarkError
 from upstream.packing import Packing
 from upstream.wav2vec2.config import STANDARD_CONV, Wav2Vec2Config, parse_conv_layers
+from upstream.wav2vec2.extractor import convolve
 from upstream.wav2vec2.model import Wav2Vec2Model, span_mask
 
 CONV = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16,2,2)] * 2"
@@ -142,6 +143,19 @@ def test_gradients_reach_every_parameter(family: str) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any() or name.endswith("k_proj.bias"), name  # a softmax does not see the keys' bias
+
+
+def test_channels_that_lie_side_by_side_stay_so_and_give_the_same_convolution() -> None:
+    """As LayerNorm leaves them; else every convolution and every norm would copy all it gets."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(16, 24, 3, stride=2)
+    x = torch.randn(1, 16, 101)
+    for laid_out in (x, x.transpose(1, 2).contiguous().transpose(1, 2)):
+        found = convolve(laid_out, conv)
+        torch.testing.assert_close(found, conv(x), rtol=1e-5, atol=1e-6)
+        gradients = [torch.autograd.grad(y.pow(2).sum(), conv.weight)[0] for y in (found, conv(x))]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+    assert found.transpose(1, 2).is_contiguous()
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1])

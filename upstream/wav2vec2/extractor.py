@@ -144,12 +144,17 @@ class ConvFeatureExtractor(nn.Module):
 
 
 def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """``conv`` of (1, channel, frame); in half precision on a GPU with a frame's channels side by side in memory, as
-    tensor cores and LayerNorm want them."""
-    if one_by_one(x.device) or not torch.is_autocast_enabled(x.device.type):
+    """``conv`` of (1, channel, frame). On a CPU, where LayerNorm left a frame's channels side by side in memory, the
+    result has them so, too, and nothing is copied; in half precision on a GPU they are put so, as tensor cores and
+    LayerNorm want them."""
+    if one_by_one(x.device):
+        side_by_side = x.size(1) > 1 and x.stride(1) == 1
+    else:
+        side_by_side = torch.is_autocast_enabled(x.device.type)
+        if side_by_side and x.size(1) > 1:
+            x = x.transpose(1, 2).contiguous().transpose(1, 2)  # nothing to do after the second convolution
+    if not side_by_side:
         return cast(Tensor, conv(x))
-    if x.size(1) > 1:
-        x = x.transpose(1, 2).contiguous().transpose(1, 2)  # nothing to do after the second convolution
     return F.conv2d(x.unsqueeze(2), conv.weight.unsqueeze(2), conv.bias, (1, conv.stride[0])).squeeze(2)
 
 
