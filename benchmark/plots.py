@@ -26,6 +26,7 @@ from matplotlib import font_manager
 from matplotlib.colors import PowerNorm
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchmarkError, shorten
@@ -52,9 +53,15 @@ def png(figure: matplotlib.figure.Figure) -> bytes:
 
     All text is drawn as it stands (``$`` begins no formula), in whatever installed fonts have its characters.
     """
-    if any("log" in (axes.get_xscale(), axes.get_yscale()) for axes in figure.axes):
-        figure.draw_without_rendering()  # before, the labels of their ticks, which are formulas, are empty
-    texts = [text for text in figure.findobj(Text) if "\\mathdefault" not in text.get_text()]
+    formulas = {
+        id(label)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if isinstance(axis.get_major_formatter(), LogFormatter)
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for label in (tick.label1, tick.label2)
+    }
+    texts = [t for t in figure.findobj(Text) if id(t) not in formulas and "\\mathdefault" not in t.get_text()]
     families, absent = fonts(text.get_text() for text in texts)
     for text in texts:
         text.set_parse_math(False)

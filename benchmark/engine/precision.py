@@ -42,6 +42,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def fast_bf16(name: str) -> bool:
+    """Whether the device of this name has fast products in bf16, as PyTorch knows it: older processors have not."""
+    if choose_device(name).type != "cpu":
+        return True
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+    return bool(fast)
+
+
 def use_tf32(enabled: bool) -> None:
     """Whether float32 matrix products and convolutions on CUDA devices may round their factors to TF32 (10 bits of
     mantissa); for the whole process. torch's own default is to do so in convolutions."""

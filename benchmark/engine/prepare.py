@@ -29,7 +29,7 @@ from benchmark.data.headers import AudioError
 from benchmark.engine import checkpoint
 from benchmark.engine.cards import find_corpus, open_labels, read_card, task_class
 from benchmark.engine.featurizer import check_layer
-from benchmark.engine.precision import choose_device
+from benchmark.engine.precision import fast_bf16
 from benchmark.engine.world import started_together, world
 from benchmark.errors import BenchmarkError, MissingData
 from benchmark.files import cache_dir
@@ -474,12 +474,6 @@ def check_device(run: RunConfig) -> str:
     return f"cpu, {torch.get_num_threads()} threads{beside}"
 
 
-def on_a_cpu_without_bf16(run: RunConfig) -> bool:
-    """Whether a run would compute in bf16 on a processor for which PyTorch has no fast products in it."""
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
-    return choose_device(run.device).type == "cpu" and not fast
-
-
 def describe(prepared: Prepared) -> Sequence[str]:
     """What a run is about to do, a line each."""
     upstream = prepared.upstream
@@ -496,6 +490,6 @@ def describe(prepared: Prepared) -> Sequence[str]:
             + (f"; left out: {', '.join(left_out)}" if left_out else "")
             + ("; not there, as the run recorded it" if name in prepared.recorded else "")
         )
-    if prepared.run.trainer.precision == "bf16" and on_a_cpu_without_bf16(prepared.run):
+    if prepared.run.trainer.precision == "bf16" and not fast_bf16(prepared.run.device):
         lines.append("this processor has no instructions for bf16: trainer.precision=no is many times as fast here")
     return lines
