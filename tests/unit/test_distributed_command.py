@@ -93,7 +93,7 @@ def test_two_processes_give_the_losses_and_metrics_of_one(case: str, corpora_roo
     for name, values in metrics(tmp_path / "one").items():
         found = metrics(tmp_path / "two")[name]
         for metric, value in values.items():  # a calibration is fitted to few scores, and follows their last digits
-            tolerance = 1e-3 if metric.endswith("calibrated") else 1e-5
+            tolerance = 1e-2 if metric.endswith("calibrated") else 1e-5
             assert found[metric] == pytest.approx(value, abs=tolerance), (name, metric)
     if case != "asr":
         return
