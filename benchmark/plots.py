@@ -57,11 +57,15 @@ def png(figure: matplotlib.figure.Figure) -> bytes:
         id(label)
         for axes in figure.axes
         for axis in (axes.xaxis, axes.yaxis)
-        if isinstance(axis.get_major_formatter(), LogFormatter)
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for formatter, ticks in (
+            (axis.get_major_formatter(), axis.get_major_ticks()),
+            (axis.get_minor_formatter(), axis.get_minor_ticks()),
+        )
+        if isinstance(formatter, LogFormatter)
+        for tick in ticks
         for label in (tick.label1, tick.label2)
     }
-    texts = [t for t in figure.findobj(Text) if id(t) not in formulas and "\\mathdefault" not in t.get_text()]
+    texts = [text for text in figure.findobj(Text) if id(text) not in formulas]
     families, absent = fonts(text.get_text() for text in texts)
     for text in texts:
         text.set_parse_math(False)

@@ -101,10 +101,10 @@ class _Combination(torch.autograd.Function):
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of two tensors of one shape, summed in float32 at least."""
-    if a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64):
-        return torch.dot(a.flatten(), b.flatten())
-    return (a.float() * b.float()).sum()
+    """Inner product of two tensors of one shape, in float32 at least; by rows, since ``torch.dot`` of so many numbers
+    loses digits."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return cast(Tensor, torch.linalg.vecdot(a.to(dtype), b.to(dtype)).sum())
 
 
 class HierarchicalConvolution(Featurizer):

@@ -130,8 +130,7 @@ def run(
                     if mode == "evaluate":
                         _take_over(trainer, output)
                     else:
-                        first = settings.tune.probe and trainer.model.upstream_trains
-                        probe = partial(_probe, prepared, preparer, trainer, stop) if first else None
+                        probe = partial(_probe, prepared, preparer, trainer, stop) if _probed(trainer) else None
                         fit(trainer, stop, resume=resume, overwrite=overwrite, probe=probe)
                     assert trainer.best is not None
                     result = None if mode == "fit" else evaluate(prepared, trainer, output, stop, figures=figures)
@@ -190,6 +189,11 @@ def fit(
     if probe is not None and not resumed:
         trainer.model.load_head(probe())
     trainer.train(stop)
+
+
+def _probed(trainer: Trainer) -> bool:
+    """Whether :func:`_probe` comes before the training."""
+    return bool(trainer.run.tune.probe) and trainer.model.upstream_trains
 
 
 def _probe(prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopRequest) -> Mapping[str, Tensor]:
@@ -263,7 +267,6 @@ def _write_result(
     prepared: Prepared, trainer: Trainer, folder: Path, best: dict[str, Any], scores: Evaluation, *, figures: bool
 ) -> dict[str, Any]:
     settings = prepared.run
-    probed = settings.tune.probe and trainer.model.upstream_trains
     calibration.apply(scores, calibration.Calibration.read(best.get("calibration")))  # earlier releases kept none
     layers = best["layers"] or dict.fromkeys(("layer_weights", "layer_key_weights", "layer_norms", "layer_shares"))
     result = {
@@ -288,7 +291,7 @@ def _write_result(
         **layers,
         "cost": {
             "updates": trainer.step,
-            **({"probe_updates": config.probing(settings).trainer.max_steps} if probed else {}),
+            **({"probe_updates": config.probing(settings).trainer.max_steps} if _probed(trainer) else {}),
             **trainer.costs(),
             "trainable_parameters": sum(p.numel() for p in trainer.parameters),
         },

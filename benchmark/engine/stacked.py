@@ -160,8 +160,6 @@ class Stack:
         self._optimizers, self._schedulers = [], []
         for part, (first, *_) in zip(self._parts, by_options.values(), strict=True):
             optimizer = optim.optimizer(cast(Model, part), first.run.optim)
-            for options in optimizer.param_groups:
-                options.update(fused=True, foreach=False)  # one pass over numbers that no cache holds
             self._optimizers.append(optimizer)
             self._schedulers.append(optim.scheduler(optimizer, first.run.optim, self.trainer.max_steps))
         clips = [probe.run.optim.clip for probe in self.probes]

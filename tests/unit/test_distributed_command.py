@@ -35,8 +35,10 @@ TUNED = [
 """What is drawn for whole batches stays; dropout, which each process draws for itself, goes."""
 CASES = {
     "sv": [
-        "-d", "voxceleb1_sv", *COMMON, "task.head.size=16", "task.head.pooled=32", "task.dev_speakers=2",
-        "data.crop_seconds=0.6", "data.min_seconds=0.5", "trainer.batch_size=3", "trainer.accumulate=1",
+        # a fresh x-vector's embeddings are all alike: a calibration of their scores follows the last digits of them
+        "-d", "voxceleb1_sv", *COMMON, "task.head.name=mean", "task.head.size=16", "task.head.pooled=32",
+        "task.dev_speakers=2", "data.crop_seconds=0.6", "data.min_seconds=0.5", "trainer.batch_size=3",
+        "trainer.accumulate=1",
     ],
     "asr": [
         "-d", "librispeech_asr", *COMMON, "-f", "-l", "1", "-o", *TUNED, "trainer.batch_size=2", "data.bucket=4",
@@ -93,7 +95,7 @@ def test_two_processes_give_the_losses_and_metrics_of_one(case: str, corpora_roo
     for name, values in metrics(tmp_path / "one").items():
         found = metrics(tmp_path / "two")[name]
         for metric, value in values.items():  # a calibration is fitted to few scores, and follows their last digits
-            tolerance = 1e-2 if metric.endswith("calibrated") else 1e-5
+            tolerance = 1e-3 if metric.endswith("calibrated") else 1e-5
             assert found[metric] == pytest.approx(value, abs=tolerance), (name, metric)
     if case != "asr":
         return
