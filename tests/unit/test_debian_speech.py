@@ -389,7 +389,7 @@ def test_a_text_is_wrong_if_whisper_hears_something_else_twice(
     listed = tmp_path / "wrong_texts.txt"
     listed.write_text("# head\nprompts_es/known\t77\n", encoding="utf-8")
     monkeypatch.setattr(check, "__file__", str(tmp_path / "check.py"))
-    texts = {u.id: str(u.text) for u in check.chosen(built / FOLDER, ["asterisk_en"])}
+    texts = {u.id: str(u.text) for u in check.chosen(built / FOLDER, ["amazon_queen"])}
     wrong, doubtful, *right = texts
     asked: list[tuple[bool, list[str]]] = []
 
@@ -402,7 +402,7 @@ def test_a_text_is_wrong_if_whisper_hears_something_else_twice(
     monkeypatch.setattr(check, "transcripts", transcripts)
     root = tmp_path / "root"
     shutil.copytree(built / FOLDER, root / FOLDER)
-    arguments = [str(root), "--weights", "weights", "--source", "asterisk_en"]
+    arguments = [str(root), "--weights", "weights", "--source", "amazon_queen"]
     assert check.main([*arguments, "--write"]) == 0
     assert asked == [(False, [wrong, doubtful, *right]), (True, [wrong, doubtful])]
     assert listed.read_text(encoding="utf-8") == f"# head\n{wrong}\t100\nprompts_es/known\t77\n"
