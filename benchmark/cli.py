@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from benchmark import registry
+from benchmark.allocation import keep_freed
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir
 
@@ -79,6 +80,7 @@ def _call(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
             try:
                 _check_current_folder(argv)
                 _name_user()
+                keep_freed()
                 return command(argv)
             finally:
                 sys.stdout.flush()

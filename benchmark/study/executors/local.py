@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from benchmark import registry
+from benchmark.allocation import keep_freed
 from benchmark.study import devices
 from benchmark.study.board import Board
 from benchmark.study.claims import LOST, Claims
@@ -154,6 +155,7 @@ def _main(pipe: Connection, work: Work, threads: int, device: str | None) -> Non
     from benchmark.engine.stopping import Interrupted
 
     registry.load_plugin(*work.study.plugins)
+    keep_freed()
     torch.set_num_threads(threads)
     logging.getLogger("wavbench").setLevel(logging.INFO)
     sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  the log of a cell is in its folder

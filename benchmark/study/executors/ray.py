@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import registry
+from benchmark.allocation import keep_freed
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_bytes
 from benchmark.study.board import Board
@@ -200,6 +201,7 @@ def _run(work: Work, unit: Unit, send_back: bool) -> Iterator[tuple[Report, byte
     from benchmark.engine.prepare import Preparer
 
     registry.load_plugin(*work.study.plugins)
+    keep_freed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     logging.getLogger("wavbench").setLevel(logging.INFO)
     if work.session not in _PREPARERS:
