@@ -17,8 +17,8 @@ def keep_freed() -> bool:
     """Let freed tensors be the memory of the next ones, up to 1 GiB; returns whether the C library does.
 
     glibc gives each back to the system, and the next one's pages are cleared and mapped again: the passes and updates
-    of wav2vec2_tiny take 9 % longer so, of Whisper-base 2 %. Nothing is changed where the environment says how memory is
-    kept (``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES`` …), nor by other C libraries.
+    of wav2vec2_tiny take 9 % longer so, of Whisper-base 2 %. Nothing is changed where the environment says how memory
+    is kept (``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES`` …), nor by other C libraries.
     """
     if sys.platform != "linux" or any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         return False

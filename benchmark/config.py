@@ -357,7 +357,7 @@ def probing(run: RunConfig) -> RunConfig:
         BenchmarkError: an unknown key, a wrong type or value.
     """
     config = OmegaConf.structured(run)
-    config.tune, config.trainer.trackers = OmegaConf.structured(TuneConfig), []
+    config.tune, config.trainer.trackers, config.optim.upstream_lr = OmegaConf.structured(TuneConfig), [], None
     _merge(config, "tune.probe", run.tune.probe)
     config.regime = "frozen" if config.featurizer.layer is None else "single_layer"
     probe = cast(RunConfig, OmegaConf.to_object(config))

@@ -67,6 +67,7 @@ def run(
     preparer: Preparer | None = None,
     group: str | None = None,
     figures: bool = True,
+    probed: Path | None = None,
 ) -> Outcome:
     """Run from a configuration to a result.
 
@@ -81,6 +82,7 @@ def run(
         preparer: what it has found for earlier runs is not looked up again.
         group: what trackers show the run under, of a study its name and cell.
         figures: draw them; a study's report draws those that it shows.
+        probed: a finished run whose training is the one that ``tune.probe`` asks for.
 
     Raises:
         BenchmarkError: whatever the user can fix; also written to ``log.txt`` once the folder is the run's.
@@ -130,7 +132,7 @@ def run(
                     if mode == "evaluate":
                         _take_over(trainer, output)
                     else:
-                        probe = partial(_probe, prepared, preparer, trainer, stop) if _probed(trainer) else None
+                        probe = partial(_probe, prepared, preparer, trainer, stop, probed) if _probed(trainer) else None
                         fit(trainer, stop, resume=resume, overwrite=overwrite, probe=probe)
                     assert trainer.best is not None
                     result = None if mode == "fit" else evaluate(prepared, trainer, output, stop, figures=figures)
@@ -196,23 +198,30 @@ def _probed(trainer: Trainer) -> bool:
     return bool(trainer.run.tune.probe) and trainer.model.upstream_trains
 
 
-def _probe(prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopRequest) -> Mapping[str, Tensor]:
-    """Train the head and the layer weights on the frozen upstream, as ``tune.probe`` has it, or go on with it."""
+def _probe(
+    prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopRequest, probed: Path | None
+) -> Mapping[str, Tensor]:
+    """Train the head and the layer weights on the frozen upstream, as ``tune.probe`` has it, or go on with it; those of
+    a run that was trained so are taken over."""
     settings = config.probing(prepared.run)
-    log.info("tune.probe: %d updates on the frozen upstream before fine-tuning", settings.trainer.max_steps)
+    what = f"{settings.trainer.max_steps} updates on the frozen upstream before fine-tuning"
+    log.info("tune.probe: %s%s", what, "" if probed is None else f", as {probed} was trained")
     probe = Trainer(
         settings,
         prepared.task,
         preparer.upstream(settings),
-        trainer.folder / checkpoint.PROBE,
+        probed or trainer.folder / checkpoint.PROBE,
         prepared.fingerprint,
         trainer.provenance,
     )
-    with probe.trackers.closing(lambda: stop.requested):
-        fit(probe, stop, resume=True, overwrite=False)
+    if probed is None:
+        with probe.trackers.closing(lambda: stop.requested):
+            fit(probe, stop, resume=True, overwrite=False)
+        trainer.spent["samples_upstream"] += probe.spent["samples_upstream"]
+    else:
+        probe.resume()  # compares data and weights
     probe.load_best()
-    for what in ("samples_seen", "samples_upstream"):
-        trainer.spent[what] += probe.spent[what]
+    trainer.spent["samples_seen"] += probe.spent["samples_seen"]
     return probe.model.trained_state()
 
 

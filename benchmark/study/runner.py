@@ -11,7 +11,7 @@ import copy
 import json
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from benchmark import config
 from benchmark.errors import BenchmarkError
 from benchmark.files import remove_partial, write_text
 from benchmark.study.claims import Claims
-from benchmark.study.recipe import Cell, Study, candidates, finished, run_config
+from benchmark.study.recipe import Cell, Study, candidates, cells, finished, run_config
 
 if TYPE_CHECKING:
     from benchmark.engine.prepare import Preparer
@@ -40,12 +40,33 @@ def run_cell(
     preparer = preparer or Preparer()
     tried = []
     for one in _runs(study, cell, output, data_root):
-        best = run(one.settings, one.folder, mode="fit", resume=True, preparer=preparer, group=one.group).best
+        probed = _trained_so(study, cell, output, one.settings)
+        best = run(
+            one.settings, one.folder, mode="fit", resume=True, preparer=preparer, group=one.group, probed=probed
+        ).best
         tried.append(_tried(one, best))
     chosen = _chosen(tried)
     one = _runs(study, cell, output, data_root)[chosen]
     run(one.settings, one.folder, mode="evaluate", preparer=preparer, group=one.group, figures=False)
     return _conclude(study, cell, output / cell.folder, tried, one.settings.trainer.keep)
+
+
+def _trained_so(study: Study, cell: Cell, output: Path, settings: config.RunConfig) -> Path | None:
+    """The run of a cell that is done, and was trained on the frozen upstream as ``tune.probe`` asks for."""
+    from benchmark.engine.checkpoint import path  # imports torch
+
+    if not settings.tune.probe:
+        return None
+    wanted = config.probing(settings)
+    for other in cells(study):
+        if replace(other, regime=cell.regime, layer=cell.layer) != cell:
+            continue
+        if (done := finished(output / other.folder)) is not None:
+            folder = output / other.folder / str(done["chosen"])
+            kept = path(folder, "last").exists() and path(folder, "best").exists()
+            if kept and not config.differences(config.read_yaml(folder / "config.yaml"), wanted):
+                return folder
+    return None
 
 
 def run_cells(

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_stacked
 import tiny_studies
 from support import Cli
 
+from benchmark import results
 from benchmark.engine.prepare import Preparer
 from benchmark.errors import BenchmarkError
 from benchmark.study import claims, devices, recipe, runner, status
@@ -377,3 +379,35 @@ def test_a_job_has_the_cores_that_it_was_given(monkeypatch: pytest.MonkeyPatch) 
     assert devices.cores() == 2
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
     assert devices.cores() == 3
+
+
+# --- What cells take from each other ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.01])
+def test_a_head_that_a_frozen_cell_has_trained_is_not_trained_again(
+    registries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
+    path = tiny_studies.write(tmp_path, seeds=1)
+    values = json.loads(path.read_text())
+    probe = {"optim": {"lr": rate}, "features": {"keep": True}, "trainer": {"max_steps": 20}}
+    values["regimes"]["tuned"]["config"] = {
+        "tune": {"probe": probe},
+        "optim": {"lr": 0.003, "upstream_lr": 0.001},
+        "trainer": {"max_steps": 4},
+    }
+    path.write_text(json.dumps(values))
+    study = tiny_studies.read(path)
+    cell, other = (tiny_studies.find(study, regime)[0] for regime in ("tuned", "sum"))
+    for output, cells in ((tmp_path / "alone", [cell]), (tmp_path / "after", [other, cell])):
+        for one in cells:
+            runner.run_cell(study, one, output, None)
+    alone, after = (tiny_studies.outcomes(tmp_path / name) for name in ("alone", "after"))
+    assert not test_stacked.differences(after[cell.folder.as_posix()], alone[cell.folder.as_posix()])
+    costs = [results.read(tmp_path / name / cell.folder / "run" / "result.json")["cost"] for name in ("alone", "after")]
+    assert costs[0]["probe_updates"] == costs[1]["probe_updates"] == 20
+    assert costs[0]["audio_seconds_seen"] == costs[1]["audio_seconds_seen"]
+    log = (tmp_path / "after" / cell.folder / "run" / "log.txt").read_text(encoding="utf-8")
+    taken = f"before fine-tuning, as {tmp_path / 'after' / other.folder / 'run'} was trained"
+    assert (taken in log) == (rate == 0.03)
