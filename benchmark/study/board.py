@@ -10,7 +10,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from benchmark.study import claims, runner
-from benchmark.study.recipe import Cell, Study, finished
+from benchmark.study.recipe import Cell, Study, cells, finished
 from benchmark.study.runner import Report, Unit, Work
 
 POLL = 2.0
@@ -51,6 +51,8 @@ class Board:
             self._taken.add(cell)
         elif outcome == "alone":
             self.waiting.append(Unit([cell]))
+            place = {cell: number for number, cell in enumerate(cells(self.work.study))}
+            self.waiting = deque(sorted(self.waiting, key=lambda one: (not one.together, place[one.cells[0]])))
         else:
             self._conclude(cell, reason if outcome == "failed" else None)
 

@@ -284,6 +284,16 @@ def test_what_a_dead_process_had_is_done_again_or_has_failed(study: Study, tmp_p
     assert ours.failed == {few[1]: "killed"}
 
 
+def test_cells_that_do_not_train_together_come_in_the_order_of_the_recipe(study: Study, tmp_path: Path) -> None:
+    """They came last: after the fine-tuned cells, which start from their heads and take longer."""
+    first, second, third, *more, last = recipe.cells(study)
+    given, later = Unit([first, third], together=True), Unit(list(more), together=True)
+    ours = board(study, tmp_path, [later, Unit([second]), Unit([last])])
+    for cell in (third, first):
+        ours.report(given, Report(cell, "alone", "its head needs all frames"))
+    assert list(ours.waiting) == [later, *(Unit([cell]) for cell in (first, second, third, last))]
+
+
 def test_a_group_that_is_restarted_is_cut_smaller(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one that is longer than a job's time limit would never end."""
     cells = recipe.cells(study)
