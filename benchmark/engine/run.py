@@ -67,7 +67,7 @@ def run(
     preparer: Preparer | None = None,
     group: str | None = None,
     figures: bool = True,
-    probed: Path | None = None,
+    probe_run: Path | None = None,
 ) -> Outcome:
     """Run from a configuration to a result.
 
@@ -82,7 +82,7 @@ def run(
         preparer: what it has found for earlier runs is not looked up again.
         group: what trackers show the run under, of a study its name and cell.
         figures: draw them; a study's report draws those that it shows.
-        probed: a finished run whose training is the one that ``tune.probe`` asks for.
+        probe_run: a finished run whose training is the one that ``tune.probe`` asks for.
 
     Raises:
         BenchmarkError: whatever the user can fix; also written to ``log.txt`` once the folder is the run's.
@@ -132,7 +132,9 @@ def run(
                     if mode == "evaluate":
                         _take_over(trainer, output)
                     else:
-                        probe = partial(_probe, prepared, preparer, trainer, stop, probed) if _probed(trainer) else None
+                        probe = (
+                            partial(_probe, prepared, preparer, trainer, stop, probe_run) if _probed(trainer) else None
+                        )
                         fit(trainer, stop, resume=resume, overwrite=overwrite, probe=probe)
                     assert trainer.best is not None
                     result = None if mode == "fit" else evaluate(prepared, trainer, output, stop, figures=figures)
@@ -199,22 +201,22 @@ def _probed(trainer: Trainer) -> bool:
 
 
 def _probe(
-    prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopRequest, probed: Path | None
+    prepared: Prepared, preparer: Preparer, trainer: Trainer, stop: StopRequest, probe_run: Path | None
 ) -> Mapping[str, Tensor]:
     """Train the head and the layer weights on the frozen upstream, as ``tune.probe`` has it, or go on with it; those of
     a run that was trained so are taken over."""
     settings = config.probing(prepared.run)
     what = f"{settings.trainer.max_steps} updates on the frozen upstream before fine-tuning"
-    log.info("tune.probe: %s%s", what, "" if probed is None else f", as {probed} was trained")
+    log.info("tune.probe: %s%s", what, "" if probe_run is None else f", as {probe_run} was trained")
     probe = Trainer(
         settings,
         prepared.task,
         preparer.upstream(settings),
-        probed or trainer.folder / checkpoint.PROBE,
+        probe_run or trainer.folder / checkpoint.PROBE,
         prepared.fingerprint,
         trainer.provenance,
     )
-    if probed is None:
+    if probe_run is None:
         with probe.trackers.closing(lambda: stop.requested):
             fit(probe, stop, resume=True, overwrite=False)
         trainer.spent["samples_upstream"] += probe.spent["samples_upstream"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -32,6 +33,7 @@ class Board:
         self.failed: dict[Cell, str] = {}
         self.left: set[Cell] = set()
         """Others run them."""
+        self._place = {cell: number for number, cell in enumerate(cells(work.study))}
         self._watch = claims.Claims(work.session)
         self._taken: set[Cell] = set()
         self._looked = 0.0
@@ -50,11 +52,13 @@ class Board:
         if outcome == "taken":
             self._taken.add(cell)
         elif outcome == "alone":
-            self.waiting.append(Unit([cell]))
-            place = {cell: number for number, cell in enumerate(cells(self.work.study))}
-            self.waiting = deque(sorted(self.waiting, key=lambda one: (not one.together, place[one.cells[0]])))
+            self._alone(cell)
         else:
             self._conclude(cell, reason if outcome == "failed" else None)
+
+    def _alone(self, cell: Cell) -> None:
+        """Let a cell wait by itself, in the order of the recipe."""
+        insort(self.waiting, Unit([cell]), key=lambda unit: (not unit.together, self._place[unit.cells[0]]))
 
     def _conclude(self, cell: Cell, reason: str | None) -> None:
         self.progress.update()
@@ -71,7 +75,8 @@ class Board:
         """The process that had a unit died of it: a cell has failed; cells that train together go on one by one."""
         cells = [cell for cell in unit.cells if not self._done(unit, cell)]
         if unit.together:
-            self.waiting += [Unit([cell]) for cell in cells]
+            for cell in cells:
+                self._alone(cell)
             self.say_alone([reason] * len(cells))
         for cell in () if unit.together else cells:
             claims.mark_failed(self.work.output / cell.folder)

@@ -40,9 +40,9 @@ def run_cell(
     preparer = preparer or Preparer()
     tried = []
     for one in _runs(study, cell, output, data_root):
-        probed = _trained_so(study, cell, output, one.settings)
+        probe_run = _trained_so(study, cell, output, one.settings)
         best = run(
-            one.settings, one.folder, mode="fit", resume=True, preparer=preparer, group=one.group, probed=probed
+            one.settings, one.folder, mode="fit", resume=True, preparer=preparer, group=one.group, probe_run=probe_run
         ).best
         tried.append(_tried(one, best))
     chosen = _chosen(tried)

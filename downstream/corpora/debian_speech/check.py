@@ -116,13 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rates: dict[str, float] = {}
     with kept.open("a", encoding="utf-8") as file:
         for whole in (False, True):
-            left = [u for u in utterances if u.id not in known or (whole and not known[u.id]["whole"])]
-            left = [u for u in left if not whole or rates.get(u.id, 0) > WRONG]
+            asked = [u for u in utterances if not whole or rates.get(u.id, 0) > WRONG]
+            left = [u for u in asked if u.id not in known or (whole and not known[u.id]["whole"])]
             for row in transcripts(left, options.weights, whole) if left else ():
                 known[str(row["id"])] = row
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
-            for utterance in utterances:
+            for utterance in asked:
                 said = heard(known[utterance.id]["text"], str(utterance.language))
                 if any(c.isdigit() for c in said):  # "19" is no error for "nineteen"
                     rates.pop(utterance.id, None)
