@@ -48,15 +48,19 @@ def padded(wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return nn.utils.rnn.pad_sequence(list(wavs), batch_first=True), torch.tensor([len(wav) for wav in wavs])
 
 
-def write_speech(folder: Path, speakers: int, each: int, low: float, high: float, *, known: bool) -> dict[str, Path]:
+def write_speech(
+    folder: Path, speakers: int, each: int, low: float, high: float, *, known: bool, held: int | None = None
+) -> dict[str, Path]:
     """Tones in noise as manifests ``train``, ``dev``, ``test``: a speaker is a pitch, a letter a second tone.
-    ``known``: the speakers of all three are the same."""
+    ``known``: the speakers of all three are the same; ``held``: of each so many in dev and in test, default a quarter
+    of ``each``, at least 2."""
+    held = held or max(2, each // 4)
     random = np.random.default_rng(0)
     paths = {}
     for split in ("train", "dev", "test"):
         lines = []
         for speaker in range(speakers):
-            for number in range(each if split == "train" else max(2, each // 4)):
+            for number in range(each if split == "train" else held):
                 letters = random.integers(3, size=random.integers(2, 5))
                 time_axis = np.arange(int(RATE * random.uniform(low, high))) / RATE
                 letter = letters[np.minimum((time_axis / time_axis[-1] * len(letters)).astype(int), len(letters) - 1)]

@@ -51,7 +51,10 @@ def about() -> dict[str, str]:
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
+        known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+        model = known.get("model name", model)
+        if "cpu family" in known:  # clouds hide the name of an AMD EPYC
+            model += f" (family {known['cpu family']}, model {known.get('model', '?')})"
     found = {
         "commit": commit() or "unknown", "machine": f"{model}, {torch.get_num_threads()} threads",
         "load": f"{os.getloadavg()[0]:.1f}", "torch": torch.__version__,
