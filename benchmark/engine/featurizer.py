@@ -28,6 +28,12 @@ class Featurizer(nn.Module):
         """A state as it enters the features."""
         return nn.functional.layer_norm(state, state.shape[-1:]) if self.normalize else state
 
+    def of_means(self, states: Tensor) -> Tensor:
+        """(batch, state, dim), means over time of what it takes -> (batch, 1, feature)."""
+        lengths = torch.ones(len(states), dtype=torch.int64, device=states.device)
+        features: Tensor = self(HiddenStates([states[:, k : k + 1] for k in range(states.shape[1])], lengths))
+        return features
+
 
 class WeightedSum(Featurizer):
     """softmax(weights) over all states, initialised uniform (SUPERB, 2105.01051, section 2).
@@ -48,6 +54,11 @@ class WeightedSum(Featurizer):
         """num_states x (batch, frame, dim) -> (batch, frame, dim); with keys (batch, frame, 2 * dim)."""
         values = self._sum(self.weights, hidden)
         return values if self.key_weights is None else torch.cat([self._sum(self.key_weights, hidden), values], dim=2)
+
+    def of_means(self, states: Tensor) -> Tensor:
+        """(batch, state, dim) -> (batch, 1, dim); as one product, since means are small and most of :func:`combine`
+        would be overhead."""
+        return torch.softmax(self.weights, dim=0)[None, None] @ self.prepare(states)
 
     def _sum(self, weights: Tensor, hidden: HiddenStates) -> Tensor:
         return combine(torch.softmax(weights, dim=0), [self.prepare(state) for state in hidden.states])
@@ -87,17 +98,6 @@ class _Combination(torch.autograd.Function):
             (gradient * share).to(state.dtype) if want else None
             for share, state, want in zip(shares, states, wanted, strict=True)
         )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], shares: Tensor, *states: Tensor) -> tuple[Tensor, int]:
-        """Of several runs at once, whose states are small."""
-        factors = [
-            factor.expand(info.batch_size, *factor.shape) if place is None else factor.movedim(place, 0)
-            for factor, place in zip((shares, *states), in_dims, strict=True)
-        ]
-        shares, *rest = factors
-        each = [share.view(-1, *[1] * (state.dim() - 1)) for share, state in zip(shares.unbind(1), rest, strict=True)]
-        return sum(share * state for share, state in zip(each, rest, strict=True)), 0  # type: ignore[return-value]
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

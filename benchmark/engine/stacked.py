@@ -36,14 +36,14 @@ from benchmark.engine.prepare import Prepared, Preparer, check_device, describe
 from benchmark.engine.probes import CannotStack, Features, Probe, check
 from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
-from benchmark.interfaces import HiddenStates
 
 log = logging.getLogger("wavbench")
 
 T = TypeVar("T")
 
-STACK_BYTES = {"cpu": 2**26, "cuda": 2**32}
-"""Parameters, gradients and moments of the runs that are trained together: on a CPU, more would not stay in a cache."""
+STACK_BYTES = {"cpu": 2**27, "cuda": 2**32}
+"""Parameters, gradients and moments of the runs that are trained together. On a CPU, half of it takes 9 % longer an
+update, twice as much 3 % less."""
 CLOSE = 1e-3
 """By how much, relatively, the loss of a stacked head may differ from the head's own before it is not trusted."""
 
@@ -72,8 +72,7 @@ class _Whole(nn.Module):
 
     def forward(self, states: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """(batch, state, dim) means of one run's batch -> its mean loss."""
-        hidden = HiddenStates([states[:, k : k + 1] for k in range(states.shape[1])], lengths)
-        return self.head.loss(self.featurizer(hidden), lengths, targets)
+        return self.head.loss(self.featurizer.of_means(states), lengths, targets)
 
 
 def _laid_out(stacked: Tensor) -> Tensor:
@@ -186,9 +185,11 @@ class Stack:
 
     def _states(self, rows: Tensor) -> Tensor:
         """(run, batch) rows -> (run, batch, state, dim): the states that each run's head sees."""
+        states = self.features.states
         if self._layers is None:
-            return self.features.states[rows]
-        return self.features.states[rows[..., None], self._layers[:, None]]
+            return states.index_select(0, rows.flatten()).view(*rows.shape, *states.shape[1:])
+        places = rows * states.shape[1] + self._layers  # index_select copies rows whole; indexing, number by number
+        return states.flatten(0, 1).index_select(0, places.flatten()).view(*rows.shape, 1, -1)
 
     def train(self, stop: StopRequest) -> set[Probe]:
         """Train to the last update, evaluating on dev as a trainer does.

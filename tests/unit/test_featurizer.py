@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from benchmark.engine.featurizer import SingleLayer, StateStatistics, WeightedSum, combine
+from benchmark.engine.featurizer import Featurizer, SingleLayer, StateStatistics, WeightedSum, combine
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates
 
@@ -46,20 +46,41 @@ def test_the_sum_has_the_gradients_of_its_products(states_train: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_the_sums_of_runs_side_by_side_have_the_gradients_of_each() -> None:
+@pytest.mark.parametrize("made", [WeightedSum(3), WeightedSum(3, normalize=True), SingleLayer(1, 3)])
+def test_means_side_by_side_are_featurised_as_each(made: Featurizer) -> None:
+    """As a stack of probes does it: several runs at once, from means of the states that they take."""
     generator = torch.Generator().manual_seed(0)
-    shares, states = torch.randn(6, 3, generator=generator), torch.randn(6, 2, 3, 4, generator=generator)
+    states = torch.randn(6, 2, 1 if made.keep else 3, 4, generator=generator)  # (run, batch, state, dim)
+    weights = {name: torch.randn(6, *value.shape, generator=generator) for name, value in made.named_parameters()}
 
-    def loss(shares: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return combine(shares, [states[:, k : k + 1] for k in range(3)]).pow(3).sum()
+    def loss(weights: dict[str, torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.func.functional_call(_OfMeans(made), named(weights), states)
+        return found.pow(3).sum()
 
-    together = shares.clone().requires_grad_()
-    torch.func.vmap(loss)(together, states).sum().backward()
+    def named(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {f"featurizer.{name}": value for name, value in weights.items()}
+
+    together = {name: value.clone().requires_grad_() for name, value in weights.items()}
+    losses = torch.func.vmap(loss)(together, states)
+    if together:
+        losses.sum().backward()
     for i in range(6):
-        alone = shares[i].clone().requires_grad_()
-        loss(alone, states[i]).backward()
-        assert together.grad is not None
-        torch.testing.assert_close(together.grad[i], alone.grad)
+        alone = {name: value[i].clone().requires_grad_() for name, value in weights.items()}
+        slices = HiddenStates([states[i][:, k : k + 1] for k in range(states.shape[2])], torch.ones(2).long())
+        expected = torch.func.functional_call(made, alone, slices).pow(3).sum()
+        torch.testing.assert_close(losses[i], expected)
+        if together:
+            expected.backward()
+            torch.testing.assert_close(together["weights"].grad[i], alone["weights"].grad)
+
+
+class _OfMeans(torch.nn.Module):
+    def __init__(self, featurizer: Featurizer) -> None:
+        super().__init__()
+        self.featurizer = featurizer
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.featurizer.of_means(states)
 
 
 @pytest.mark.parametrize("dtypes", [[torch.bfloat16] * 3, [torch.bfloat16, torch.float32, torch.bfloat16]])
