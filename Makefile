@@ -8,7 +8,7 @@
 # make real       a study on it with Whisper-base, to its report: some hours on two cores
 # make fuzz       damaged input for every reader, about 20 minutes
 # make lint       ruff and mypy
-# make bench      speed beside fairseq, transformers, torchaudio and s3prl: results/bench, about 12 minutes
+# make bench      speed beside fairseq, transformers, torchaudio and s3prl: results/bench, about 20 minutes
 # make docs       the documentation as a site, in site/
 PYTHON ?= python3
 VENV ?= .venv

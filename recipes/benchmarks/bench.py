@@ -5,7 +5,7 @@
 All load one checkpoint with random weights of the base architecture, written once in fairseq's and Hugging Face's
 formats, and get the same utterances. They take turns, so that a machine that is busy with other work disturbs all
 alike: medians of the rounds, and their ratios to ours, which hold better than the times. What is not installed is said
-to be missing. About 12 minutes; ``--quick`` is the same with a tiny model in a minute or two, a test of the script.
+to be missing. About 20 minutes; ``--quick`` is the same with a tiny model in a minute or two, a test of the script.
 
 Parts: ``limit``, products of matrices; ``pass``, all states of 8 utterances of 2 to 17 s, in a batch and one by one;
 ``step``, a fine-tuning step of 4 of them with the extractor frozen; ``run``, SUPERB's speaker identification for 20

@@ -92,12 +92,14 @@ def write(rows: Sequence[Row], folder: Path) -> None:
 
 def chart(rows: Sequence[Row], path: Path) -> None:
     """How many times our time the peers take."""
-    shown = [row for row in rows if row.ratio is not None and row.way in LOADERS and row.part != "start"]
+    shown = [(row, row.ratio) for row in rows if row.ratio is not None and row.way in LOADERS and row.part != "start"]
     figure = Figure(7, 0.6 + 0.24 * max(len(shown), 1))
     axes = figure.subplots()
-    labels = [f"{row.what}: {row.way}" for row in shown]
-    bars = axes.barh(range(len(shown)), [(row.ratio or 1.0) - 1 for row in shown], left=1, color="#4477aa")  # from 1 on
-    axes.bar_label(bars, [f"{row.ratio:.3g}" for row in shown], padding=2, fontsize=7)
+    labels = [f"{row.what}: {row.way}{' (extrapolated)' * row.note.startswith('extrapolated')}" for row, _ in shown]
+    bars = axes.barh(range(len(shown)), [ratio - 1 for _, ratio in shown], left=1, color="#4477aa")  # from 1 on
+    axes.bar_label(
+        bars, [f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}" for _, ratio in shown], padding=2, fontsize=7
+    )
     axes.set_yticks(range(len(shown)), labels, fontsize=7)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
