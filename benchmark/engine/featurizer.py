@@ -29,10 +29,9 @@ class Featurizer(nn.Module):
         return nn.functional.layer_norm(state, state.shape[-1:]) if self.normalize else state
 
     def of_means(self, states: Tensor) -> Tensor:
-        """(batch, state, dim), means over time of what it takes -> (batch, 1, feature)."""
-        lengths = torch.ones(len(states), dtype=torch.int64, device=states.device)
-        features: Tensor = self(HiddenStates([states[:, k : k + 1] for k in range(states.shape[1])], lengths))
-        return features
+        """Where :attr:`linear`: (batch, state, dim), means over time of the states that it takes, normalised before
+        where it would -> (batch, 1, feature)."""
+        raise NotImplementedError
 
 
 class WeightedSum(Featurizer):
@@ -56,9 +55,15 @@ class WeightedSum(Featurizer):
         return values if self.key_weights is None else torch.cat([self._sum(self.key_weights, hidden), values], dim=2)
 
     def of_means(self, states: Tensor) -> Tensor:
-        """(batch, state, dim) -> (batch, 1, dim); as one product, since means are small and most of :func:`combine`
-        would be overhead."""
-        return torch.softmax(self.weights, dim=0)[None, None] @ self.prepare(states)
+        """See :meth:`Featurizer.of_means`. As one product: means are small, and most of :func:`combine` would be
+        overhead; on a GPU by numbers, since its matrix products may be rounded (``trainer.tf32``)."""
+
+        def summed(weights: Tensor) -> Tensor:
+            shares = torch.softmax(weights, dim=0)[:, None]
+            return (shares * states).sum(1, keepdim=True) if states.is_cuda else shares.t() @ states
+
+        values = summed(self.weights)
+        return values if self.key_weights is None else torch.cat([summed(self.key_weights), values], dim=2)
 
     def _sum(self, weights: Tensor, hidden: HiddenStates) -> Tensor:
         return combine(torch.softmax(weights, dim=0), [self.prepare(state) for state in hidden.states])
@@ -74,17 +79,13 @@ class _Combination(torch.autograd.Function):
     update of a small head would be memory that comes and goes."""
 
     @staticmethod
-    def forward(shares: Tensor, *states: Tensor) -> Tensor:
+    def forward(ctx: Any, shares: Tensor, *states: Tensor) -> Tensor:
         """The sum."""
+        ctx.save_for_backward(shares, *states)
         total = shares[0] * states[0]
         for share, state in zip(shares[1:], states[1:], strict=True):
             total = total.addcmul_(state, share) if total.dtype == state.dtype else total + share * state
         return total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep the factors."""
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -198,6 +199,10 @@ class SingleLayer(Featurizer):
         """1 x (batch, frame, dim) -> (batch, frame, dim)."""
         (state,) = hidden.states
         return self.prepare(state)
+
+    def of_means(self, states: Tensor) -> Tensor:
+        """See :meth:`Featurizer.of_means`."""
+        return states
 
 
 class StateStatistics:

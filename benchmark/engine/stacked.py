@@ -36,14 +36,15 @@ from benchmark.engine.prepare import Prepared, Preparer, check_device, describe
 from benchmark.engine.probes import CannotStack, Features, Probe, check
 from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
+from benchmark.interfaces import HiddenStates
 
 log = logging.getLogger("wavbench")
 
 T = TypeVar("T")
 
 STACK_BYTES = {"cpu": 2**27, "cuda": 2**32}
-"""Parameters, gradients and moments of the runs that are trained together. On a CPU, half of it takes 9 % longer an
-update, twice as much 3 % less."""
+"""Of the runs that are trained together: parameters, gradients, moments, and the states of a batch. On a CPU, half of
+it takes 9 % longer an update, twice as much 3 % less."""
 CLOSE = 1e-3
 """By how much, relatively, the loss of a stacked head may differ from the head's own before it is not trusted."""
 
@@ -61,6 +62,14 @@ def _signature(probe: Probe) -> Any:
     """Equal for runs that can be in one stack."""
     shapes = [(name, tuple(parameter.shape)) for name, parameter in probe.model.head.named_parameters()]
     return _key(probe.run), probe.store_key, tuple(shapes)
+
+
+def _bytes(probe: Probe) -> int:
+    """What a run adds to a stack."""
+    upstream, keep = probe.model.upstream, probe.model.featurizer.keep
+    states = upstream.num_states if keep is None else len(keep)
+    batch = probe.run.trainer.batch_size * states * upstream.hidden_size
+    return 16 * sum(parameter.numel() for parameter in probe.parameters) + 4 * batch
 
 
 class _Whole(nn.Module):
@@ -237,13 +246,18 @@ class Stack:
         try:
             with torch.no_grad():
                 losses = self._loss(self._stacked, states, wanted)
-                own = self._wholes[0](states[0], self._lengths, wanted[0])
+                own = self._own(states[0], wanted[0])
             if losses.shape != (len(self.probes),):
                 raise CannotStack(f"its head's losses are of shape {list(losses.shape)}")
         except (RuntimeError, ValueError, TypeError) as error:  # what torch.func raises is not of one class
             raise CannotStack(f"its head's loss is not computed for several runs at a time ({error})") from error
         if not torch.isclose(losses[0].float(), own.float(), rtol=CLOSE, atol=CLOSE):
             raise CannotStack(f"its head's loss is {float(own):.6g} alone and {float(losses[0]):.6g} in a stack")
+
+    def _own(self, states: Tensor, targets: Tensor) -> Tensor:
+        """The loss of the first run on (batch, state, dim) means, as it is without a stack."""
+        model, hidden = self._wholes[0], HiddenStates(list(torch.split(states, 1, dim=1)), self._lengths)
+        return model.head.loss(model.featurizer(hidden), self._lengths, targets)
 
     def _updates(self, rows: Tensor, targets: Tensor, step: int, stop: StopRequest) -> Tensor:
         """Update on batches (draw, pass, batch, …); returns for each run (run,) whether all losses were finite."""
@@ -395,8 +409,8 @@ class Probes:
             alike[tuple(_signature(probe) for probe in probes)].append(name)
         features = self._load([probe for probes in groups.values() for probe in probes], stop)
         for names in alike.values():
-            numbers = sum(parameter.numel() for probe in groups[names[0]] for parameter in probe.parameters)
-            size = max(1, STACK_BYTES[groups[names[0]][0].device.type] // (16 * numbers))
+            one = groups[names[0]]
+            size = max(1, STACK_BYTES[one[0].device.type] // sum(map(_bytes, one)))
             for first in range(0, len(names), size):
                 together = names[first : first + size]
                 stacks: dict[Any, list[Probe]] = defaultdict(list)

@@ -54,7 +54,7 @@ def write_speech(
     """Tones in noise as manifests ``train``, ``dev``, ``test``: a speaker is a pitch, a letter a second tone.
     ``known``: the speakers of all three are the same; ``held``: of each so many in dev and in test, default a quarter
     of ``each``, at least 2."""
-    held = held or max(2, each // 4)
+    held = max(2, each // 4) if held is None else held
     random = np.random.default_rng(0)
     paths = {}
     for split in ("train", "dev", "test"):

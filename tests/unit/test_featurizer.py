@@ -46,7 +46,7 @@ def test_the_sum_has_the_gradients_of_its_products(states_train: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("made", [WeightedSum(3), WeightedSum(3, normalize=True), SingleLayer(1, 3)])
+@pytest.mark.parametrize("made", [WeightedSum(3), WeightedSum(3, keys=True), SingleLayer(1, 3)])
 def test_means_side_by_side_are_featurised_as_each(made: Featurizer) -> None:
     """As a stack of probes does it: several runs at once, from means of the states that they take."""
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +71,8 @@ def test_means_side_by_side_are_featurised_as_each(made: Featurizer) -> None:
         torch.testing.assert_close(losses[i], expected)
         if together:
             expected.backward()
-            torch.testing.assert_close(together["weights"].grad[i], alone["weights"].grad)
+            for name, weight in alone.items():
+                torch.testing.assert_close(together[name].grad[i], weight.grad)
 
 
 class _OfMeans(torch.nn.Module):
