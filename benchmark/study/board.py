@@ -11,7 +11,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from benchmark.study import claims, runner
-from benchmark.study.recipe import Cell, Study, cells, finished
+from benchmark.study.recipe import Cell, Study, finished
 from benchmark.study.runner import Report, Unit, Work
 
 POLL = 2.0
@@ -23,23 +23,23 @@ class Board:
 
     Args:
         work: what is run.
-        total: cells of the study, or of a shard of it.
+        every: cells of the study, or of a shard of it, in the order of the recipe.
         units: what is to be done.
         join: leave cells to the processes that have them, once these have shown that they are alive.
     """
 
-    def __init__(self, work: Work, total: int, units: Sequence[Unit], *, join: bool = False) -> None:
+    def __init__(self, work: Work, every: Sequence[Cell], units: Sequence[Unit], *, join: bool = False) -> None:
         self.work, self.waiting, self.join = work, deque(units), join
         self.failed: dict[Cell, str] = {}
         self.left: set[Cell] = set()
         """Others run them."""
-        self._place = {cell: number for number, cell in enumerate(cells(work.study))}
+        self._place = {cell: number for number, cell in enumerate(every)}
         self._watch = claims.Claims(work.session)
         self._taken: set[Cell] = set()
         self._looked = 0.0
         self._idle: float | None = None
         todo = sum(len(unit.cells) for unit in units)
-        self.progress = tqdm(total=total, initial=total - todo, unit="cell", dynamic_ncols=True)
+        self.progress = tqdm(total=len(every), initial=len(every) - todo, unit="cell", dynamic_ncols=True)
         if together := sum(len(unit.cells) for unit in units if unit.together):
             self.progress.write(f"the probes of {together} cells train together (--one-by-one: each by itself)")
 

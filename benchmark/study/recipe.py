@@ -11,9 +11,10 @@ the chosen one::
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -216,6 +217,12 @@ def candidates(regime: StudyRegime) -> list[dict[str, Any]]:
 def cells(study: Study) -> list[Cell]:
     """All cells, in the order of the recipe: upstreams, tasks, regimes, then budgets, layers and seeds."""
     every: list[Cell] = []
+
+    @functools.cache
+    def states(name: str) -> int:
+        upstream = study.upstreams[name]
+        return registry.load_upstream(upstream.name, checkpoint=upstream.checkpoint, **upstream.options).num_states
+
     for (upstream_name, upstream), (task_name, task), (regime_name, regime) in itertools.product(
         study.upstreams.items(), study.tasks.items(), study.regimes.items()
     ):
@@ -227,9 +234,10 @@ def cells(study: Study) -> list[Cell]:
             if all(part.budgets is None or budget in part.budgets for part in (upstream, regime))
         ]
         seeds = [seed for seed in study.seeds if regime.seeds is None or seed in regime.seeds]
+        layers = _layers(regime_name, regime, functools.partial(states, upstream_name))
         every += [
             Cell(upstream_name, task_name, regime_name, layer, budget, seed)
-            for budget, layer, seed in itertools.product(budgets, _layers(regime_name, regime, upstream), seeds)
+            for budget, layer, seed in itertools.product(budgets, layers, seeds)
         ]
     if len({cell.folder for cell in every}) < len(every):
         raise BenchmarkError(f"study '{study.name}' has duplicate cells: a budget, layer or seed is listed twice")
@@ -242,15 +250,15 @@ def cells(study: Study) -> list[Cell]:
     return every
 
 
-def _layers(name: str, regime: StudyRegime, upstream: StudyUpstream) -> Sequence[int | None]:
-    """The layers that a regime trains on, each in a cell of its own; ``None``: not on single layers."""
+def _layers(name: str, regime: StudyRegime, states: Callable[[], int]) -> Sequence[int | None]:
+    """The layers that a regime trains on, each in a cell of its own; ``None``: not on single layers. ``states`` counts
+    those of the upstream, which it loads for that."""
     if regime.layers is None and regime.regime not in registry.regimes:  # a plug-in's, which a report does not need
         return [None]
     if not config.find_regime(regime.regime).single_layer:
         return [None]
     if regime.layers == "all":
-        model = registry.load_upstream(upstream.name, checkpoint=upstream.checkpoint, **upstream.options)
-        return range(model.num_states)
+        return range(states())
     if isinstance(regime.layers, list) and regime.layers:
         return [int(layer) for layer in regime.layers]
     raise BenchmarkError(f"regime '{name}': '{regime.regime}' needs layers: a list of numbers, or all")

@@ -263,7 +263,7 @@ def test_a_study_in_the_background_hears_ctrl_c_as_its_cells_do(number: int) -> 
 
 
 def board(study: Study, output: Path, units: Sequence[Unit]) -> Board:
-    return Board(Work(study, output, None, "a"), 8, units)
+    return Board(Work(study, output, None, "a"), recipe.cells(study), units)
 
 
 def test_what_a_dead_process_had_is_done_again_or_has_failed(study: Study, tmp_path: Path) -> None:

@@ -54,3 +54,24 @@ def test_a_checkpoint_may_be_relative_to_its_recipe(tmp_path: Path) -> None:
     read = study.read(path).upstreams
     assert read["weights"].checkpoint == str(tmp_path / "weights.pt")
     assert read["others"].checkpoint == "others.pt"
+
+
+def test_all_layers_load_an_upstream_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def load(name: str, **options: object) -> SimpleNamespace:
+        loaded.append(name)
+        return SimpleNamespace(num_states={"fbank": 1, "wav2vec2_tiny": 4}[name])
+
+    monkeypatch.setattr(registry, "load_upstream", load)
+    layers = {"regime": "single_layer", "layers": "all"}
+    values = {
+        "name": "layers",
+        "seeds": [0],
+        "upstreams": {"a": {"name": "fbank"}, "b": {"name": "wav2vec2_tiny"}},
+        "tasks": {"lid": {"budgets": ["all"]}, "sid": {"budgets": ["all"]}},
+        "regimes": {"layers": layers, "again": layers},
+    }
+    cells = study.cells(study.parse(values, Path("layers.yaml")))
+    assert loaded == ["fbank", "wav2vec2_tiny"]
+    assert len(cells) == 4 * (1 + 4)

@@ -76,7 +76,7 @@ def run_study(
         grouped = {} if one_by_one or most <= 1 else runner.groups(work, todo)
         units = runner.units(todo, grouped, executor.slots(study), most)
         _write_plan(work, every)
-        board = Board(work, len(mine), units, join=executor.shared and shard == (1, 1))
+        board = Board(work, mine, units, join=executor.shared and shard == (1, 1))
         with stopped_by_signals(), board.progress:
             executor.run(board)
         return board.failed
