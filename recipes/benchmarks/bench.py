@@ -266,7 +266,7 @@ def speech(
     folder = bench.folder / f"audio of {speakers}"
     folder.mkdir(exist_ok=True)
     if bench.quick:
-        each, held, low, high = 2, 1, 0.5, 1.0
+        each, held, low, high = 6, 4, 0.5, 1.0
     paths = write_speech(folder, speakers, each, low, high, known=True, held=held)
     read: dict[str, Spoken] = {split: [] for split in paths}
     for split, path in paths.items():
