@@ -153,7 +153,7 @@ class Calibration:
     """An affine map from scores to log-likelihood ratios, or from log-posteriors to log-likelihoods of classes."""
 
     scale: float
-    """Above 0."""
+    """Not above 0 where scores are no higher for what is right than for what is wrong: such a one is not used."""
     offsets: tuple[float, ...]
     """Trials: one number. Classes: one for each that the head knows, in the order of its outputs."""
 
@@ -197,8 +197,7 @@ def fit(items: Any) -> Calibration | None:
         items: of the set ``dev``; any kind.
 
     Returns:
-        ``None``, with a warning, where scores are not higher for what is right than for what is wrong; without one for
-        items that have no scores, or of one class.
+        ``None`` for items that have no scores, or of one class.
     """
     if items.kind == "trials":
         is_target, score = check_trials(items.labels, items.scores)
@@ -209,9 +208,6 @@ def fit(items: Any) -> Calibration | None:
         scale, each = _affine(np.asarray(logs, dtype=np.float64), np.asarray(items.references), shift=enough)
         offsets = each.tolist()
     else:
-        return None
-    if scale <= 0:
-        log.warning("scores on dev are no higher where they should be: there is no calibration")
         return None
     return Calibration(scale, tuple(map(float, offsets)))
 
@@ -247,6 +243,16 @@ def of_dev(evaluation: Evaluation) -> Calibration | None:
     items = evaluation.sets.get("dev")
     asked = any(name + SUFFIX in metrics.METRICS for name in evaluation.metrics["dev"])
     return fit(items) if items is not None and asked else None
+
+
+def of_chosen(plain: Any) -> Calibration | None:
+    """What :func:`of_dev` gave for the checkpoint that was chosen, as plain data; ``None``, with a warning, where its
+    scale is not above 0."""
+    fitted = Calibration.read(plain)
+    if fitted is None or fitted.scale > 0:
+        return fitted
+    log.warning("scores on dev are no higher where they should be: there is no calibration")
+    return None
 
 
 def apply(evaluation: Evaluation, calibration: Calibration | None) -> None:

@@ -278,7 +278,8 @@ def _write_result(
     prepared: Prepared, trainer: Trainer, folder: Path, best: dict[str, Any], scores: Evaluation, *, figures: bool
 ) -> dict[str, Any]:
     settings = prepared.run
-    calibration.apply(scores, calibration.Calibration.read(best.get("calibration")))  # earlier releases kept none
+    fitted = calibration.of_chosen(best.get("calibration"))  # earlier releases kept none
+    calibration.apply(scores, fitted)
     layers = best["layers"] or dict.fromkeys(("layer_weights", "layer_key_weights", "layer_norms", "layer_shares"))
     result = {
         "schema": results.SCHEMA,
@@ -297,7 +298,7 @@ def _write_result(
         "seed": settings.seed,
         "selected": {"step": best["step"], "metric": best["metric"], "value": best["value"]},
         "metrics": {"dev": best["dev"], **scores.metrics, **best.get("training", {})},
-        "calibration": best.get("calibration"),
+        "calibration": None if fitted is None else fitted.plain(),
         "layer_key_weights": None,  # best checkpoints of earlier releases have none
         **layers,
         "cost": {

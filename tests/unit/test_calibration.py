@@ -157,9 +157,10 @@ def test_bad_values_are_refused(call: Any, message: str) -> None:
 def test_calibration_changes_no_order(some: tuple[NDArray[np.int64], Scores]) -> None:
     labels, scores = some
     fitted = fit(items_of(labels, scores))
-    if fitted is None:
+    assert fitted is not None
+    if fitted.scale <= 0:
         return
-    assert 0 < fitted.scale < 1e6
+    assert fitted.scale < 1e6
     llrs = fitted(scores)
     assert eer(labels, llrs) == eer(labels, scores)
     assert min_cllr(labels, llrs) == pytest.approx(min_cllr(labels, scores), abs=1e-12)
@@ -191,9 +192,15 @@ def test_separated_trials_have_a_finite_scale() -> None:
 
 def test_scores_that_say_nothing_are_not_calibrated(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert fit(items_of([1, 0, 1, 0], [0.5] * 4)) is None
-        assert fit(items_of([1, 0, 1, 0], [0.1, 0.5, 0.2, 0.7])) is None
-    assert caplog.text.count("scores on dev are no higher where they should be") == 2
+        for scores in ([0.5] * 4, [0.1, 0.5, 0.2, 0.7]):
+            fitted = fit(items_of([1, 0, 1, 0], scores))
+            assert fitted is not None
+            assert fitted.scale <= 0
+            assert not caplog.text  # a later checkpoint may be better, and be chosen
+            assert calibration.of_chosen(fitted.plain()) is None
+            assert caplog.text.count("scores on dev are no higher where they should be") == 1
+            caplog.clear()
+    assert calibration.of_chosen(None) is None
     assert fit(replace(spoken(30), log_posteriors=None)) is None
     assert fit(classes_of([1, 1], np.log([[0.5, 0.5], [0.4, 0.6]]))) is None
     assert fit(evaluation.Edits(["a"], ["a"], "speaker", ["x"], ["y"])) is None
@@ -380,6 +387,14 @@ def test_a_run_keeps_the_calibration_of_dev(tmp_path: Path, monkeypatch: pytest.
     assert outcome.result is not None
     assert outcome.result["calibration"] == second["calibration"]
     assert outcome.result["metrics"]["test"]["cllr_calibrated"] == second["metrics"]["test"]["cllr_calibrated"]
+
+    useless = Calibration(-1.0, (0.0, 0.0))
+    monkeypatch.setattr(calibration, "of_dev", lambda _: useless)  # of a chosen checkpoint that is worse than chance
+    result = run(settings, tmp_path / "useless").result
+    assert result is not None
+    assert result["calibration"] is None
+    assert [line for line in result["warnings"] if "no calibration" in line]
+    assert "cllr_calibrated" not in result["metrics"]["test"]
 
 
 def test_files_of_earlier_releases_have_no_calibration(tmp_path: Path) -> None:
