@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from benchmark import config
 from benchmark.errors import BenchmarkError
 from benchmark.files import remove_partial, write_text
 from benchmark.study.claims import Claims
-from benchmark.study.recipe import Cell, Study, candidates, cells, finished, run_config
+from benchmark.study.recipe import Cell, Study, candidates, finished, run_config
 
 if TYPE_CHECKING:
     from benchmark.engine.prepare import Preparer
@@ -58,9 +59,8 @@ def _trained_so(study: Study, cell: Cell, output: Path, settings: config.RunConf
     if not settings.tune.probe:
         return None
     wanted = config.probing(settings)
-    for other in cells(study):
-        if replace(other, regime=cell.regime, layer=cell.layer) != cell:
-            continue
+    for regime, layer in itertools.product(study.regimes, dict.fromkeys([None, settings.featurizer.layer])):
+        other = replace(cell, regime=regime, layer=layer)
         if (done := finished(output / other.folder)) is not None:
             folder = output / other.folder / str(done["chosen"])
             kept = path(folder, "last").exists() and path(folder, "best").exists()
