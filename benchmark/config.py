@@ -602,7 +602,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise BenchmarkError(f"configuration file not found: {path}")
     try:
         content = text.from_yaml(text.read(path))
-        loaded = OmegaConf.to_container(OmegaConf.create({} if content is None else content))
+        content = {} if content is None else content
+        loaded = content if isinstance(content, str) else OmegaConf.to_container(OmegaConf.create(content))
     except Exception as error:  # YAML's and OmegaConf's errors share no base class
         raise BenchmarkError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(loaded, dict):
@@ -654,3 +655,10 @@ def differences(saved: Mapping[str, Any], run: RunConfig, *, but: Sequence[str] 
         for key in sorted(old.keys() | new.keys())
         if str(old.get(key)) != str(new.get(key)) and not key.startswith((*FREE, *but))
     ]
+
+
+def moved(saved: Mapping[str, Any], run: RunConfig) -> dict[str, str]:
+    """Key -> ``saved -> now``, of the places of data and weights that differ."""
+    old, new = flatten(saved), flatten(run)
+    keys = ("upstream.checkpoint", *(f"data.{name}" for name in ("root", *MANIFESTS)))
+    return {key: f"{old.get(key)} -> {new.get(key)}" for key in keys if str(old.get(key)) != str(new.get(key))}

@@ -14,7 +14,16 @@ class BenchmarkError(Exception):
 
 
 class MissingData(BenchmarkError):
-    """Data that are not where they are looked for; ``-m evaluate`` can do without those that a run was trained on."""
+    """Data that are not where they are looked for; ``-m evaluate`` can do without those that a run was trained on.
+
+    Args:
+        message: what is missing.
+        split: the name of the split that is.
+    """
+
+    def __init__(self, message: str, split: str | None = None) -> None:
+        super().__init__(message)
+        self.split = split
 
 
 def shorten(items: Iterable[object], most: int = 3) -> str:

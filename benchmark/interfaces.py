@@ -53,6 +53,11 @@ class Utterance:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Anything else that a task may ask for by name: emotion, keyword, intent."""
 
+    @property
+    def place(self) -> tuple[str, Seconds, Seconds | None]:
+        """Where its audio is: path, start and duration."""
+        return self.path, self.start, self.duration
+
     def label(self, name: str) -> str | None:
         """A known field (``speaker``, ``language``, ...) or one of :attr:`labels`; ``None`` where it is not known."""
         value: str | None = getattr(self, name) if name in LABEL_FIELDS else self.labels.get(name)
@@ -186,11 +191,14 @@ class Upstream(nn.Module, ABC):
     """Samples from one frame to the next."""
     info: dict[str, Any]
     """What ``result.json`` records about it: checkpoint, sha256, licence …; ``benchmark.registry.load_upstream`` adds
-    name and origin."""
+    name and origin. ``settings``: of one without sha256, a digest of what decides its states beside its parameters and
+    options."""
     batch_seconds: Seconds = 0.0
     """Audio that a pass should be of at least, where its weights are read anew at each; 0: any."""
     trainable: bool = True
     """Whether it can be trained; else it is used frozen."""
+    centred: bool = False
+    """The mean of a state over an utterance is zero: a head that sees no more than means learns nothing of it."""
     sharded: bool = False
     """Several processes have parts of it, gathered for a block at a time: all of them have to make the same passes."""
     exports: Mapping[str, Callable[[Any, Path], str]] = {}

@@ -172,8 +172,8 @@ class Registry:
         entry = self._find(name)
         if entry is None:
             listed = "wavbench list" if self.kind in ("upstream", "downstream", "regime") else ""
-            known = self.names(aliases=True)
-            raise BenchmarkError(f"unknown {self.kind} '{name}'. " + suggest(name, known, listed=listed))
+            advice = suggest(name, self.names(aliases=True), listed=listed, total=len(self.names()))
+            raise BenchmarkError(f"unknown {self.kind} '{name}'. {advice}")
         return entry
 
     def names(self, pattern: str = "*", *, aliases: bool = False) -> list[str]:
@@ -194,7 +194,7 @@ class Registry:
         return iter([self._load()[name] for name in self.names()])
 
 
-def suggest(name: str, known: list[str], *, noun: str = "available", listed: str = "") -> str:
+def suggest(name: str, known: list[str], *, noun: str = "available", listed: str = "", total: int | None = None) -> str:
     """``Did you mean 'a' or 'b'? available: …``; a long list is given only where no name is close.
 
     Args:
@@ -202,15 +202,16 @@ def suggest(name: str, known: list[str], *, noun: str = "available", listed: str
         known: what there is.
         noun: what that is called.
         listed: a command that shows a long list, which is then never given.
+        total: how many there are, where ``known`` has aliases too.
     """
     known = list(dict.fromkeys(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if listed and len(known) > _LONG:
-        close = close or difflib.get_close_matches(name, known, n=5, cutoff=0.3)
+        close = close or difflib.get_close_matches(name, known, n=5, cutoff=0.5)
         noun = f"{noun}: {listed}"
     question = "Did you mean " + " or ".join(f"'{c}'" for c in close) + "?" if close else ""
     if len(known) > _LONG and (close or listed):
-        return f"{question} ({len(known)} {noun})".strip()
+        return f"{question} ({total or len(known)} {noun})".strip()
     return f"{question} {noun}: {', '.join(known) or 'none'}".strip()
 
 

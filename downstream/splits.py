@@ -7,6 +7,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from benchmark.config import MANIFESTS
 from benchmark.data.manifest import OWN_DATA
 from benchmark.errors import BenchmarkError, MissingData, shorten
 from benchmark.interfaces import Corpus, Utterance
@@ -28,10 +29,12 @@ def labelled(corpus: Corpus, name: str, option: str, label: str) -> list[Utteran
         BenchmarkError: it is empty; an utterance without the label.
     """
     if name not in corpus.splits:
-        own = f" With own data, give it as --{name} FILE." if corpus.name == OWN_DATA else ""
+        own = corpus.name == OWN_DATA and name in MANIFESTS
         raise MissingData(
-            f"corpus '{corpus.name}' has no split '{name}' (task.{option}).{own} "
-            + suggest(name, sorted(corpus.splits))
+            f"corpus '{corpus.name}' has no split '{name}' (task.{option})."
+            + (f" With own data, give it as --{name} FILE. " if own else " ")
+            + suggest(name, sorted(corpus.splits)),
+            split=name,
         )
     utterances = corpus.splits[name]
     if not utterances:

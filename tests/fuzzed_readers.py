@@ -322,7 +322,7 @@ def read_features(folder: Path) -> None:
         shard = feature_shards.Shard(path)
         for name in shard.names:
             shard[name]
-        shard.intact()
+        shard.check()
 
 
 def write_lists(folder: Path) -> None:

@@ -29,6 +29,7 @@ class Fbank(Upstream):
     hidden_size = 240
     num_states = 1
     frame_shift = 160
+    centred = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         help="1 - the probability of any order between equal systems; default: 0.95",
     )
     parser.add_argument(
-        "--by-folder", action="store_true", help="tell results apart by RESULTS folder, whatever their settings"
+        "--by-folder", action="store_true", help="tell results apart by folder and layer, whatever their settings"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plugin", metavar="FILE", action="append", default=[], help="declares metrics of the runs")
@@ -61,14 +62,17 @@ def main(argv: Sequence[str]) -> int:
         raise BenchmarkError(f"no results of task '{task}'. {registry.suggest(task, tasks)}")
     if options.task is None and len(tasks) > 1:
         raise BenchmarkError(f"results of {len(tasks)} tasks; choose one by --task: {', '.join(tasks)}")
+    view = task_view(gathered, task)
     found = ranking.ranks(
-        task_view(gathered, task),
+        view,
         options.budget,
         Bootstrap(REPLICATES),
         metric=options.metric,
         names=options.systems,
         level=options.level,
     )
+    if left := ranking.left_out(view):
+        print(f"{left}.", file=sys.stderr)
     if options.json:
         print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
         return 0

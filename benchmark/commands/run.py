@@ -60,12 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--regime",
         metavar="NAME",
-        help="frozen (default) | single_layer | partial | finetune | bitfit | houlsby | lora",
+        help="frozen (default) | single_layer | partial | finetune | bitfit | houlsby | prefix | lora",
     )
     how.add_argument("-f", "--finetune", action="store_true", help="= --regime finetune")
     how.add_argument(
-        "-l", "--layer", metavar="K", type=_layer, help="layer K alone (0: input of the first block), or all in turn"
-    )
+        "-l", "--layer", metavar="K", type=_layer,
+        help="layer K alone (0: input of the first block, -1: the last layer), or all in turn",
+    )  # fmt: skip
     how.add_argument("--top-blocks", metavar="K", type=int, help="= --regime partial: train the last K blocks too")
     how.add_argument(
         "--budget", metavar="B", help="label budget: 10min, 5%%, 8utt/speaker, 100speakers … (default all)"
@@ -125,8 +126,8 @@ def _layers(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         layers.append((str(saved), config.read_yaml(saved)))
     if options.config:
         layers.append((f"-c {options.config}", config.read_yaml(options.config)))
-    regimes = {options.regime, "finetune" if options.finetune else None, "partial" if options.top_blocks else None}
-    regimes -= {None}
+    partial = None if options.top_blocks is None else "partial"
+    regimes = {options.regime, "finetune" if options.finetune else None, partial} - {None}
     if len(regimes) > 1:
         raise BenchmarkError(f"--regime, -f and --top-blocks ask for different regimes: {', '.join(sorted(regimes))}")
     regime = regimes.pop() if regimes else "single_layer" if options.layer is not None else None

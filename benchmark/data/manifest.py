@@ -3,7 +3,7 @@
 A manifest is a UTF-8 file with one utterance per line: JSONL (``.jsonl``, an object per line; ``.json``, the same or
 one array of objects) or a table (``.csv``, ``.tsv``, a header with the same names). Columns are the fields of
 :class:`benchmark.interfaces.Utterance`, of which only ``path`` is required, and whichever other labels the reader asks
-for::
+for; it ignores others, so that several tasks share a manifest::
 
     {"id": "a1", "path": "wav/a1.wav", "speaker": "anna", "text": "good morning", "emotion": "joy"}
     {"id": "a2", "path": "/corpora/long.flac", "start": 12.5, "duration": 3.25, "speaker": "ben", "emotion": "calm"}
@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import difflib
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +31,8 @@ from benchmark.errors import BenchmarkError, raise_problems, shorten, show
 from benchmark.files import PACK, is_safe, is_url, on_disk, write_bytes
 from benchmark.interfaces import Corpus, Trial, Utterance
 from benchmark.registry import suggest
+
+log = logging.getLogger("wavbench")
 
 OWN_DATA = "manifests"
 """Name of the corpus that :func:`corpus` makes of manifests; protocol cards that take manifests name it as theirs."""
@@ -61,6 +65,9 @@ _KNOWN_AS = {
 }
 _MEANT = {other: name for name, others in _KNOWN_AS.items() for other in others}
 """Name of a column in other tools -> its name here."""
+_CLOSE = 0.8
+"""How like a field (:mod:`difflib`) the name of a column is that is taken for a misspelt one: ``speker``, ``strat``; not
+``location`` or ``speaker_age``."""
 
 
 def _meant(name: str) -> str:
@@ -81,6 +88,8 @@ class Scan:
     """(line, utterance) of every row that could be read."""
     problems: list[tuple[int, str]] = field(default_factory=list)
     """(line, problem); line 0 is the file as a whole."""
+    ignored: list[str] = field(default_factory=list)
+    """Columns that are neither fields nor asked for, and do not look like misspelt fields."""
 
     def messages(self) -> list[str]:
         """``file:line: problem``, by line."""
@@ -93,15 +102,16 @@ def read(path: Path | str, labels: Sequence[str] = ()) -> list[Utterance]:
     Args:
         path: ``.jsonl``, ``.csv`` or ``.tsv``. Audio paths in it are relative to the manifest's folder unless absolute;
             an ``id`` that is left out is the path as written.
-        labels: columns to take into :attr:`Utterance.labels`; names of fields are ignored.
+        labels: columns to take into :attr:`Utterance.labels`; names of fields are ignored. A warning names the columns
+            that nobody asks for.
 
     Returns:
         The utterances in the file's order, ``path`` absolute.
 
     Raises:
-        BenchmarkError: the file is missing, empty or of another kind, or rows are invalid: an unknown column, no path,
-            a duplicate id, a value of the wrong type, a negative time, NaN, text that is not UTF-8. One pass finds all
-            problems; the message shows the first ten by file and line.
+        BenchmarkError: the file is missing, empty or of another kind, a column looks like a misspelt field, or rows are
+            invalid: no path, a duplicate id, a value of the wrong type, a negative time, NaN, text that is not UTF-8.
+            One pass finds all problems; the message shows the first ten by file and line.
     """
     scanned = scan(path, labels)
     if scanned.problems:
@@ -126,7 +136,7 @@ def scan(path: Path | str, labels: Sequence[str] = ()) -> Scan:
     unknown: dict[str, list[int]] = {}
     packed = (path.parent / PACK).exists()
     for line, row in rows:
-        for name in row.keys() - known:
+        for name in sorted(row.keys() - known):
             unknown.setdefault(name, []).append(line)
             row.setdefault(_meant(name), row[name])  # so that its values are checked as well
         wrong, utterance = _utterance(row, folder, result.labels)
@@ -138,7 +148,13 @@ def scan(path: Path | str, labels: Sequence[str] = ()) -> Scan:
         result.problems += [(line, text) for text in wrong]
         if utterance is not None:
             result.rows.append((line, utterance))
-    result.problems += [(numbers[0], _unknown(name, len(numbers))) for name, numbers in unknown.items()]
+    for name, numbers in unknown.items():
+        _unknown(name, numbers[0], len(numbers), result)
+    if result.ignored:
+        log.warning(
+            "%s: columns that nothing asks for are ignored: %s (as a label: --label NAME, in -d classify, validate, "
+            "extract and pack)", path, shorten(result.ignored, 8),
+        )  # fmt: skip
     if not result.rows and not result.problems:
         result.problems.append((0, "contains no utterances"))
     return result
@@ -262,27 +278,37 @@ def _header(names: list[str], delimiter: str, line: int, result: Scan) -> list[s
             (line, f"expected a header with columns of {', '.join(FIELDS)}; found {shorten(names)}.{other}")
         )
         return meant
-    result.problems += [(line, _unknown(name, 1)) for name in unknown]
+    for name in unknown:
+        _unknown(name, line, 1, result)
     result.problems += [(line, f"duplicate column '{name}'") for name in dict.fromkeys(names) if names.count(name) > 1]
     if "path" not in meant:
         result.problems.append((line, "there is no column 'path'"))
     return meant
 
 
-def _unknown(name: str, times: int) -> str:
-    lines = f" (on {times:,} lines)" if times > 1 else ""
-    if name in ("supervisions", "recording", "sources"):
-        advice = "This looks like a lhotse manifest: 'wavbench prepare lhotse' converts it"
-    elif not name:
-        advice = "Remove the column without a name (in pandas, write with index=False)"
-    elif name.lower().strip() in _ENDS:
-        advice = "A stretch is written as start and duration, in seconds: write a column duration = end - start"
-    elif _meant(name) in _FIELDS:
-        advice = f"Did you mean '{_meant(name)}'? known: {', '.join(FIELDS)}"
+def _unknown(name: str, line: int, times: int, result: Scan) -> None:
+    """Of a column that is neither a field nor asked for: a problem if a field may be meant, else it is ignored."""
+    if (advice := _advice(name)) is None:
+        result.ignored.append(name)
     else:
-        label = f". To use it as a label: --label {name}" if name != "labels" else ""
-        advice = f"{suggest(name, list(FIELDS), noun='known')}. Rename or remove it{label}"
-    return f"unknown column '{name}'{lines}. {advice}"
+        lines = f" (on {times:,} lines)" if times > 1 else ""
+        result.problems.append((line, f"unknown column '{name}'{lines}. {advice}"))
+
+
+def _advice(name: str) -> str | None:
+    """What to do about a column that may stand for a field; ``None`` where it does not look so."""
+    written = name.lower().strip()
+    if name in ("supervisions", "recording", "sources"):
+        return "This looks like a lhotse manifest: 'wavbench prepare lhotse' converts it"
+    if not name:
+        return "Remove the column without a name (in pandas, write with index=False)"
+    if written in _ENDS:
+        return "A stretch is written as start and duration, in seconds: write a column duration = end - start"
+    if _meant(name) in _FIELDS:
+        return f"Did you mean '{_meant(name)}'? known: {', '.join(FIELDS)}"
+    if name == "labels" or difflib.get_close_matches(written, FIELDS, cutoff=_CLOSE):
+        return f"{suggest(written, list(FIELDS), noun='known')}. Rename or remove it"
+    return None
 
 
 def _utterance(row: Mapping[str, Any], folder: str, labels: Iterable[str]) -> tuple[list[str], Utterance | None]:

@@ -6,15 +6,16 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.headers import TOLERANCE
-from benchmark.errors import raise_problems
-from benchmark.interfaces import Utterance
+from benchmark.errors import BenchmarkError, raise_problems
+from benchmark.interfaces import Seconds, Utterance
+from benchmark.tables import plural
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:
@@ -25,6 +26,43 @@ def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:
     """
     if shared := overlaps(splits):
         raise_problems(f"{' and '.join(splits)} must not share utterances", shared)
+
+
+def durations(utterances: Iterable[Utterance]) -> dict[str, Seconds]:
+    """Utterance id -> duration; an utterance may occur several times.
+
+    Raises:
+        BenchmarkError: unreadable audio; stretches of different durations with one id.
+    """
+    from benchmark.data import audio  # imports torch
+
+    once = list({(utterance.id, utterance.place): utterance for utterance in utterances}.values())
+    found: dict[str, Seconds] = {}
+    other = []
+    for utterance, seconds in zip(once, audio.durations(once).tolist(), strict=True):
+        if found.setdefault(utterance.id, seconds) != seconds:
+            other.append(utterance)
+    _refuse(other)
+    return found
+
+
+def check_ids(scored: Iterable[Utterance], support: Iterable[Utterance]) -> None:
+    """Refuse utterances that share an id with other audio that they are scored with: predictions are kept by id.
+
+    Raises:
+        BenchmarkError: some do.
+    """
+    places = {utterance.id: utterance.place for utterance in scored}
+    _refuse([other for other in support if places.get(other.id, other.place) != other.place])
+
+
+def _refuse(utterances: Sequence[Utterance]) -> None:
+    if utterances:
+        raise BenchmarkError(
+            f"other audio of the run has the same ids as {plural(len(utterances), 'utterance')}, the first is "
+            f"'{utterances[0].id}' ({utterances[0].path}); give those that are scored ids of their own (the column id "
+            "of a manifest; without one, ids are the paths as they are written)"
+        )
 
 
 def overlaps(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:

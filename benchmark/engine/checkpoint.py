@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,15 @@ def read(path: Path, use: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint, atomically."""
     write_atomically(path, lambda file: torch.save(state, file))
+
+
+def weights(folder: Path, result: Mapping[str, Any]) -> str | None:
+    """Digest of the upstream's weights as a run's ``result.json`` or, where they were no file's, ``last.pt`` has it;
+    ``None``: not known."""
+    digest: str | None = result["upstream"]["sha256"]
+    if digest is None and path(folder, "last").exists():
+        digest = read(path(folder, "last"), lambda state: None)["fingerprint"].get("upstream")
+    return digest
 
 
 def prune(folder: Path, keep: str, *, chosen: bool = True) -> None:

@@ -370,8 +370,8 @@ class ExactTrainer(Trainer):
         self._rows = [{"penalty": penalty} for penalty in probe.regularisation]
         self._leave_out(problem, utterances)
         self._solutions = problem.path(probe.regularisation, probe.tolerance, self._check_stop)
+        self.spent["samples_seen"] = sum(int(batch.wav_lens.sum()) for batch in read)  # once, however often it is read
         if self.step == 0:
-            self.spent["samples_seen"] += sum(int(batch.wav_lens.sum()) for batch in read)
             return
         for row, solution in zip(self._rows[: self.step], self._solutions, strict=False):
             row |= _noted(solution)

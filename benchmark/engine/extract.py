@@ -125,11 +125,8 @@ def extract(
             raise BenchmarkError(f"another process is extracting to {folder}") from error
         remove_partial(folder)
         keys = {utterance.id: store.key(utterance) for utterance in utterances}
-        there = _open(folder, about, overwrite)
-        todo = [
-            i for i, u in enumerate(utterances)
-            if (line := there.get(u.id)) is None or line["key"] != keys[u.id] or not (folder / line["file"]).exists()
-        ]  # fmt: skip
+        there = _open(folder, about, overwrite, keys)
+        todo = [i for i, utterance in enumerate(utterances) if utterance.id not in there]
         model = computing.frozen(upstream).to(computing.device).eval()
         batches = (
             SizedBatches(seconds[todo].tolist(), upstream.batch_seconds)
@@ -186,8 +183,11 @@ def _file_names(utterances: Sequence[Utterance], form: str) -> dict[str, str]:
     return files
 
 
-def _open(folder: Path, about: Mapping[str, Any], overwrite: bool) -> dict[str, dict[str, Any]]:
-    """Id -> line of the index, of a folder that holds the same kind of features; of an empty folder, nothing."""
+def _open(
+    folder: Path, about: Mapping[str, Any], overwrite: bool, keys: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Id -> line of the index, of a folder that holds the same kind of features; of an empty folder, nothing. Lines of
+    utterances whose ``keys`` are others now, or whose files are gone, are removed."""
     path, index = folder / ABOUT, folder / INDEX
     lines: dict[str, dict[str, Any]] = {}
     if path.exists() and not overwrite:
@@ -205,7 +205,8 @@ def _open(folder: Path, about: Mapping[str, Any], overwrite: bool) -> dict[str, 
         for text in index.read_text(encoding="utf-8").splitlines() if index.exists() else ():
             try:
                 line = json.loads(text)
-                lines[line["id"]] = line
+                if line["key"] == keys.get(line["id"], line["key"]) and (folder / line["file"]).exists():
+                    lines[line["id"]] = line
             except (ValueError, LookupError, TypeError):  # the last line of a process that was killed
                 continue
     elif any(folder.iterdir()) and not overwrite and {entry.name for entry in folder.iterdir()} - {".lock"}:

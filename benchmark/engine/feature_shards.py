@@ -62,11 +62,16 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+class Unreadable(BenchmarkError):
+    """A shard that cannot be read now, and may be whole: no right to, no memory, a disk that does not answer."""
+
+
 class Shard:
     """A shard that is there.
 
     Raises:
-        BenchmarkError: it cannot be read, or is not whole.
+        Unreadable: it cannot be read now.
+        BenchmarkError: it is not whole.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,8 +83,10 @@ class Shard:
             self.entries: dict[str, tuple[int, int]] = {
                 key: (first, rows) for key, (first, rows) in json.loads(about["entries"]).items()
             }
-        except Exception as error:  # safetensors raises its own, OSError and what its header lacks
-            raise BenchmarkError(f"the stored features in {path} cannot be read ({error})") from error
+        except (OSError, MemoryError) as error:
+            raise Unreadable(f"the stored features in {path} cannot be read ({error})") from error
+        except Exception as error:  # safetensors raises its own, and what its header lacks
+            raise BenchmarkError(f"the stored features in {path} are damaged ({error})") from error
         self._tensors: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -87,8 +94,10 @@ class Shard:
         if name not in self._tensors:
             try:
                 self._tensors[name] = self._file.get_tensor(name)
+            except (OSError, MemoryError) as error:
+                raise Unreadable(f"the stored features in {self.path} cannot be read ({error})") from error
             except Exception as error:
-                raise BenchmarkError(f"the stored features in {self.path} cannot be read ({error})") from error
+                raise BenchmarkError(f"the stored features in {self.path} are damaged ({error})") from error
         return self._tensors[name]
 
     @cached_property
@@ -96,20 +105,27 @@ class Shard:
         """Of the tensors."""
         return list(self._file.keys())
 
-    def intact(self) -> bool:
-        """Whether the numbers are those that were written."""
-        try:
-            return checksum({name: self[name] for name in self.names}) == self.checksum
-        except BenchmarkError:
-            return False
+    def check(self) -> None:
+        """Compare the numbers with those that were written.
+
+        Raises:
+            Unreadable: they cannot be read now.
+            BenchmarkError: they are others.
+        """
+        if checksum({name: self[name] for name in self.names}) != self.checksum:
+            raise BenchmarkError(f"the stored features in {self.path} are damaged")
 
 
 def intact(paths: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """Of files, those that are shards with the numbers that were written."""
+    """Of files that can be read, whether they are shards with the numbers that were written."""
     for path in paths:
-        with contextlib.suppress(BenchmarkError):
-            if Shard(Path(path)).intact():
-                yield path, True
+        try:
+            Shard(Path(path)).check()
+            yield path, True
+        except Unreadable:
+            continue
+        except BenchmarkError:
+            yield path, False
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.engine import batching, feature_shards
-from benchmark.engine.feature_shards import Shard
+from benchmark.engine.feature_shards import Shard, Unreadable
 from benchmark.errors import BenchmarkError
 from benchmark.files import cache_dir, locked
 from benchmark.interfaces import Batch, HiddenStates, Upstream, Utterance
@@ -94,7 +94,7 @@ class FeatureStore:
         self._autocast = autocast
         self._shards: dict[Path, Shard] = {}
         self._places: dict[str, tuple[Path, int, int]] = {}
-        self._keys: dict[str, str] = {}
+        self._keys: dict[tuple[str, float, float | None], str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes read hidden states: they need no model, and look at the shards themselves."""
@@ -109,8 +109,8 @@ class FeatureStore:
     def missing(self, utterances: Sequence[Utterance]) -> list[int]:
         """Indices of the utterances that are not there yet."""
         self._scan()
-        self._keys.update({utterance.id: self.key(utterance) for utterance in utterances})
-        return [i for i, utterance in enumerate(utterances) if self._keys[utterance.id] not in self._places]
+        self._keys.update({utterance.place: self.key(utterance) for utterance in utterances})
+        return [i for i, utterance in enumerate(utterances) if self._keys[utterance.place] not in self._places]
 
     def lacks(self, utterances: Sequence[Utterance], seconds: Sequence[float]) -> float:
         """Bytes by which the store would grow over its limit, even if others made room; 0: it fits."""
@@ -283,11 +283,11 @@ class FeatureStore:
         )
 
     def _place(self, utterance: Utterance) -> tuple[Path, int, int]:
-        if utterance.id not in self._keys or self._keys[utterance.id] not in self._places:
-            self._keys[utterance.id] = self.key(utterance)
-            if self._keys[utterance.id] not in self._places:
+        if utterance.place not in self._keys or self._keys[utterance.place] not in self._places:
+            self._keys[utterance.place] = self.key(utterance)
+            if self._keys[utterance.place] not in self._places:
                 self._scan()
-        place = self._places.get(self._keys[utterance.id])
+        place = self._places.get(self._keys[utterance.place])
         if place is None:
             raise BenchmarkError(f"the features of utterance {utterance.id} are not in {self.folder}; run again")
         return place
@@ -298,7 +298,8 @@ class FeatureStore:
         return self._shards[path]
 
     def _scan(self) -> None:
-        """Look for shards that were written since; one that is damaged is removed, and will be computed again.
+        """Look for shards that were written since; one that is damaged is removed, one that cannot be read now is not,
+        and the utterances of both will be computed again.
 
         The numbers of a shard are checked once on a machine, until its file changes.
         """
@@ -310,8 +311,10 @@ class FeatureStore:
                 try:
                     shard = Shard(path)
                     if not intact.get(str(path)):
-                        raise BenchmarkError(f"the stored features in {path} are damaged")
+                        shard.check()
                     self._add(shard)
+                except Unreadable as error:
+                    log.warning("%s; its utterances are computed again", error)
                 except BenchmarkError as error:
                     log.warning("%s; it is removed, and its utterances are computed again", error)
                     with suppress(OSError):

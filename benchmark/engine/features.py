@@ -15,6 +15,16 @@ from benchmark.interfaces import Task, Upstream
 log = logging.getLogger("wavbench")
 
 
+def warn_of_zero_means(run: RunConfig, upstream: Upstream, model: Model) -> None:
+    """Log where a head sees means of states that are zero."""
+    if upstream.centred and model.mean_suffices and not run.featurizer.normalize:
+        log.warning(
+            "the states of upstream '%s' have a mean of zero over each utterance, and this head sees no more than the "
+            "mean: it can learn nothing of them. Use featurizer.normalize=true, or a head that pools otherwise",
+            run.upstream.name,
+        )
+
+
 def store(
     run: RunConfig,
     task: Task,
@@ -51,6 +61,7 @@ def store(
         )
     more = [run.regime] if changes_upstream(run.regime) else []
     more += [run.trainer.precision] if precision.dtype is not None else []
+    more += ["tf32"] if run.trainer.tf32 and precision.device.type == "cuda" else []
     chosen = run.upstream
     found = FeatureStore(
         upstream,

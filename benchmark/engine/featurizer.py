@@ -182,7 +182,7 @@ def check_layer(layer: int, num_states: int) -> None:
     if not -num_states <= layer < num_states:
         raise BenchmarkError(
             f"layer {layer} does not exist: this upstream has {num_states} layers, 0 (input of the first block) to "
-            f"{num_states - 1} (output of the encoder)"
+            f"{num_states - 1} (output of the encoder), or -{num_states} to -1, counted from the last"
         )
 
 

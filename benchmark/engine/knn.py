@@ -19,7 +19,7 @@ from benchmark.engine.trainer import Trainer
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_text
 from benchmark.interfaces import Batch, NeighbourHead, Utterance
-from benchmark.tables import Table
+from benchmark.tables import Table, plural
 
 log = logging.getLogger("wavbench")
 
@@ -74,7 +74,9 @@ class NeighbourTrainer(Trainer):
         _, state, count = best
         columns = list(rows[0])
         write_text(self.folder / FILE, Table(columns, [[row.get(name) for name in columns] for row in rows]).csv())
-        log.info("dev chooses %s, %d neighbours", "the sum" if state == SUM else f"layer {state}", count)
+        tried = {row["neighbours"] for row in rows}  # one where their number does not matter, as in SV
+        among = f", {plural(count, 'neighbour')}" if len(tried) > 1 else ""
+        log.info("dev chooses %s%s", "the sum" if state == SUM else f"layer {state}", among)
         if isinstance(self.model.featurizer, WeightedSum):
             weights = self.model.featurizer.weights.data
             weights.zero_()

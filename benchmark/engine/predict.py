@@ -22,6 +22,9 @@ from benchmark.engine.prepare import frame_counts, load_upstream, saved_configur
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Upstream, Utterance
 
+Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""Paths, or one alone."""
+
 
 class TrainedRun:
     """A trained run. Needs its folder and its upstream's checkpoint, not its corpus.
@@ -99,32 +102,36 @@ class TrainedRun:
         """A prediction as plain data: ``{"text": …}``, ``{"language": …, "posteriors": …}``, ``{"embedding": …}``."""
         return self.task.present(self.config.task, self.vocabulary, prediction)
 
-    def predict(self, inputs: Sequence[str | os.PathLike[str]], *, batch_size: int = 1) -> list[dict[str, Any]]:
+    def predict(self, inputs: Inputs, *, batch_size: int = 1) -> list[dict[str, Any]]:
         """What the run predicts for audio files.
 
         Args:
-            inputs: audio files, and manifests (``.jsonl``, ``.csv``, ``.tsv``) of utterances.
+            inputs: paths of audio files and of manifests (``.jsonl``, ``.csv``, ``.tsv``), or one of them.
             batch_size: utterances at a time; predictions do not depend on it.
 
         Returns:
             one object an utterance, in the order of the inputs: ``id``, and what :meth:`present` gives.
 
         Raises:
-            BenchmarkError: an input that cannot be read, or an id that is duplicated.
+            BenchmarkError: an input that is no path or cannot be read, or an id that is duplicated.
         """
         utterances = read_inputs(inputs, self.labels)
         predictions = {name: self.present(value) for name, value in self(utterances, batch_size=batch_size)}
         return [{"id": utterance.id, **predictions[utterance.id]} for utterance in utterances]
 
 
-def read_inputs(inputs: Sequence[str | os.PathLike[str]], labels: Sequence[str] = ()) -> list[Utterance]:
+def read_inputs(inputs: Inputs, labels: Sequence[str] = ()) -> list[Utterance]:
     """Audio files, and the utterances of manifests (``.jsonl``, ``.csv``, ``.tsv``).
 
     Raises:
-        BenchmarkError: an id that is duplicated, or a manifest that cannot be read.
+        BenchmarkError: an input that is no path, an id that is duplicated, or a manifest that cannot be read.
     """
     utterances: list[Utterance] = []
-    for item in inputs:
+    for item in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
+        if not isinstance(item, str | os.PathLike):
+            raise BenchmarkError(
+                f"expected paths of audio files or manifests, found a {type(item).__name__}; write a waveform to a file"
+            )
         path = os.fspath(item)
         if Path(path).suffix in manifest.ENDINGS:
             utterances += manifest.read(Path(path), labels=labels)

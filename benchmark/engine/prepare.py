@@ -11,7 +11,7 @@ import inspect
 import logging
 import logging.handlers
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from benchmark import config, registry, results
 from benchmark.config import RunConfig, UpstreamConfig
-from benchmark.data import audio, budget, manifest, splits
+from benchmark.data import budget, manifest, splits
 from benchmark.data.headers import AudioError
 from benchmark.engine import checkpoint
 from benchmark.engine.cards import find_corpus, open_labels, read_card, task_class
@@ -33,7 +33,7 @@ from benchmark.engine.precision import fast_bf16
 from benchmark.engine.world import started_together, world
 from benchmark.errors import BenchmarkError, MissingData
 from benchmark.files import cache_dir
-from benchmark.interfaces import Corpus, Seconds, Splits, Target, Task, Upstream, Utterance
+from benchmark.interfaces import Corpus, Seconds, Splits, Target, Task, Upstream
 
 log = logging.getLogger("wavbench")
 
@@ -197,7 +197,7 @@ class Preparer:
             try:
                 chosen, seconds = self._utterances(run, card, scored)
             except (MissingData, AudioError) as error:
-                if trained is None:
+                if trained is None or (scored is not None and getattr(error, "split", None) == scored.name):
                     raise
                 chosen, seconds, recorded = _without_training(run, card, scored, trained, error)
         except BenchmarkError as error:
@@ -211,6 +211,8 @@ class Preparer:
         if not recorded:
             chosen, dropped = _training_utterances(run, task, chosen, seconds, upstream)
         prepared = Prepared(run, card, task(run.task, chosen, seconds), upstream, dropped, scored, recorded)
+        for name in prepared.names:
+            splits.check_ids(prepared.task.splits[name], prepared.task.support(name))
         for name in prepared.names:
             _refuse_too_short(name, prepared)
         _warn_of_heard_data(prepared)
@@ -240,7 +242,7 @@ class Preparer:
                 chosen = task_class(card).split(run.task, corpus, target)
                 if scored is None:
                     splits.check_disjoint({name: chosen[name] for name in NAMES})
-                self._seconds[key] = _durations(u for name in NAMES for u in chosen[name])
+                self._seconds[key] = splits.durations(u for name in NAMES for u in chosen[name])
                 self._splits[key] = _with_sources(chosen, corpus if target is None else target.corpus)
         return self._splits[key], self._seconds[key]
 
@@ -288,12 +290,6 @@ def load_upstream(chosen: UpstreamConfig, options: Mapping[str, Any]) -> Upstrea
     return registry.load_upstream(chosen.name, checkpoint=chosen.checkpoint, stream=True, **options)
 
 
-def _durations(utterances: Iterable[Utterance]) -> dict[str, Seconds]:
-    """Utterance id -> duration; an utterance may occur several times."""
-    once = {utterance.id: utterance for utterance in utterances}
-    return dict(zip(once, audio.durations(list(once.values())).tolist(), strict=True))
-
-
 def _other_data(run: RunConfig, card: Mapping[str, Any], scored: Scored) -> Target | None:
     """What is scored, where it is not of the run's own corpus."""
     if scored.manifest is None:
@@ -320,7 +316,7 @@ def _without_training(
                 "have moved, say where they are: --data-root DIR, or -o data.train=FILE data.dev=FILE data.test=FILE"
             )
         chosen = _with_sources(chosen, target.corpus)
-        seconds = _durations(chosen.test)
+        seconds = splits.durations(chosen.test)
     except BenchmarkError as error:
         if str(error) == str(reason):
             raise
@@ -440,11 +436,11 @@ def _warn_of_heard_data(prepared: Prepared) -> None:
 
 
 def weights_digest(upstream: Upstream) -> str:
-    """SHA-256 of the upstream's checkpoint file, or of its parameters where there is no file."""
+    """SHA-256 of the upstream's checkpoint file; where there is no file, of its parameters and ``info["settings"]``."""
     digest = upstream.info.get("sha256")
     if digest is not None:
         return str(digest)
-    state = hashlib.sha256()
+    state = hashlib.sha256(str(upstream.info.get("settings") or "").encode())
     for name, tensor in upstream.state_dict().items():
         state.update(name.encode())
         state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

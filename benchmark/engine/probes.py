@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from benchmark.config import RunConfig, changes_upstream
+from benchmark.config import MANIFESTS, RunConfig, changes_upstream
 from benchmark.engine import checkpoint
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.featurizer import StateStatistics
@@ -54,6 +54,13 @@ def check(settings: RunConfig) -> None:
     for reason, applies in reasons.items():
         if applies:
             raise CannotStack(reason)
+
+
+def beside(settings: RunConfig) -> str:
+    """Equal for runs that can be added to one :class:`~benchmark.engine.stacked.Probes`: their utterances are the same
+    audio where they have the same ids, and their states are of one upstream."""
+    data = [settings.data.root, *(getattr(settings.data, name) for name in MANIFESTS)]
+    return repr((settings.upstream, data, settings.features, settings.device, settings.trainer.tf32))
 
 
 class Features:
@@ -157,6 +164,8 @@ class Probe(Trainer):
         self.trackers: _Delayed = _Delayed(prepared.run, folder, group)
         if next(iter(self.model.head.buffers()), None) is not None:
             raise CannotStack("its head has a state beside its parameters")
+        if not all(p.requires_grad for part in (self.model.head, self.model.featurizer) for p in part.parameters()):
+            raise CannotStack("not all parameters of its head are trained")
 
     def _make_store(self, upstream: Upstream) -> FeatureStore:
         if not self.model.mean_suffices:

@@ -26,7 +26,7 @@ def apply_regime(regime: Regime, upstream: Upstream, tune: TuneConfig) -> None:
     regime.apply(upstream, tune)
     if regime.trains_upstream and not any(parameter.requires_grad for parameter in upstream.parameters()):
         raise BenchmarkError(
-            f"upstream '{_name(upstream)}' has no parameters that {type(regime).__name__} could train; leave it frozen"
+            f"upstream '{_name(upstream)}' has no parameters that this regime could train; leave it frozen"
         )
 
 

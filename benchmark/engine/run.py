@@ -105,6 +105,7 @@ def run(
                 check_available(folder, settings, resume=resume, may_differ=may_differ)
                 result = world.same(_finished(folder, prepared) if mode == "train" else None)
                 if result is not None:
+                    world.alone(lambda: checkpoint.prune(folder, settings.trainer.keep))  # a kill may have come first
                     return Outcome(folder, result["selected"], result, complete=True)
             if world.main:
                 run_log.open(folder)
@@ -183,6 +184,8 @@ def fit(
     resumed = resume and trainer.resume()
     if resumed:
         log.info("resuming at update %d of %d", trainer.step, settings.trainer.max_steps)
+    elif resume and (folder / "config.yaml").exists():
+        log.info("nothing was saved of this run yet: it starts from the beginning")
 
     def write() -> None:
         write_text(folder / "config.yaml", config.to_yaml(settings))
@@ -326,7 +329,7 @@ def _write_result(
 
 
 def _finished(folder: Path, prepared: Prepared) -> dict[str, Any] | None:
-    """The result of a run that has nothing left to do, else ``None``; a run on other data is not finished."""
+    """The result of a run that has nothing left to do, else ``None``; one on other data or weights is not finished."""
     path = folder / "result.json"
     if not path.exists():
         return None
@@ -334,4 +337,5 @@ def _finished(folder: Path, prepared: Prepared) -> dict[str, Any] | None:
     digests = {f"{name} data": result["data"][name]["digest"] for name in result["data"]}
     now, former = prepared.fingerprint, prepared.former_digests
     same = all(digest in (now[name], former[name]) for name, digest in digests.items())
+    same = same and checkpoint.weights(folder, result) in (now["upstream"], None)
     return result if same and result["cost"]["updates"] >= prepared.run.trainer.max_steps else None

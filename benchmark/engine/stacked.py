@@ -11,7 +11,6 @@ A run is a :class:`benchmark.engine.probes.Probe`, a trainer whose updates a :cl
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import logging
@@ -33,7 +32,7 @@ from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.folder import RunLog
 from benchmark.engine.model import Model
 from benchmark.engine.prepare import Prepared, Preparer, check_device, describe
-from benchmark.engine.probes import CannotStack, Features, Probe, check
+from benchmark.engine.probes import CannotStack, Features, Probe, beside, check
 from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates
@@ -344,7 +343,7 @@ class Stack:
 
 
 class Probes:
-    """Runs of one upstream and one task, to be trained together as far as they fit.
+    """Runs of one upstream on one corpus, to be trained together as far as they fit.
 
     Args:
         preparer: what it has found for earlier runs is not looked up again.
@@ -354,7 +353,11 @@ class Probes:
         self._preparer = preparer
         self._prepared: dict[Any, tuple[Prepared, list[logging.LogRecord]]] = {}
         self._stores: dict[Any, FeatureStore] = {}
+        self._reasons: dict[Any, str] = {}
+        """Why the features of a store are not in memory."""
         self._provenance: dict[str, Any] = {}
+        self._beside: str | None = None
+        """Of the runs that were added."""
 
     def add(self, settings: RunConfig, folder: Path, group: str | None = None) -> Probe:
         """Prepare a run.
@@ -369,6 +372,9 @@ class Probes:
             BenchmarkError: as :meth:`Preparer.prepare`.
         """
         check(settings)
+        self._beside = self._beside or beside(settings)
+        if self._beside != beside(settings):
+            raise CannotStack("its upstream or its data are loaded otherwise than those of the runs before it")
         with RunLog() as run_log:
             prepared = self._prepare(settings, run_log)
             if not self._provenance:
@@ -433,24 +439,33 @@ class Probes:
             if not users:
                 continue
             needed = {utterance.id: utterance for probe in users for utterance in probe.utterances}
-            seconds = {name: value for probe in users for name, value in probe.task.seconds.items()}
+            known = {name: value for probe in users for name, value in probe.task.seconds.items()}
+            utterances, seconds = list(needed.values()), [known[name] for name in needed]
+            if store.lacks(utterances, seconds):
+                self._reasons[key] = "its states and those of the runs beside it do not fit under features.limit_gb"
+                continue
             first = users[0]
             extracted = store.fill(
-                list(needed.values()), [seconds[name] for name in needed],
-                quiet=first._quiet, workers=first.run.data.workers, should_stop=lambda: stop.requested,
-            )  # fmt: skip
+                utterances,
+                seconds,
+                quiet=first._quiet,
+                workers=first.run.data.workers,
+                should_stop=lambda: stop.requested,
+            )
             first.spent["samples_upstream"] += round(extracted * first.sample_rate)
             if stop.requested:
                 raise Interrupted("stopped while extracting features; those so far are kept")
-            with contextlib.suppress(CannotStack):
-                found[key] = Features(store, list(needed.values()), first.device)
+            try:
+                found[key] = Features(store, utterances, first.device)
+            except CannotStack as reason:
+                self._reasons[key] = str(reason)
         return found
 
     def _train(self, probes: Sequence[Probe], features: Mapping[Any, Features], stop: StopRequest) -> set[Probe]:
         """Train runs of one signature; returns those that have to be run by themselves."""
         key = probes[0].store_key
         if key not in features:
-            raise CannotStack("the means of its states do not fit into memory")
+            raise CannotStack(self._reasons[key])
         for probe in probes:
             probe.features = features[key]
         return Stack(probes, features[key]).train(stop)

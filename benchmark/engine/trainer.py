@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from benchmark import calibration
@@ -32,7 +33,7 @@ from benchmark.engine.model import Model, make_head
 from benchmark.engine.precision import Precision, choose_device, use_tf32
 from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.engine.trackers import Trackers
-from benchmark.engine.world import SharedError, world
+from benchmark.engine.world import NotFinite, world
 from benchmark.errors import BenchmarkError
 from benchmark.files import write_files
 from benchmark.interfaces import Batch, Evaluation, Task, Upstream, Utterance
@@ -85,6 +86,7 @@ class Trainer:
         if not changes_upstream(run.regime) and not sharded:
             upstream = self.precision.frozen(upstream)
         self.model = Model(upstream, head, run.regime, run.featurizer, run.tune)
+        features.warn_of_zero_means(run, upstream, self.model)
         self.parallel = distributed.Parallel(self.world, self.model, run, self.device)
         self.sample_rate = upstream.sample_rate
         self.store = self._make_store(upstream)
@@ -124,7 +126,7 @@ class Trainer:
                 try:
                     loss, norm = self._update(batches)
                 except BenchmarkError as error:  # unreadable audio, NaN: nothing of this update was applied
-                    if self.world.shares(error):
+                    if self.world.shares(error) and not (isinstance(error, NotFinite) and self._has_running_statistics):
                         self.save()
                     raise
                 stopping = stop.requested if self.world.size == 1 else self.parallel.told_to_stop
@@ -218,10 +220,15 @@ class Trainer:
         ]
         return oom.explain(f"update {self.step + 1}", batch, self.sample_rate, advice)
 
+    @property
+    def _has_running_statistics(self) -> bool:
+        """Whether a forward pass changes the model: then what a NaN has gone through is not saved."""
+        return any(isinstance(module, _BatchNorm) for module in self.model.modules())
+
     def _stop_on_nan(self, what: str, ids: list[str]) -> None:
         shown = ", ".join(ids[:8]) + (f", … ({len(ids)} in all)" if len(ids) > 8 else "")
         saved = self.folder / "checkpoints" / "last.pt"
-        raise SharedError(
+        raise NotFinite(
             f"update {self.step + 1}: {what}; stopped before it was applied. Utterances of the update: {shown}. "
             f"Lower the rates (-o optim.lr={self.run.optim.lr / 10:g}), set optim.clip, or use "
             f"trainer.precision=no. " + (f"The last good checkpoint is {saved}." if saved.exists() else "")

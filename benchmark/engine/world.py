@@ -30,6 +30,10 @@ class SharedError(BenchmarkError):
     """An error that all processes have raised."""
 
 
+class NotFinite(SharedError):
+    """A loss or a gradient is infinite or NaN."""
+
+
 class World:
     """The processes of a run, seen from one of them; it may be alone.
 

@@ -51,6 +51,13 @@ class Run:
         """That metric on test."""
         return float(self.result["metrics"]["test"][self.metric])
 
+    @property
+    def rank(self) -> tuple[float, ...] | None:
+        """Where it comes on dev, the lowest is the best, as its cell ranked it; ``None`` where no cell did."""
+        tried = self.outcome.get("tried", [])
+        rank = next((one.get("rank") for one in tried if one["name"] == self.outcome["chosen"]), None)
+        return None if rank is None else tuple(rank)
+
     def about(self) -> About | None:
         """What it says of its evaluation; see :func:`benchmark.evaluation.about_run`."""
         return about_run(self.folder, self.result["downstream"]["task"])

@@ -14,7 +14,7 @@ from benchmark import statistics as stats
 from benchmark.calibration import SUFFIX
 from benchmark.data import budget as budgets
 from benchmark.errors import BenchmarkError
-from benchmark.evaluation import read_items
+from benchmark.evaluation import Classes, read_items
 from benchmark.metrics import Metric
 from benchmark.report.collect import Gathered, Run, declaration
 
@@ -32,12 +32,17 @@ def statistic(run: Run, metric_name: str | None = None) -> tuple[stats.Statistic
         metric = metrics.METRICS.get(name)
         if metric is None:
             return None, f"the metric '{name}' is not declared in this process (--plugin)"
-        made = stats.of(read_items(run.folder, about), {name: metric})
+        items = read_items(run.folder, about)
+        made = stats.of(items, {name: metric})
     except BenchmarkError as error:
         return None, str(error)
     value, reported = made.values()[name], run.result["metrics"]["test"].get(name)
     if not math.isfinite(value):
-        lacking = "the run has no calibration" if name.endswith(SUFFIX) else "the run's test set does not determine it"
+        lacking = "the run's test set does not determine it"
+        if name.endswith(SUFFIX):
+            lacking = "the run has no calibration"
+        elif reported is not None and isinstance(items, Classes) and items.log_posteriors is None:
+            lacking = f"{items.file} of the run has no log-posteriors"
         return None, f"no value of '{name}': {lacking}"
     if reported is not None and not math.isclose(value, reported, rel_tol=1e-3, abs_tol=1e-3):
         return None, f"the run's files give {value:.5g}, its result {reported:.5g}"

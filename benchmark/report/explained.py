@@ -262,10 +262,15 @@ def sentences(explained: Explained, found: Found) -> list[str]:
     top = change.order()[0]
     if np.isnan(change.without[top]):
         return [*texts, f"Without any one {grouping.noun}, {metric.label} is not determined."]
-    texts.append(
-        f"{grouping.noun.capitalize()} {change.names[top]} has the largest influence: without it, "
-        f"{'the difference' if len(names) == 2 else metric.label} is {explained.amount(change.without[top])}."
-    )
+    what = "the difference" if len(names) == 2 else metric.label
+    if abs(change.influence[top]) > 1e-9:
+        texts.append(
+            f"{grouping.noun.capitalize()} {change.names[top]} has the largest influence: without it, {what} is "
+            f"{explained.amount(change.without[top])}."
+        )
+    else:
+        where = " where it is determined" if np.isnan(change.without).any() else ""
+        texts.append(f"No single {grouping.noun} changes {what}: without any one of them it is the same{where}.")
     if len(names) == 2 and change.value:
         turned = [name for name, value in zip(change.names, change.without, strict=True) if value * change.value <= 0]
         if turned:

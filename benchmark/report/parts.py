@@ -129,4 +129,10 @@ def span(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ""
     half = (high - low) / 2
-    return f"[{rounded(low, half)},\u00a0{rounded(high, half)}]"
+    return f"[{_end(low, half)},\u00a0{_end(high, half)}]"
+
+
+def _end(value: float, half: float) -> str:
+    """A number that is not zero keeps a digit, so that an interval that excludes zero is seen to."""
+    text = rounded(value, half)
+    return number_text(float(f"{value:.1g}")) if text == "0" else text

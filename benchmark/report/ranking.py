@@ -72,7 +72,8 @@ class Ranking:
 def gather_by_folder(folders: Sequence[Path]) -> Gathered:
     """Read folders whose results are told apart by folder, so that runs with any settings can be compared.
 
-    The name of its folder takes the place of an upstream's name, or comes before it where a folder has several.
+    The name of its folder takes the place of an upstream's name, or comes before it where a folder has several. A
+    single layer is a regime of its own.
 
     Raises:
         BenchmarkError: as :func:`benchmark.report.collect.gather`; results of one task differ in metric, protocol or
@@ -86,7 +87,9 @@ def gather_by_folder(folders: Sequence[Path]) -> Gathered:
         own = gather([folder])
         upstreams = {cell.upstream for cell in own.runs}
         for cell, run in own.runs.items():
-            renamed = replace(cell, upstream=name if len(upstreams) == 1 else f"{name}: {cell.upstream}")
+            renamed = replace(cell, upstream=name if len(upstreams) == 1 else f"{name}: {cell.upstream}", layer=None)
+            if cell.layer is not None:
+                renamed = replace(renamed, regime=f"{cell.regime}, layer {cell.layer}")
             merged.runs[renamed] = replace(run, cell=renamed)
         merged.studies |= own.studies
     check_comparable(list(merged.runs.values()), merged.notices)
@@ -109,6 +112,19 @@ def widest_budget(view: TaskView) -> str | None:
     count = {budget: len(systems(view, budget)) for budget in view.seconds}
     budget = max(count, key=lambda name: (count[name], view.seconds[name]))
     return budget if count[budget] > 1 else None
+
+
+def left_out(view: TaskView) -> str:
+    """Which single layers are no systems; empty where there are none."""
+    layers: dict[str, set[int]] = {}
+    for (upstream, regime, _), single in view.layers.items():
+        layers.setdefault(f"{upstream}, {regime}", set()).update(single)
+    listed = "; ".join(f"{name}: {', '.join(map(str, sorted(of)))}" for name, of in layers.items())
+    return f"Left out: single layers ({listed}); with --by-folder each is a system" if layers else ""
+
+
+def _too_few(view: TaskView, found: str) -> BenchmarkError:
+    return BenchmarkError(". ".join(text for text in (f"{view.name}{found}", left_out(view)) if text))
 
 
 def ranks(
@@ -136,16 +152,19 @@ def ranks(
     """
     budget = budget or widest_budget(view)
     if budget is None:
-        raise BenchmarkError(f"{view.name}: no budget has two systems to compare")
+        found_of = [f"budget {one}: {', '.join(systems(view, one)) or 'none'}" for one in view.seconds]
+        raise _too_few(view, f": no budget has two systems to compare ({'; '.join(found_of)})")
     if budget not in view.seconds:
         raise BenchmarkError(f"{view.name}: no runs with budget '{budget}'; there are {', '.join(view.seconds)}")
     found = systems(view, budget)
     for name in names:
         if name not in found:
-            raise BenchmarkError(f"{view.name}, budget {budget}: unknown system '{name}'. {suggest(name, list(found))}")
+            known = suggest(f"'{name}'", [f"'{one}'" for one in found]).replace("''", "'")  # names may have commas
+            raise BenchmarkError(f"{view.name}, budget {budget}: unknown system '{name}'. {known}")
     found = {name: found[name] for name in names or found}
     if len(found) < 2:
-        raise BenchmarkError(f"{view.name}, budget {budget}: one system ({', '.join(found)}); a comparison needs two")
+        one = f"one system ({', '.join(found)})" if found else "no system"
+        raise _too_few(view, f", budget {budget}: {one}; a comparison needs two")
     declared = view.metric if metric in (None, view.metric.name) else metrics.METRICS.get(str(metric))
     if declared is None:
         raise BenchmarkError(
@@ -155,7 +174,7 @@ def ranks(
     notes = []
     seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
     if not seeds:
-        raise BenchmarkError(f"{view.name}, budget {budget}: {', '.join(found)} have no seed in common")
+        raise BenchmarkError(f"{view.name}, budget {budget}: {_names([*found])} have no seed in common")
     uneven = [name for name, runs in found.items() if len(runs) > len(seeds)]
     if uneven:
         notes.append(f"Only the seeds that all systems have are used; more were run of {_names(uneven)}.")

@@ -218,19 +218,27 @@ def sentences_on_layers(view: TaskView) -> list[str]:
 
 
 def _chosen_on_dev(view: TaskView, layers: Mapping[int, Mapping[int, Run]]) -> str:
-    """What the layers have on test that dev would choose, seed by seed: as good a choice as can be made."""
+    """What the layers have on test that dev would choose, seed by seed: as good a choice as can be made.
+
+    Dev chooses by what chose the candidate of a cell, where all cells say; of layers that tie, the lowest.
+    """
     shared = sorted(set.intersection(*(set(runs) for runs in layers.values())))
     if not shared:
         return "no seed has all of them, so that dev cannot choose"
-    better = max if view.metric.higher_is_better else min
-    chosen = [
-        better((float(runs[seed].result["selected"]["value"]), layer) for layer, runs in layers.items())[1]
-        for seed in shared
-    ]
+    chosen, tied = [], False
+    for seed in shared:
+        ranks = {layer: runs[seed].rank for layer, runs in layers.items()}
+        if None in ranks.values():
+            sign = -1 if view.metric.higher_is_better else 1
+            ranks = {layer: (sign * float(runs[seed].result["selected"]["value"]),) for layer, runs in layers.items()}
+        best = min(rank for rank in ranks.values() if rank is not None)
+        first, *others = sorted(layer for layer, rank in ranks.items() if rank == best)
+        chosen.append(first)
+        tied = tied or bool(others)
     value = float(np.mean([layers[layer][seed].value for layer, seed in zip(chosen, shared, strict=True)]))
     names = sorted(set(chosen))
     listed = f"layer {names[0]}" if len(names) == 1 else f"layers {', '.join(map(str, names))}, by seed"
-    return f"dev chooses {listed}: {view.metric.text(value)}"
+    return f"dev chooses {listed}{' (of several that tie, the lowest)' if tied else ''}: {view.metric.text(value)}"
 
 
 OPTIMISTIC = "As the best of several on test, the value of the best layer is slightly optimistic."

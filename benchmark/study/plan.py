@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.config import RunConfig, find_regime
+from benchmark.data import budget
+from benchmark.engine.cards import read_card, task_class
 from benchmark.engine.prepare import NAMES, Preparer
 from benchmark.study.recipe import Study, candidates, cells, run_config
 from benchmark.tables import Table
@@ -33,23 +35,32 @@ class _Cost:
 def plan(study: Study, data_root: str | None) -> str:
     """The cells of a study and the audio that their runs would process: a Markdown table."""
     preparer = Preparer()
-    durations: dict[str, Durations] = {}
+    durations: dict[tuple[str, str, int], Durations] = {}
     costs: dict[tuple[str, str], _Cost] = {}
     extracted: set[tuple[str, str]] = set()
     for cell in cells(study):
         cost = costs.setdefault((cell.task, cell.regime), _Cost())
         cost.cells += 1
         runs = [run_config(study, cell, candidate, data_root) for candidate in candidates(study.regimes[cell.regime])]
-        if cell.task not in durations:
-            splits, seconds = preparer.splits(runs[0])
-            durations[cell.task] = {name: np.array([seconds[u.id] for u in splits[name]]) for name in NAMES}
+        drawn = (cell.task, cell.budget, cell.seed)
+        if drawn not in durations:
+            durations[drawn] = _durations(preparer, runs[0])
         for run in runs:
-            _add(cost, run, durations[cell.task], already_extracted=(cell.upstream, cell.task) in extracted)
+            _add(cost, run, durations[drawn], already_extracted=(cell.upstream, cell.task) in extracted)
             if run.features.keep:
                 extracted.add((cell.upstream, cell.task))
         if not runs[-1].features.keep:
-            cost.upstream += float(durations[cell.task]["test"].sum())
+            cost.upstream += float(durations[drawn]["test"].sum())
     return _table(costs)
+
+
+def _durations(preparer: Preparer, run: RunConfig) -> Durations:
+    """Those of a run's dev, test and, as its label budget has it, train."""
+    splits, seconds = preparer.splits(run)
+    strata = task_class(read_card(run.downstream)).strata(run.task)
+    train = budget.choose(run.budget, splits.train, seconds, seed=run.seed, strata=strata)
+    chosen = {"train": train, "dev": splits.dev, "test": splits.test}
+    return {name: np.array([seconds[u.id] for u in chosen[name]]) for name in NAMES}
 
 
 def _add(cost: _Cost, run: RunConfig, durations: Durations, *, already_extracted: bool) -> None:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from benchmark import config, registry, shapes
 from benchmark.errors import BenchmarkError
@@ -129,6 +130,10 @@ def parse(values: Mapping[str, Any], source: Path) -> Study:
         values["regimes"] = {name: _current_names(regime) for name, regime in regimes.items()}
     try:
         study = cast(Study, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), values)))
+    except ConfigKeyError as error:
+        known = [one.name for one in fields(error.object_type)] if is_dataclass(error.object_type) else []
+        more = registry.suggest(str(error.key), known, noun="keys")
+        raise BenchmarkError(f"recipe {source}: unknown key '{error.full_key}'. {more}") from error
     except OmegaConfBaseException as error:
         raise BenchmarkError(f"recipe {source}: {str(error).splitlines()[0]} (at {error.full_key})") from error
     budgets = {name: task.budgets for name, task in study.tasks.items()}
@@ -172,6 +177,12 @@ def read(path: Path) -> Study:
         if isinstance(part.config, str):
             part.config = config.read_yaml(path.parent / part.config)
         part.config = _beside(path.parent, part.config)
+    for name, regime in study.regimes.items():
+        folders = Counter(map(candidate_name, candidates(regime)))
+        if twice := [folder for folder, count in folders.items() if count > 1]:
+            raise BenchmarkError(
+                f"recipe {path}: the search of regime '{name}' tries {', '.join(twice)} more than once"
+            )
     sizes = {name: len(candidates(regime)) for name, regime in study.regimes.items()}
     if len(set(sizes.values())) > 1:
         raise BenchmarkError(
@@ -212,6 +223,17 @@ def _check_restrictions(study: Study, path: Path) -> None:
 def candidates(regime: StudyRegime) -> list[dict[str, Any]]:
     """The combinations that a regime's search tries: dotted option -> value."""
     return [dict(zip(regime.search, values, strict=True)) for values in itertools.product(*regime.search.values())]
+
+
+def candidate_name(candidate: Mapping[str, Any]) -> str:
+    """The folder of a candidate's run in its cell."""
+    parts = [f"{key.rpartition('.')[2]}={_written(value)}" for key, value in candidate.items()]
+    return "-".join(parts).replace("/", "_") or "run"
+
+
+def _written(value: Any) -> str:
+    """A value of a recipe as ``-o`` takes it."""
+    return "null" if value is None else str(value)
 
 
 def cells(study: Study) -> list[Cell]:
@@ -260,7 +282,9 @@ def _layers(name: str, regime: StudyRegime, states: Callable[[], int]) -> Sequen
     if regime.layers == "all":
         return range(states())
     if isinstance(regime.layers, list) and regime.layers:
-        return [int(layer) for layer in regime.layers]
+        if (layers := [int(layer) for layer in regime.layers]) and min(layers) < 0:
+            raise BenchmarkError(f"regime '{name}': layers of a recipe are counted from 0, found {min(layers)}")
+        return layers
     raise BenchmarkError(f"regime '{name}': '{regime.regime}' needs layers: a list of numbers, or all")
 
 
@@ -284,7 +308,7 @@ def run_config(study: Study, cell: Cell, candidate: Mapping[str, Any], data_root
         (f"study {study.name}, regime {cell.regime}, task {cell.task}", regime.tasks.get(cell.task, {})),
         (f"study {study.name}, cell", cell_values),
     ]
-    return configure(cell.task, layers, [f"{key}={value}" for key, value in candidate.items()])
+    return configure(cell.task, layers, [f"{key}={_written(value)}" for key, value in candidate.items()])
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

@@ -20,7 +20,8 @@ from benchmark import config
 from benchmark.errors import BenchmarkError
 from benchmark.files import remove_partial, write_text
 from benchmark.study.claims import Claims
-from benchmark.study.recipe import Cell, Study, candidates, finished, run_config
+from benchmark.study.claims import read as read_claim
+from benchmark.study.recipe import Cell, Study, candidate_name, candidates, finished, run_config
 
 if TYPE_CHECKING:
     from benchmark.engine.prepare import Preparer
@@ -64,7 +65,10 @@ def _trained_so(study: Study, cell: Cell, output: Path, settings: config.RunConf
         if (done := finished(output / other.folder)) is not None:
             folder = output / other.folder / str(done["chosen"])
             kept = path(folder, "last").exists() and path(folder, "best").exists()
-            if kept and not config.differences(config.read_yaml(folder / "config.yaml"), wanted):
+            if not kept:
+                continue
+            saved = config.read_yaml(folder / "config.yaml")
+            if not config.differences(saved, wanted) and not config.moved(saved, wanted):
                 return folder
     return None
 
@@ -126,9 +130,12 @@ def _together(
             if reason is None:
                 tried = [_tried(one, probe.best or {}) for one, probe in zip(runs[cell], added[cell], strict=True)]
                 chosen = _chosen(tried)
-                for i in sorted(range(len(tried)), key=lambda i: i != chosen):  # the chosen one first
-                    added[cell][i].finish(stop, chosen=i == chosen)
-                _conclude(study, cell, output / cell.folder, tried, runs[cell][chosen].settings.trainer.keep)
+                try:
+                    for i in sorted(range(len(tried)), key=lambda i: i != chosen):  # the chosen one first
+                        added[cell][i].finish(stop, chosen=i == chosen)
+                    _conclude(study, cell, output / cell.folder, tried, runs[cell][chosen].settings.trainer.keep)
+                except BenchmarkError as error:
+                    reason = str(error)
             yield cell, reason
             added[cell] = []
             if stop.requested:
@@ -161,7 +168,7 @@ def _runs(
     """
     found = []
     for candidate in candidates(study.regimes[cell.regime]):
-        name = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in candidate.items()) or "run"
+        name = candidate_name(candidate)
         key = (cell.upstream, cell.task, cell.regime, cell.budget, name)
         if alike is None or key not in alike or {"seed", "featurizer.layer"} & candidate.keys():
             settings = run_config(study, cell, candidate, data_root)
@@ -248,22 +255,26 @@ MOST_TOGETHER = 60
 
 
 def groups(work: Work, todo: Sequence[Cell]) -> dict[Any, list[Cell]]:
-    """The cells whose probes may train together, by upstream and task; those that have begun by themselves go on so."""
-    from benchmark.engine.probes import CannotStack, check  # imports torch
+    """The cells whose probes may train together, by upstream, task and data; those that have begun by themselves go on
+    so."""
+    from benchmark.engine.probes import CannotStack, beside, check  # imports torch
 
-    fits: dict[Any, bool] = {}
+    fits: dict[Any, str | None] = {}
+    """What the cells of a kind have in common with others that they train with; ``None``: they train alone."""
     found: dict[Any, list[Cell]] = {}
     for cell in todo:
         kind = (cell.upstream, cell.task, cell.regime)
         if kind not in fits:
             try:
-                for one in _runs(work.study, cell, work.output, work.data_root):
+                runs = _runs(work.study, cell, work.output, work.data_root)
+                for one in runs:
                     check(one.settings)
-                fits[kind] = True
+                common = {beside(one.settings) for one in runs}
+                fits[kind] = common.pop() if len(common) == 1 else None
             except (CannotStack, BenchmarkError):  # what is wrong the cell says by itself
-                fits[kind] = False
+                fits[kind] = None
         if fits[kind] and not any((work.output / cell.folder).glob("*/config.yaml")):
-            found.setdefault((cell.upstream, cell.task), []).append(cell)
+            found.setdefault((cell.upstream, cell.task, fits[kind]), []).append(cell)
     return found
 
 
@@ -375,23 +386,58 @@ def _run_alone(work: Work, cell: Cell, preparer: Preparer) -> str | None:
     return None
 
 
-def check_unchanged(work: Work, cell: Cell, done: Mapping[str, Any]) -> None:
+def check_unchanged(work: Work, cell: Cell, done: Mapping[str, Any], digests: dict[str, str]) -> None:
     """Compare a cell that is done with the recipe.
 
+    Args:
+        work: of the cell.
+        cell: the cell.
+        done: what its ``cell.json`` keeps.
+        digests: of the weights of upstreams that were looked at already, which lie elsewhere now.
+
     Raises:
-        BenchmarkError: it was run with other values than the recipe has now.
+        BenchmarkError: it was run with other values or weights than the recipe has now.
     """
     folder = work.output / cell.folder
     tried = [run["candidate"] for run in done["tried"]]
-    wanted = candidates(work.study.regimes[cell.regime])
-    changed = [] if tried == wanted else [f"candidates: {tried} -> {wanted}"]
+    asked = candidates(work.study.regimes[cell.regime])
+    changed = [] if tried == asked else [f"candidates: {tried} -> {asked}"]
     if not changed:
         saved = config.read_yaml(folder / done["chosen"] / "config.yaml")
         candidate = next(run["candidate"] for run in done["tried"] if run["name"] == done["chosen"])
-        changed = config.differences(saved, run_config(work.study, cell, candidate, work.data_root))
+        wanted = run_config(work.study, cell, candidate, work.data_root)
+        changed = config.differences(saved, wanted)
+        if "upstream.checkpoint" in (moved := config.moved(saved, wanted)):
+            changed += _other_weights(folder / done["chosen"], wanted, moved["upstream.checkpoint"], digests)
     if changed:
         shown = "\n  ".join(changed)
         raise BenchmarkError(
             f"{folder} was run with other values (then -> now):\n  {shown}\nChoose another output "
             "folder, or delete that one to run the cell again"
         )
+
+
+def tidy(work: Work, cell: Cell, done: Mapping[str, Any], claims: Claims) -> None:
+    """Remove what a cell that is done does not keep, where the process that ran it died before it could."""
+    from benchmark.engine.checkpoint import prune  # imports torch
+
+    folder = work.output / cell.folder
+    claim = read_claim(folder)
+    if claim is None or not claims.may_take(claim):
+        return
+    keep = config.read_yaml(folder / done["chosen"] / "config.yaml")["trainer"]["keep"]
+    for one in done["tried"]:
+        prune(folder / one["name"], keep, chosen=one["name"] == done["chosen"])
+    claims.done(folder)
+
+
+def _other_weights(folder: Path, wanted: config.RunConfig, moved: str, digests: dict[str, str]) -> list[str]:
+    """What has changed of the weights of a run, whose checkpoint lies elsewhere now."""
+    from benchmark import results
+    from benchmark.engine import checkpoint, prepare  # import torch
+
+    key = repr(wanted.upstream)
+    if key not in digests:
+        digests[key] = prepare.weights_digest(prepare.load_upstream(wanted.upstream, wanted.upstream.options))
+    then = checkpoint.weights(folder, results.read(folder / "result.json"))
+    return [] if then in (digests[key], None) else [f"upstream.checkpoint, whose weights are others: {moved}"]

@@ -307,10 +307,11 @@ def _join(corpus: Corpus, key: str, names: Sequence[str]) -> list[Utterance]:
     for name in names:
         if name not in corpus.splits:
             if corpus.name == OWN_DATA and name in ("train", "dev", "test"):
-                raise MissingData(f"speech recognition needs a manifest of {name} utterances; give --{name} FILE")
+                raise MissingData(f"speech recognition needs a manifest of {name} utterances; give --{name} FILE", name)
             raise MissingData(
                 f"corpus '{corpus.name}' has no split '{name}' (task.{key}); unpack it next to the others, or name "
-                "another. " + suggest(name, sorted(corpus.splits))
+                "another. " + suggest(name, sorted(corpus.splits)),
+                split=name,
             )
     joined = sorted((u for name in names for u in corpus.splits[name]), key=lambda utterance: utterance.id)
     duplicated = [a.id for a, b in pairwise(joined) if a.id == b.id]

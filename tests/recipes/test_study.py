@@ -166,8 +166,13 @@ def test_a_recipe_is_planned_run_and_guarded(recipe: Path, tmp_path: Path, cli: 
     assert "5 cells" in planned.stdout
     assert not (tmp_path / "out").exists()
 
-    # a broken cell is named and takes nothing else down
     text = recipe.read_text()
+    recipe.write_text(text.replace("budgets: [all]", "budgets: [10h, all]"))
+    planned = run("--dry-run")
+    assert planned.returncode == 1
+    assert "budget '10h' asks for 36000 seconds" in planned.stderr
+
+    # a broken cell is named and takes nothing else down
     recipe.write_text(text.replace("layers: all", "layers: [0, 7]"))
     broken = run()
     assert broken.returncode == 1

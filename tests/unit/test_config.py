@@ -107,6 +107,9 @@ def test_unreadable_files(tmp_path: Any) -> None:
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(BenchmarkError, match="mapping"):
         config.read_yaml(tmp_path / "list.yaml")
+    (tmp_path / "table.yaml").write_text("id,path\na,b\n")
+    with pytest.raises(BenchmarkError, match="expected a mapping of options, found str"):
+        config.read_yaml(tmp_path / "table.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1")
     with pytest.raises(BenchmarkError, match="not readable YAML"):
         config.read_yaml(tmp_path / "broken.yaml")

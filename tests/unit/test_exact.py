@@ -16,9 +16,10 @@ from test_stacked import _registered, corpus  # noqa: F401  a fixture, and what 
 from torch import Tensor
 
 import wavbench
+from benchmark import results
 from benchmark.config import RunConfig
 from benchmark.engine import prepare
-from benchmark.engine.exact import FILE, Problem
+from benchmark.engine.exact import FILE, ExactTrainer, Problem
 from benchmark.engine.predict import TrainedRun
 from benchmark.engine.run import run as run_settings
 from benchmark.engine.stopping import Interrupted
@@ -216,9 +217,24 @@ def test_a_run_is_solved(task: str, layer: int | None, tmp_path: Path) -> None:
             assert logs.tolist() == pytest.approx(kept[name], abs=2e-3)
 
 
-def test_a_resumed_run_ends_as_if_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped_at_once(check: Any) -> Any:
+    """The first of its calls is stopped."""
+    calls: list[int] = []
+
+    def stopping(self: ExactTrainer) -> None:
+        calls.append(1)
+        self._stop.requested = self._stop.requested or len(calls) == 1
+        check(self)
+
+    return stopping
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_resumed_run_ends_as_if_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
     config = settings("tone_lid")
     run_settings(config, tmp_path / "whole")
+    if early:  # before the first penalty is solved
+        monkeypatch.setattr(ExactTrainer, "_check_stop", stopped_at_once(ExactTrainer._check_stop))
     evaluate, evaluated = Trainer.evaluate, []
 
     def stopping(self: Trainer, split: Any, stop: Any = None) -> Any:
@@ -230,9 +246,14 @@ def test_a_resumed_run_ends_as_if_never_stopped(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Trainer, "evaluate", stopping)
     with pytest.raises(Interrupted):
         run_settings(config, tmp_path / "stopped")
+    assert bool(evaluated) != early
     monkeypatch.setattr(Trainer, "evaluate", evaluate)
     run_settings(config, tmp_path / "stopped", resume=True)
     assert penalties(tmp_path / "stopped") == penalties(tmp_path / "whole")
+    seen = [
+        results.read(tmp_path / name / "result.json")["cost"]["audio_seconds_seen"] for name in ("stopped", "whole")
+    ]
+    assert seen[0] == seen[1]
     names = ("predictions.jsonl", "evaluation.json")
     assert [(tmp_path / "stopped" / name).read_bytes() for name in names] == [
         (tmp_path / "whole" / name).read_bytes() for name in names

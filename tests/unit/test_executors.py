@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 import test_stacked
 import tiny_studies
+import torch
 from support import Cli
 
-from benchmark import results
+from benchmark import registry, results
+from benchmark.engine import checkpoint
 from benchmark.engine.prepare import Preparer
+from benchmark.engine.run import run
 from benchmark.errors import BenchmarkError
 from benchmark.study import claims, devices, recipe, runner, status
 from benchmark.study.board import Board
@@ -54,6 +57,13 @@ class Here:
                     self.ran.append(report)
                     if len(self.ran) == self.stop_after:
                         raise KeyboardInterrupt
+
+
+class Nowhere(Here):
+    """Runs nothing."""
+
+    def run(self, board: Board) -> None:
+        pass
 
 
 def gone(session: str = "before") -> claims.Owner:
@@ -421,3 +431,93 @@ def test_a_head_that_a_frozen_cell_has_trained_is_not_trained_again(
     log = (tmp_path / "after" / cell.folder / "run" / "log.txt").read_text(encoding="utf-8")
     taken = f"before fine-tuning, as {tmp_path / 'after' / other.folder / 'run'} was trained"
     assert (taken in log) == (rate == 0.03)
+
+
+def test_a_head_of_other_audio_is_trained_again(registries: None, tmp_path: Path) -> None:
+    """Ids and labels are the same, and so is the digest of the data."""
+    path = tiny_studies.write(tmp_path, seeds=1)
+    values = json.loads(path.read_text())
+    values["regimes"]["sum"]["config"]["data"] = {"root": str(tmp_path / "elsewhere")}
+    probe = {"optim": {"lr": 0.03}, "features": {"keep": True}, "trainer": {"max_steps": 20}}
+    values["regimes"]["tuned"]["config"] = {"tune": {"probe": probe}, "trainer": {"max_steps": 2}}
+    path.write_text(json.dumps(values))
+    study = tiny_studies.read(path)
+    for regime in ("sum", "tuned"):
+        cell = tiny_studies.find(study, regime)[0]
+        runner.run_cell(study, cell, tmp_path / "out", None)
+    log = (tmp_path / "out" / cell.folder / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "updates on the frozen upstream before fine-tuning" in log
+    assert "was trained" not in log
+
+
+# --- A study that is started again ------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_may_move_but_not_change(
+    registries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCHMARK_CACHE", str(tmp_path / "cache"))
+    registry.upstreams.register("scaled", ScaledUpstream)
+    path, study = tiny_studies.write(tmp_path, seeds=2), []
+    for name, scale in (("a", "1.0"), ("moved", "1.0"), ("other", "3.0")):
+        (tmp_path / name).write_text(scale)
+        values = json.loads(path.read_text())
+        values["upstreams"]["up"] = {"name": "scaled", "checkpoint": str(tmp_path / name)}
+        values["regimes"] = {"sum": values["regimes"]["sum"]}
+        path.write_text(json.dumps(values))
+        study.append(tiny_studies.read(path))
+    first, *_ = recipe.cells(study[0])
+    runner.run_cell(study[0], first, tmp_path / "out", None)
+    run_study(study[1], tmp_path / "out", executor=Here())
+    assert len(tiny_studies.outcomes(tmp_path / "out")) == 4
+    with pytest.raises(BenchmarkError, match=r"upstream\.checkpoint, whose weights are others: .*a -> .*other"):
+        run_study(study[2], tmp_path / "out", executor=Here())
+    (settings,) = (one.settings for one in runner._runs(study[2], first, tmp_path / "out", None))
+    with pytest.raises(BenchmarkError, match="was run with different upstream"):
+        run(settings, tmp_path / "out" / first.folder / "run", resume=True)
+
+
+class ScaledUpstream(test_stacked.ToyUpstream):
+    def __init__(self, checkpoint: Any = None) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.layers[0].weight.mul_(float(Path(checkpoint).read_text()))
+
+
+def test_what_a_dead_process_did_not_remove_is_removed(registries: None, study: Study, tmp_path: Path) -> None:
+    cell = tiny_studies.find(study, "sum")[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "prune", lambda *_, **__: None)  # it was killed before
+        runner.run_cell(study, cell, tmp_path, None)
+    last = checkpoint.path(tmp_path / cell.folder / "run", "last")
+    assert torch.load(last, weights_only=True)["optimizer"] is not None
+    run_study(study, tmp_path, executor=Nowhere())
+    assert torch.load(last, weights_only=True)["optimizer"] is not None  # nobody had claimed it
+    claim = forge(tmp_path / cell.folder, gone())
+    run_study(study, tmp_path, executor=Nowhere())
+    assert torch.load(last, weights_only=True)["optimizer"] is None
+    assert not claim.exists()
+
+
+def test_another_study_in_the_folder_is_refused(registries: None, tmp_path: Path) -> None:
+    """Its recipe was replaced, and its cells were in no report any more."""
+    path = tiny_studies.write(tmp_path, seeds=1)
+    run_study(tiny_studies.read(path), tmp_path / "out", executor=Nowhere())
+    former = (tmp_path / "out" / "study.yaml").read_bytes()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"name": "another"}))
+    with pytest.raises(BenchmarkError, match="holds the study 'tones', not 'another'"):
+        run_study(tiny_studies.read(path), tmp_path / "out", executor=Nowhere())
+    assert (tmp_path / "out" / "study.yaml").read_bytes() == former
+
+
+def test_cells_that_the_recipe_has_no_more_are_named(
+    registries: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tiny_studies.write(tmp_path, seeds=2)
+    study = tiny_studies.read(path)
+    done = tiny_studies.find(study, "sum")[0]
+    run_study(study, tmp_path / "out", executor=Nowhere())
+    runner.run_cell(study, done, tmp_path / "out", None)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seeds": [1]}))
+    run_study(tiny_studies.read(path), tmp_path / "out", executor=Nowhere())
+    assert f"no more in the recipe, and not in its report, though done: 1 cell: {done.folder}" in caplog.text

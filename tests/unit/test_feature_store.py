@@ -14,8 +14,10 @@ from support import Cli
 from torch import Tensor
 from toys import ToyConfig, ToyHead, ToyTask, ToyUpstream, toy_corpus
 
+from benchmark.commands import cache
 from benchmark.config import RunConfig
 from benchmark.data import audio
+from benchmark.engine import feature_shards
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.engine.trainer import Trainer
@@ -214,6 +216,26 @@ def test_a_broken_shard_is_computed_again(corpus: Corpus, caplog: pytest.LogCapt
         shard = next(store.folder.glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("error", [MemoryError("Cannot allocate memory"), OSError("Stale file handle")])
+def test_a_shard_that_cannot_be_read_now_stays(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    utterances = corpus.splits["train"]
+    store = FeatureStore(CountingUpstream().eval(), "x")
+    store.fill(utterances, [0.1] * 10)
+    shard = next(store.folder.glob("*.safetensors"))
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_shards, "safe_open", refuse)
+        assert len(FeatureStore(store.upstream, "x").missing(utterances)) == 10
+    assert f"{shard} cannot be read ({error}); its utterances are computed again" in caplog.text
+    assert "removed" not in caplog.text
+    assert FeatureStore(store.upstream, "x").missing(utterances) == []
+
+
 def test_a_shard_that_lost_a_bit_is_found(corpus: Corpus, cli: Cli) -> None:
     store = FeatureStore(CountingUpstream().eval(), "x")
     store.fill(corpus.splits["train"], [0.1] * 10)
@@ -239,10 +261,22 @@ def test_the_cache_is_listed_and_cleared(corpus: Corpus, cli: Cli) -> None:
     done = cli("cache", "clear")
     assert done.returncode == 1
     assert "say what to clear" in done.stderr
+    assert "expected a number of days, 0 or more, found '-3'" in cli("cache", "clear", "--unused-for", "-3").stderr
+    for action in ("ls", "verify", "clear"):
+        done = cli("cache", action, "--upstream", "countig")
+        assert done.returncode == 1
+        assert "nothing is kept of upstream 'countig'" in done.stderr
+        assert "Did you mean 'counting'? kept upstreams: counting" in done.stderr
     assert "of 0 stores" in cli("cache", "clear", "--unused-for", "1").stdout
-    assert "of 0 stores" in cli("cache", "clear", "--upstream", "another").stdout
     assert "of 2 stores" in cli("cache", "clear", "--upstream", "counting").stdout
-    assert cli("cache", "ls").stdout.startswith("0.000 GB of features")
+    assert cli("cache", "ls").stdout.startswith("0.0 kB of features")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0.0 kB"), (4321, "4.3 kB"), (5e5, "500.0 kB"), (1.5e12, "1500.0 GB")]
+)
+def test_sizes_can_be_read(number: float, text: str) -> None:
+    assert cache._size(number) == text
 
 
 def test_utterances_are_extracted_together_where_there_is_a_gpu(

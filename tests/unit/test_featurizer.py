@@ -109,6 +109,8 @@ def test_one_state() -> None:
     assert torch.equal(made(HiddenStates([state], torch.tensor([5, 3]))), state)
     with pytest.raises(BenchmarkError, match=r"layer 3 does not exist: this upstream has 3 layers"):
         SingleLayer(3, 3)
+    with pytest.raises(BenchmarkError, match=r"layer -4 .* 0 \(input .* to 2 \(output .*, or -3 to -1, counted"):
+        SingleLayer(-4, 3)
 
 
 def test_statistics_are_those_of_the_valid_frames() -> None:

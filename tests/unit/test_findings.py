@@ -189,6 +189,15 @@ def test_files_that_are_not_the_results_give_no_interval(
     assert why in reason
 
 
+def test_a_metric_of_posteriors_that_were_not_kept(whole_study: Path, tmp_path: Path) -> None:
+    run = rewritten(whole_study, tmp_path, "languages", str)
+    run.result["metrics"]["test"]["top5_accuracy"] = 100.0
+    assert compare.statistic(run, "top5_accuracy")[0] is not None
+    change(run.folder / "evaluation.json", "classes", to=None)
+    reason = "no value of 'top5_accuracy': predictions.jsonl of the run has no log-posteriors"
+    assert compare.statistic(run, "top5_accuracy") == (None, reason)
+
+
 def test_clusters_are_those_that_the_run_names(whole_study: Path, tmp_path: Path) -> None:
     run = rewritten(whole_study, tmp_path, "words", str)
     path = run.folder / "evaluation.json"

@@ -179,6 +179,11 @@ def test_numbers_have_the_digits_that_mean_something(
     assert estimate(value, low, high) == text
 
 
+def test_an_end_of_an_interval_that_is_not_zero_is_not_shown_as_zero() -> None:
+    assert estimate(-31.25, -62.4, -0.132, sign=True) == "−31 [−62,\u00a0−0.1]"
+    assert estimate(31.25, 0.0432, 62.4) == "31 [0.04,\u00a062]"
+
+
 def test_a_negative_zero_is_zero() -> None:
     assert rounded(-0.01, 3.0) == "0"
     assert estimate(2.0, 1.0, 3.0, sign=True).startswith("+2.0")

@@ -371,6 +371,16 @@ def test_an_order_that_rests_on_one_speaker_is_told(tmp_path: Path, capsys: pyte
     assert "Which of the two is better rests on a single speaker: without s000 they change places." in shown
 
 
+def test_that_nobody_changes_the_value_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = recognition(np.random.default_rng(0), speakers=3)
+    right = replace(whole, hypotheses=whole.references)
+    frozen, tuned = put_edits(tmp_path / "a", right), put_edits(tmp_path / "b", right, "lora")
+    shown = run(capsys, frozen)
+    assert "No single speaker changes WER: without any one of them it is the same." in shown
+    assert "No single speaker changes the difference: without" in run(capsys, tuned, "--against", frozen)
+    assert "largest influence" not in shown
+
+
 def test_runs_of_other_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = put_edits(tmp_path / "a", recognition(np.random.default_rng(0), speakers=6))
     other = put_edits(tmp_path / "b", recognition(np.random.default_rng(1), speakers=6))

@@ -76,7 +76,9 @@ def mean_states(utterances: list[Utterance]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("task", "layer"), [("tone_sid", None), ("tone_lid", 2)])
-def test_dev_chooses_state_and_neighbours(task: str, layer: int | None, tmp_path: Path) -> None:
+def test_dev_chooses_state_and_neighbours(
+    task: str, layer: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "run"
     where = [] if layer is None else ["regime=single_layer", f"featurizer.layer={layer}"]
     config = settings(task, "budget=40utt", *where)
@@ -89,6 +91,8 @@ def test_dev_chooses_state_and_neighbours(task: str, layer: int | None, tmp_path
     best = max(rows, key=lambda row: float(row[selection]))  # the first of equal ones
     assert result["selected"]["value"] == pytest.approx(float(best[selection]), abs=1e-6)
     assert result["metrics"]["dev"]["accuracy"] == pytest.approx(float(best["accuracy"]), abs=1e-6)
+    where = "the sum" if best["layer"] == SUM else f"layer {best['layer']}"
+    assert f"dev chooses {where}, {best['neighbours']} neighbour" in caplog.text
     weights = {SUM: [1 / 3] * 3}.get(best["layer"], [float(str(k) == best["layer"]) for k in range(3)])
     assert result["layer_weights"] == (pytest.approx(weights) if layer is None else None)
     assert result["state"] == layer
@@ -120,12 +124,14 @@ def test_dev_chooses_state_and_neighbours(task: str, layer: int | None, tmp_path
         assert names[int(predicted[line["id"]].argmax())] == line["prediction"]
 
 
-def test_verification_is_the_cosine_of_mean_states(tmp_path: Path) -> None:
+def test_verification_is_the_cosine_of_mean_states(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "run"
     result = run_settings(settings("tone_sv"), folder).result
     assert result is not None
     rows = candidates(folder)
-    assert [row["layer"] for row in rows] == ["0", "1", "2", SUM]  # no neighbours are asked
+    assert [row["layer"] for row in rows] == ["0", "1", "2", SUM]
+    (chosen,) = [message for message in caplog.messages if message.startswith("dev chooses")]
+    assert "neighbour" not in chosen  # none are asked
     best = min(rows, key=lambda row: float(row["eer"]))["layer"]
     utterances = CORPUS["tones"].splits["unseen"]
     states = mean_states(utterances)

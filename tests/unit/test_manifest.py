@@ -148,7 +148,7 @@ def test_bom_blank_lines_and_line_ends(tmp_path: Path) -> None:
 BAD_JSONL = """\
 {"wav": "a.wav", "spk": "x"}
 {"wav": "b.wav", "duration": -1}
-{"path": "c.wav", "nonsense": 1}
+{"path": "c.wav", "spaeker": 1, "level": 2}
 {"path": "d.wav", "speaker": 17, "start": NaN}
 {"path": "e.wav", "speaker": 17, "start": 1e999}
 [1]
@@ -167,7 +167,7 @@ BAD_LINES = [
     (1, "unknown column 'spk'. Did you mean 'speaker'?"),
     (1, "unknown column 'wav' (on 2 lines). Did you mean 'path'?"),
     (2, "duration must be more than 0 seconds, found -1"),
-    (3, "unknown column 'nonsense'. known: id, path"),
+    (3, "unknown column 'spaeker'. Did you mean 'speaker'? known: id, path"),
     (4, "invalid JSON: NaN is not a JSON number; leave the field out"),
     (5, "speaker must be text, found 17; put it in quotes"),
     (5, "start must be a finite number of seconds, found inf"),
@@ -205,8 +205,8 @@ def test_one_pass_finds_everything(tmp_path: Path) -> None:
 
 BAD_FILES = [
     (
-        "a.csv", "wav,spk,foo,\na.wav,x,1,2\n",
-        ["4 problems", ":1: unknown column 'wav'. Did you mean 'path'", "'foo'", "index=False"],
+        "a.csv", "wav,spk,Text,\na.wav,x,1,2\n",
+        ["4 problems", ":1: unknown column 'wav'. Did you mean 'path'", "'Text'. Did you mean 'text'", "index=False"],
     ),
     ("a.csv", "wav,start\na.wav,-1\n", ["2 problems", "unknown column 'wav'", ":2: start must be 0 or more"]),
     ("a.csv", "speaker\nx\n", [":1: there is no column 'path'"]),
@@ -392,18 +392,34 @@ def test_labels_are_read_when_asked_for(tmp_path: Path) -> None:
             assert found == [first, second]
 
 
-def test_labels_that_nobody_asks_for_are_unknown_columns(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(LABELLED)
+def test_a_manifest_serves_several_tasks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that ask for fewer labels ignore the others, whatever they hold, and say so."""
+    (tmp_path / "a.jsonl").write_text('{"path": "/a.wav", "emotion": 1, "level": "3"}\n')
     (tmp_path / "a.csv").write_text("path,emotion,level\n/a.wav,joy,3\n")
     for name in ("a.jsonl", "a.csv"):
-        for labels in ((), ("level",), ("labels", "level")):
-            with pytest.raises(BenchmarkError) as caught:
-                manifest.read(tmp_path / name, labels=labels)
-            assert "unknown column 'emotion'. known: id, path" in str(caught.value)
-            assert "Rename or remove it. To use it as a label: --label emotion" in str(caught.value)
-            assert ("unknown column 'level'" in str(caught.value)) == (not labels)
-            with pytest.raises(BenchmarkError, match="--test: "):
-                manifest.corpus(test=tmp_path / name, labels=labels)
+        for labels, ignored in (((), "emotion, level"), (("level",), "emotion"), (("labels", "level"), "emotion")):
+            caplog.clear()
+            (found,) = manifest.read(tmp_path / name, labels=labels)
+            assert found == Utterance("/a.wav", "/a.wav", labels={"level": "3"} if labels else {})
+            (said,) = caplog.messages
+            assert said.startswith(f"{tmp_path / name}: columns that nothing asks for are ignored: {ignored} (")
+            assert manifest.corpus(test=tmp_path / name, labels=labels).splits == {"test": [found]}
+
+
+@pytest.mark.parametrize("name", ["speker", "Speaker", "strat", "langage", "txt", "TEXT", "split2"])
+def test_what_looks_like_a_misspelt_field_is_not_ignored(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"path": "/a.wav", name: "x"}))
+    (tmp_path / "a.csv").write_text(f"path,{name}\n/a.wav,x\n")
+    for file in ("a.jsonl", "a.csv"):
+        with pytest.raises(BenchmarkError, match=rf"unknown column '{name}'\. Did you mean '.*Rename or remove it$"):
+            manifest.read(tmp_path / file)
+        assert manifest.read(tmp_path / file, labels=[name])[0].labels == {name: "x"}
+
+
+@pytest.mark.parametrize("name", ["emotion", "location", "action", "keyword", "accent", "speaker_age", "age"])
+def test_usual_labels_do_not_look_like_misspelt_fields(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.csv").write_text(f"path,{name}\n/a.wav,x\n")
+    assert manifest.scan(tmp_path / "a.csv").ignored == [name]
 
 
 def test_a_label_may_be_called_what_other_tools_call_a_field(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import Cli
 from torch import Tensor
 from toys import ToyUpstream, toy_corpus
 
@@ -91,3 +92,13 @@ def test_a_report_needs_no_regime_of_a_plugin() -> None:
 def test_options_that_are_meant_are_suggested(override: str, message: str) -> None:
     with pytest.raises(BenchmarkError, match=message):
         configure("sv", [], [override])
+
+
+def test_no_block_is_no_number_of_blocks(cli: Cli) -> None:
+    said = cli("-u", "fbank", "-d", "voxceleb1_sv", "--top-blocks", "0").stderr
+    assert "tune.top_blocks is 0; expected at least 1" in said
+
+
+def test_the_help_names_all_regimes(cli: Cli) -> None:
+    said = cli("--help").stdout
+    assert [name for name in registry.regimes.names() if name not in said] == []

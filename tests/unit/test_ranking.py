@@ -132,7 +132,7 @@ def test_what_cannot_be_ranked(whole_study: Path, tmp_path: Path) -> None:
     of, bootstrap = view(whole_study), Bootstrap(100)
     for options, message in (
         ({"budget": "7h"}, "no runs with budget '7h'; there are 10min, 1h, all"),
-        ({"names": ["frozn"]}, "unknown system 'frozn'. Did you mean 'frozen'"),
+        ({"names": ["frozn"]}, "unknown system 'frozn'. Did you mean 'frozen'. available: 'frozen', 'finetuned'$"),
         ({"names": ["frozen"]}, "one system .frozen.; a comparison needs two"),
         ({"metric": "ear"}, "no metric 'ear' is declared"),
         ({"metric": "wer"}, "no intervals: metric 'wer' is not defined on trials"),
@@ -141,8 +141,14 @@ def test_what_cannot_be_ranked(whole_study: Path, tmp_path: Path) -> None:
             ranks(of, **{"budget": None, "bootstrap": bootstrap, **options})  # type: ignore[arg-type]
     alone = dataclasses.replace(of, series=of.series[:1])
     assert ranking.widest_budget(alone) is None
-    with pytest.raises(BenchmarkError, match="no budget has two systems"):
+    with pytest.raises(BenchmarkError) as error:
         ranks(alone, None, bootstrap)
+    assert str(error.value) == (
+        "verify: no budget has two systems to compare (budget 10min: frozen; budget 1h: frozen; budget all: frozen). "
+        "Left out: single layers (tiny, layers: 0, 1, 2, 3); with --by-folder each is a system"
+    )
+    with pytest.raises(BenchmarkError, match=r"budget all: no system; .* Left out: single layers"):
+        ranks(dataclasses.replace(of, series=[]), "all", bootstrap)
 
 
 # --- wavbench compare -------------------------------------------------------------------------------------------------
@@ -193,6 +199,24 @@ def test_runs_with_other_settings_are_told_apart_by_folder(cli: Cli, whole_study
     done = cli("compare", "slow", "fast", "--by-folder")
     assert done.returncode == 1
     assert "the test set (its digest) differs" in done.stderr
+
+
+def test_single_layers_are_systems_by_folder(cli: Cli, whole_study: Path) -> None:
+    done = cli("compare", whole_study, "--task", "verify", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {place["name"] for place in json.loads(done.stdout)["places"]} == {"frozen", "finetuned"}
+    left = "Left out: single layers (tiny, layers: 0, 1, 2, 3); with --by-folder each is a system.\n"
+    assert done.stderr == left
+    done = cli("compare", whole_study, "--task", "verify", "--by-folder", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = {place["name"] for place in json.loads(done.stdout)["places"]}
+    assert names == {"frozen", "finetuned", *(f"layers, layer {layer}" for layer in range(4))}
+    for layer in (1, 2):  # outside of their study
+        shutil.copytree(whole_study / "tiny" / "verify" / f"layers-{layer}" / "all" / "seed0" / "lr=0.1", f"l{layer}")
+    done = cli("compare", "l1", "l2", "--by-folder", "--json")
+    assert done.returncode == 0, done.stderr
+    names = {place["name"] for place in json.loads(done.stdout)["places"]}
+    assert names == {"l1, single_layer, layer 1", "l2, single_layer, layer 2"}
 
 
 def test_costs_in_bits_are_not_points(whole_study: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 from support import REPOSITORY
 
 from benchmark import registry
+from benchmark.errors import BenchmarkError
 from benchmark.study import recipe as study
 
 STUDIES = REPOSITORY / "recipes" / "studies"
@@ -75,3 +78,45 @@ def test_all_layers_load_an_upstream_once(monkeypatch: pytest.MonkeyPatch) -> No
     cells = study.cells(study.parse(values, Path("layers.yaml")))
     assert loaded == ["fbank", "wav2vec2_tiny"]
     assert len(cells) == 4 * (1 + 4)
+
+
+def search(path: Path, **search: object) -> study.Study:
+    regime = {"regime": "frozen", "search": search}
+    values = {"name": "s", "upstreams": {"fbank": {"name": "fbank"}}, "tasks": {"sid": {}}, "regimes": {"a": regime}}
+    path.write_text(json.dumps(values))
+    return study.read(path)
+
+
+def test_candidates_have_folders_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    read = search(path, **{"optim.clip": [None, 0.1], "upstream.checkpoint": ["/a/b.pt"]})
+    (cell,) = study.cells(read)
+    candidates = study.candidates(read.regimes["a"])
+    assert [study.candidate_name(one) for one in candidates] == [
+        "clip=null-checkpoint=_a_b.pt", "clip=0.1-checkpoint=_a_b.pt",
+    ]  # fmt: skip
+    assert [study.run_config(read, cell, one, None).optim.clip for one in candidates] == [None, 0.1]
+    with pytest.raises(BenchmarkError, match=r"the search of regime 'a' tries lr=0\.01 more than once"):
+        search(path, **{"optim.lr": [0.01, 1e-2, 0.1]})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"regime": {}}, "unknown key 'regime'. Did you mean 'regimes'?"),
+        ({"tasks": {"sid": {"budget": ["all"]}}}, "unknown key 'tasks.sid.budget'. Did you mean 'budgets'?"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_a_close_one(tmp_path: Path, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(BenchmarkError, match=re.escape(f"recipe s.yaml: {message}")):
+        study.parse({"name": "s", **wrong}, Path("s.yaml"))
+
+
+def test_layers_of_a_recipe_are_counted_from_0() -> None:
+    """Negative ones would be the same layers twice, under other numbers."""
+    values = {
+        "name": "s", "upstreams": {"a": {"name": "fbank"}}, "tasks": {"sid": {}},
+        "regimes": {"one": {"regime": "single_layer", "layers": [0, -1]}},
+    }  # fmt: skip
+    with pytest.raises(BenchmarkError, match="layers of a recipe are counted from 0, found -1"):
+        study.cells(study.parse(values, Path("s.yaml")))

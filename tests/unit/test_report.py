@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from benchmark import plots
 from benchmark import statistics as stats
 from benchmark.commands import report as command
 from benchmark.report import page as report
-from benchmark.report.sentences import duration_text
+from benchmark.report.collect import gather
+from benchmark.report.compare import task_view
+from benchmark.report.sentences import duration_text, sentences_on_layers
 from benchmark.tables import Table, number_text
 
 
@@ -351,6 +354,35 @@ def test_the_layer_that_dev_chooses(tmp_path: Path) -> None:
     path.write_text(json.dumps(result), encoding="utf-8")
     read = text(report.make([root], replicates=100).page)
     assert f"(1 seed); dev chooses layer 1: {result['metrics']['test']['eer']:.1f} %." in read
+
+
+def layers_on_dev(root: Path, task: str, values: Sequence[float], ranks: Sequence[Any] = ()) -> str:
+    """What is said of a study's single layers with these values of dev and, where given, ranks in their cells."""
+    for layer, value in enumerate(values):
+        (path,) = root.glob(f"tiny/{task}/layers-{layer}/**/result.json")
+        change(path, "selected", "value", to=value)
+        if ranks:
+            cell = path.parent.parent / "cell.json"
+            tried = json.loads(cell.read_text())["tried"]  # the first is the chosen one
+            change(cell, "tried", to=[tried[0] | {"rank": ranks[layer]}, tried[1] | {"rank": [0, 0]}])
+    (said,) = sentences_on_layers(task_view(gather([root]), task))
+    return said.partition("dev chooses ")[2].partition(": ")[0]
+
+
+@pytest.mark.parametrize("task", ["verify", "languages"])  # of one lower is better, of the other higher
+def test_of_layers_that_tie_on_dev_the_lowest_is_chosen(task: str, tmp_path: Path) -> None:
+    root = write_study(tmp_path / "a", tasks=[task])
+    better, worse = (1.0, 2.0) if task == "verify" else (2.0, 1.0)
+    assert layers_on_dev(root, task, [worse, better, worse, better]) == "layer 1 (of several that tie, the lowest)"
+    assert layers_on_dev(root, task, [worse, worse, worse, better]) == "layer 3"
+
+
+def test_dev_chooses_layers_as_it_chooses_candidates(tmp_path: Path) -> None:
+    root = write_study(tmp_path / "a", tasks=["words"])
+    ranks = [[1, 96.0], [1, 85.9], [1, 82.4], [1, 82.4]]
+    tie = "layer 2 (of several that tie, the lowest)"
+    assert layers_on_dev(root, "words", [93.5, 93.5, 93.5, 95.0], ranks) == tie
+    assert layers_on_dev(root, "words", [93.5, 93.5, 93.5, 88.0], [*ranks[:3], [0, 88.0]]) == "layer 3"
 
 
 # --- In a browser -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from benchmark.engine.run import run as run_settings
 from benchmark.engine.stopping import Interrupted, StopRequest
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Corpus, Regime, Splits, Utterance
+from downstream import splits
 
 CORPUS: dict[str, Corpus] = {}
 
@@ -143,6 +145,29 @@ def test_evaluating_on_another_split(trained: Path) -> None:
         prepared_run(scored=Scored("devv"))
 
 
+def test_a_split_that_is_misspelt_is_not_taken_for_missing_training_data(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def labelled(cls: Any, config: Any, corpus: Corpus, target: Any = None) -> Splits:
+        return Splits(corpus.name, *(splits.labelled(corpus, name, "test_split", "speaker") for name in
+                                     ("train", "dev", "test" if target is None else target.name)))  # fmt: skip
+
+    monkeypatch.setattr(ToyTask, "split", classmethod(labelled))
+    with pytest.raises(BenchmarkError, match=r"^corpus 'toy' has no split 'testt' .*Did you mean 'test'") as caught:
+        run_settings(configure(), trained, mode="evaluate", scored=Scored("testt"))
+    assert "training data" not in str(caught.value)
+
+
+def test_what_is_scored_has_no_id_of_what_it_is_scored_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = CORPUS["toy"].splits["train"][0]
+    shutil.copy(first.path, tmp_path / "copy.wav")
+    CORPUS["toy"].splits["other"] = [replace(first, path=str(tmp_path / "copy.wav"))]
+    assert prepared_run(scored=Scored("other")).task.splits.test[0].id == first.id
+    monkeypatch.setattr(ToyTask, "support", lambda self, split: self.splits.train)
+    with pytest.raises(BenchmarkError, match="other audio of the run has the same ids"):
+        prepared_run(scored=Scored("other"))
+
+
 def test_predictions_need_no_corpus(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = dict(line.split() for line in (trained / "scores_test.txt").read_text().splitlines())
     utterances = CORPUS["toy"].splits["test"]
@@ -173,6 +198,18 @@ def test_the_predict_command(trained: Path, tmp_path: Path, capsys: pytest.Captu
     ):
         with pytest.raises(BenchmarkError, match=message):
             predict.main(arguments)
+
+
+def test_one_path_is_an_input_and_a_waveform_is_not(trained: Path) -> None:
+    path = CORPUS["toy"].splits["test"][0].path
+    predictor = TrainedRun(trained)
+    expected = predictor.predict([path])
+    assert [row["id"] for row in expected] == [path]
+    assert predictor.predict(path) == expected
+    assert predictor.predict(Path(path)) == expected
+    for wrong, kind in (([torch.zeros(800)], "Tensor"), (torch.zeros(800), "Tensor"), ([path, 3], "int")):
+        with pytest.raises(BenchmarkError, match=f"expected paths of audio files or manifests, found a {kind}"):
+            predictor.predict(wrong)  # type: ignore[arg-type]
 
 
 def test_an_npz_may_hold_any_id(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

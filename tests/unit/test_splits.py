@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.data import manifest
-from benchmark.data.splits import check_disjoint, digest, overlaps, summary
+from benchmark.data.splits import check_disjoint, check_ids, digest, durations, overlaps, summary
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import Utterance
 
@@ -135,3 +136,16 @@ def test_digests_contain_gender_and_labels_where_they_are_known() -> None:
     assert len({digest(utterances) for utterances in variants}) == len(variants)
     assert digest(variants[-1]) == digest([replace(first, labels={"intent": "ask", "emotion": "joy"}), second])
     assert digest([replace(first, path="/elsewhere.wav", split="x", labels={}), second]) == digest(plain)
+
+
+def test_an_id_of_other_audio_is_refused(tmp_path: Path) -> None:
+    """What is evaluated may have come from another manifest, with the paths as ids."""
+    for name, size in (("a", 1600), ("b", 1600), ("c", 3200)):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(size), 16000)
+    one, same, longer = (Utterance("1.wav", str(tmp_path / f"{name}.wav")) for name in "abc")
+    assert durations([one, one, same]) == {"1.wav": 0.1}
+    with pytest.raises(BenchmarkError, match=r"same ids as 1 utterance, the first is '1\.wav' \(.*c\.wav\).*column id"):
+        durations([one, longer])
+    check_ids([one], [one, Utterance("2.wav", same.path)])
+    with pytest.raises(BenchmarkError, match=r"'1\.wav' \(.*b\.wav\)"):
+        check_ids([one], [same])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from toys import ToyUpstream
 from benchmark import registry
 from benchmark.engine.featurizer import WeightedSum
 from benchmark.engine.prepare import Preparer
+from benchmark.engine.probes import Probe
 from benchmark.engine.run import run
 from benchmark.engine.stacked import Probes
 from benchmark.engine.stopping import Interrupted, StopRequest
@@ -39,6 +41,25 @@ class CountingUpstream(ToyUpstream):
     def forward(self, wavs: Tensor, wav_lens: Tensor, *, keep: Any = None) -> HiddenStates:
         CountingUpstream.ran_over += len(wavs)
         return super().forward(wavs, wav_lens, keep=keep)
+
+
+class LouderUpstream(ToyUpstream):
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, wavs: Tensor, wav_lens: Tensor, *, keep: Any = None) -> HiddenStates:
+        return super().forward(self.gain * wavs, wav_lens, keep=keep)
+
+
+class FrozenHeadTask(SpeakerIdentification):
+    """A part of its head is not trained."""
+
+    @classmethod
+    def make_head(cls, config: Any, vocabulary: Mapping[str, Any], feature_size: int) -> Head:
+        head = super().make_head(config, vocabulary, feature_size)
+        next(head.embedder.parameters()).requires_grad_(False)
+        return head
 
 
 class NoisyHeadTask(SpeakerIdentification):
@@ -90,6 +111,7 @@ CARDS: dict[str, dict[str, Any]] = {
             }
         },
     },
+    "tone_frozen": {"task": "test_stacked:FrozenHeadTask", "config": {"task": {"head": {"name": "mean", "size": 6}}}},
     "tone_noisy": {"task": "test_stacked:NoisyHeadTask", "config": {"task": {"head": {"name": "mean", "size": 6}}}},
 }  # fmt: skip
 
@@ -100,6 +122,7 @@ USED = {"tone_sid": ["train", "dev", "test"], "tone_lid": ["train", "dev", "test
 
 def register() -> None:
     registry.upstreams.register("tone_upstream", CountingUpstream)
+    registry.upstreams.register("louder_upstream", LouderUpstream)
     for name, card in CARDS.items():
         whole = card | {"name": name, "corpus": "test_stacked:corpus"}
         registry.downstreams.register(name, lambda card=whole: card)
@@ -245,6 +268,73 @@ def test_what_cannot_be_stacked_is_left_to_be_run_by_itself(tmp_path: Path) -> N
     assert runner.run_cells(cropped, cells, tmp_path, None) == {cells[0]: "training utterances are cropped"}
     assert runner.groups(runner.Work(cropped, tmp_path, None, ""), cells) == {}
 
+    frozen = study("tone_frozen")
+    cells = recipe.cells(frozen)[:1]
+    left = runner.run_cells(frozen, cells, tmp_path, None)
+    assert left == {cells[0]: "not all parameters of its head are trained"}
+
+
+@pytest.mark.parametrize("by", ["options", "root"])
+def test_other_states_are_not_those_of_the_runs_beside(by: str, tmp_path: Path) -> None:
+    """They were: of two regimes with other options of the upstream, or other audio, both had the first's states."""
+    roots = {}
+    for name in ("first", "second"):
+        roots[name] = tmp_path / name
+        roots[name].mkdir()
+        for path in {Path(u.path) for those in CORPUS["tones"].splits.values() for u in those}:
+            wav, rate = soundfile.read(path)
+            soundfile.write(roots[name] / path.name, wav if name == "first" else 0.1 * wav[::-1], rate)
+    whole = CARDS["tone_sid"] | {"name": "tone_rooted", "corpus": "test_stacked:rooted"}
+    registry.downstreams.register("tone_rooted", lambda: whole)
+    values: dict[str, Any] = {
+        "options": [
+            {"upstream": {"options": {"gain": gain}}, "data": {"root": str(roots["first"])}} for gain in (0.2, 5.0)
+        ],
+        "root": [{"data": {"root": str(root)}} for root in roots.values()],
+    }[by]
+    regimes = {name: {"regime": "frozen", "config": one} for name, one in zip("ab", values, strict=True)}
+    read = study("tone_rooted", regimes=regimes, optim={"lr": 0.03})
+    read.upstreams["up"].name, read.seeds, read.tasks["tone_rooted"].budgets = "louder_upstream", [0], ["all"]
+    first, second = cells = recipe.cells(read)
+    groups = runner.groups(runner.Work(read, tmp_path, None, ""), cells)
+    assert list(groups.values()) == [[first], [second]]
+    left = runner.run_cells(read, cells, tmp_path / "together", None)
+    assert list(left) == [second]
+    assert "loaded otherwise" in left[second]
+    assert runner.run_cells(read, [second], tmp_path / "together", None) == {}
+    for cell in cells:
+        runner.run_cell(read, cell, tmp_path / "alone", None)
+        assert compare(tmp_path / "together" / cell.folder, tmp_path / "alone" / cell.folder) > 5
+
+
+def rooted(root: Path) -> Corpus:
+    def moved(utterance: Utterance) -> Utterance:
+        return replace(utterance, path=str(root / Path(utterance.path).name))
+
+    return Corpus("tones", {name: list(map(moved, those)) for name, those in CORPUS["tones"].splits.items()})
+
+
+def test_states_that_together_do_not_fit_are_computed_by_each(tmp_path: Path) -> None:
+    read = study("tone_sid", features={"limit_gb": 9e-6}, regimes={"sum": {"regime": "frozen"}}, optim={"lr": 0.03})
+    cells = recipe.cells(read)
+    left = runner.run_cells(read, cells, tmp_path, None)
+    assert list(left) == cells
+    assert all("do not fit under features.limit_gb" in reason for reason in left.values())
+
+
+def test_a_cell_that_cannot_be_concluded_is_alone_in_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = study("tone_sid", trainer={"max_steps": 4, "eval_every": 4})
+    cells = recipe.cells(read)[:4]
+    finish = Probe.finish
+
+    def fails(self: Probe, stop: StopRequest, *, chosen: bool) -> None:
+        if (tmp_path / cells[1].folder) in self.folder.parents:
+            raise BenchmarkError("there is no test set")
+        finish(self, stop, chosen=chosen)
+
+    monkeypatch.setattr(Probe, "finish", fails)
+    assert runner.run_cells(read, cells, tmp_path, None) == {cells[1]: "there is no test set"}
+
 
 def test_a_stack_whose_loss_is_another_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WeightedSum, "of_means", lambda self, states: 2 * states.sum(1, keepdim=True))
@@ -280,8 +370,8 @@ def test_stopping_keeps_the_cells_that_are_done(tmp_path: Path) -> None:
     done = [cell for cell in cells if recipe.finished(tmp_path / cell.folder)]
     assert len(done) == 1
     assert [path.parent for path in tmp_path.rglob("cell.json")] == [tmp_path / done[0].folder]
-    groups = runner.groups(runner.Work(read, tmp_path, None, ""), cells)
-    assert len(groups["up", "tone_sid"]) == len(cells) - 1  # what has begun by itself goes on so
+    (group,) = runner.groups(runner.Work(read, tmp_path, None, ""), cells).values()
+    assert len(group) == len(cells) - 1  # what has begun by itself goes on so
 
     probes, stop = Probes(Preparer()), StopRequest()
     settings = recipe.run_config(read, cells[-1], {}, None)

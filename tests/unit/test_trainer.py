@@ -265,6 +265,28 @@ def test_nan_stops_before_it_is_applied(
     assert state["step"] == 2
 
 
+def test_running_statistics_that_a_nan_went_through_are_not_saved(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = build(configure(max_steps=8, save_every=1), corpus, tmp_path)
+    made.model.head.norm = torch.nn.BatchNorm1d(8)
+    calls = 0
+
+    def loss(features: torch.Tensor, lengths: torch.Tensor, targets: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        means = made.model.head.norm(features.mean(1) * (float("nan") if calls > 4 else 1.0))
+        return torch.nn.functional.cross_entropy(made.model.head.linear(means), targets)
+
+    monkeypatch.setattr(made.model.head, "loss", loss)
+    with pytest.raises(BenchmarkError, match=r"update 3: the .* is nan.*last\.pt"):
+        made.train(StopRequest())
+    state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    assert state["step"] == 2
+    assert "head.norm.running_mean" in state["pairing"]
+    assert all(torch.isfinite(tensor).all() for tensor in state["pairing"].values())
+
+
 def test_a_broken_checkpoint_is_named(corpus: Corpus, tmp_path: Path) -> None:
     made = build(configure(max_steps=2), corpus, tmp_path)
     made.train(StopRequest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from every_upstream import save_unispeech
 from safetensors.torch import load_file, save_file
 
 from benchmark.engine.conformance import examine
+from benchmark.engine.prepare import weights_digest
 from benchmark.errors import BenchmarkError
 from benchmark.registry import upstreams
 from upstream import load_upstream
@@ -39,6 +41,18 @@ def test_states_are_those_of_transformers(folder: Path) -> None:
             ):
                 torch.testing.assert_close(state[i, : found.lengths[i]], expected[0])
     assert not [finding for finding in examine(model) if finding.outcome == "wrong"]
+
+
+def test_its_settings_are_part_of_its_digest(folder: Path, tmp_path: Path) -> None:
+    """They decide the states as its weights do: with other ones, a feature store would give those of the first."""
+    digests = []
+    for name in ("first", "moved", "other"):
+        shutil.copytree(folder, tmp_path / name)
+        path = tmp_path / name / "preprocessor_config.json"
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps(settings | {"do_normalize": settings["do_normalize"] != (name == "other")}))
+        digests.append(weights_digest(load_upstream("hf_auto", checkpoint=tmp_path / name)))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_what_it_needs(folder: Path, tmp_path: Path) -> None:

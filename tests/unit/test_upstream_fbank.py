@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +14,8 @@ from test_upstream_wav2vec2 import ragged
 from torchaudio.compliance import kaldi
 from torchaudio.transforms import ComputeDeltas
 
+from benchmark.config import RunConfig
+from benchmark.engine.features import warn_of_zero_means
 from benchmark.errors import BenchmarkError
 from upstream.fbank import Fbank
 
@@ -51,3 +57,18 @@ def test_too_short_waveforms_are_named() -> None:
         Fbank()(torch.zeros(2, 1000), torch.tensor([1000, 399]))
     with pytest.raises(BenchmarkError, match=r"keep = \[0, 1\]: fbank has one state, number 0"):
         Fbank()(torch.zeros(1, 1000), torch.tensor([1000]), keep=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("means", "normalize", "said"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_that_its_means_are_zero_is_said(
+    means: bool, normalize: bool, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream, model, run = Fbank(), SimpleNamespace(mean_suffices=means), RunConfig()
+    assert float(upstream([torch.randn(16000)]).states[0].mean(1).abs().max()) < 1e-5
+    run.featurizer.normalize = normalize
+    other: Any = model
+    with caplog.at_level(logging.WARNING):
+        warn_of_zero_means(run, upstream, other)
+    assert ("can learn nothing of them" in caplog.text) == said

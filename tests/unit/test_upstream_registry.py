@@ -18,7 +18,7 @@ from test_upstream_wav2vec2 import ragged, small_model
 from benchmark.commands.list import upstream_table
 from benchmark.errors import BenchmarkError
 from benchmark.interfaces import HiddenStates, Upstream
-from benchmark.registry import Entry, Registry, list_downstreams, upstreams
+from benchmark.registry import Entry, Registry, downstreams, list_downstreams, upstreams
 from upstream import hub, list_upstreams, load_upstream
 from upstream.fbank import Fbank
 from upstream.wav2vec2 import OPTIONS, cards
@@ -326,12 +326,16 @@ def test_random_weights_keep_the_architecture_only() -> None:
 
 
 def test_unknown_names_get_suggestions() -> None:
-    count = len(upstreams.names(aliases=True))
+    count = len(upstreams.names())  # as `wavbench list` has them, without aliases
     with pytest.raises(BenchmarkError, match=rf"upstream 'qqq'\. \({count} available: wavbench list\)$"):
         load_upstream("qqq")
     with pytest.raises(BenchmarkError, match=rf"Did you mean .*\? \({count} available: wavbench list\)$") as caught:
         load_upstream("vec")
     assert len(str(caught.value)) < 250
+    with pytest.raises(BenchmarkError, match=rf"Did you mean 'fbank'\? \({count} available: wavbench list\)$"):
+        load_upstream("fbnk")
+    with pytest.raises(BenchmarkError, match=r"downstream 'foo'\. \(\d+ available: wavbench list\)$"):
+        downstreams.get("foo")  # not 'emotion'
     with pytest.raises(BenchmarkError, match=r"unknown upstream 'wav2vec2_larg'\. Did you mean 'wav2vec2_large'"):
         load_upstream("wav2vec2_larg")
 

@@ -8,6 +8,8 @@ what. Of an encoder with a decoder, the encoder is taken.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import partial
 from typing import Any
 
@@ -18,6 +20,8 @@ from upstream.adapters import Adapter
 
 LAYERDROP = ("layerdrop", "encoder_layerdrop")
 """Set to 0 unless they are among the options: some models then give fewer states while they are trained."""
+_PLACE = ("_name_or_path", "_commit_hash", "transformers_version")
+"""Of a configuration: where it was, not what it says."""
 _UNUSED = ("masked_spec_embed",)
 """What only masking while training uses."""
 NEEDED = "It runs a model of transformers: give its folder, or its name on the Hugging Face hub, with -k"
@@ -50,8 +54,14 @@ class Transformers(Adapter):
             raise BenchmarkError(f"{checkpoint} has no preprocessor of audio: {error}") from error
         self.sample_rate = int(self.preprocessor.sampling_rate)
         commit = getattr(self.encoder.config, "_commit_hash", None)
-        self.info |= {"checkpoint": str(checkpoint), "revision": commit}
+        self.info |= {"checkpoint": str(checkpoint), "revision": commit, "settings": self._settings()}
         self.measure(None)
+
+    def _settings(self) -> str:
+        """Digest of the configurations of the model and its preprocessor, wherever they lie."""
+        both = [self.encoder.config.to_dict(), json.loads(self.preprocessor.to_json_string())]
+        own = [{key: value for key, value in one.items() if key not in _PLACE} for one in both]
+        return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
 
     def states(self, wav: Tensor) -> list[Tensor]:
         """The states of one waveform."""

@@ -7,6 +7,7 @@ All executors share what a unit is (:mod:`benchmark.study.runner`), how a proces
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import uuid
@@ -16,11 +17,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from benchmark import config
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.files import write_text
 from benchmark.study import runner, status
 from benchmark.study.board import Board, Executor
+from benchmark.study.claims import Claims
 from benchmark.study.recipe import Cell, Study, cells, finished
 from benchmark.study.runner import Work
+from benchmark.tables import plural
+
+log = logging.getLogger("wavbench")
 
 
 def run_study(
@@ -65,14 +72,18 @@ def run_study(
     work = Work(study, output, data_root, session or uuid.uuid4().hex[:12])
     with _folder(output, shared=executor.shared):
         every = cells(study)
+        _check_former(work, every)
         mine = every[shard[0] - 1 :: shard[1]]
         todo = []
+        digests: dict[str, str] = {}
+        claims = Claims(work.session)
         for cell in mine:
             done = finished(output / cell.folder)
             if done is None:
                 todo.append(cell)
             else:
-                runner.check_unchanged(work, cell, done)
+                runner.check_unchanged(work, cell, done, digests)
+                runner.tidy(work, cell, done, claims)
         grouped = {} if one_by_one or most <= 1 else runner.groups(work, todo)
         units = runner.units(todo, grouped, executor.slots(study), most)
         _write_plan(work, every)
@@ -92,6 +103,29 @@ def _folder(output: Path, *, shared: bool) -> Iterator[None]:
     else:
         with exclusive(output, clean=False):
             yield
+
+
+def _check_former(work: Work, every: Sequence[Cell]) -> None:
+    """Look at what the folder holds already.
+
+    Raises:
+        BenchmarkError: it is another study.
+    """
+    path = work.output / "study.yaml"
+    former = config.read_yaml(path).get("name") if path.exists() else None
+    if former not in (None, work.study.name):
+        raise BenchmarkError(
+            f"{work.output} holds the study '{former}', not '{work.study.name}'; choose another folder with -o"
+        )
+    with contextlib.suppress(OSError):
+        before = (work.output / status.PLAN).read_text(encoding="utf-8").split("\n")[:-1]
+        now = {cell.folder.as_posix() for cell in every}
+        left_out = [name for name in before if name not in now and (work.output / name / "cell.json").exists()]
+        if left_out:
+            log.warning(
+                "no more in the recipe, and not in its report, though done: %s: %s",
+                plural(len(left_out), "cell"), shorten(left_out),
+            )  # fmt: skip
 
 
 def _write_plan(work: Work, every: Sequence[Cell]) -> None:
