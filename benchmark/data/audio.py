@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 import torch
 import torchaudio
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from benchmark.data import headers
 from benchmark.data.headers import AudioError, span
@@ -73,6 +73,11 @@ def resample(wav: torch.Tensor, rate: int, sample_rate: int) -> torch.Tensor:
     from scipy.signal import resample_poly
 
     return torch.from_numpy(resample_poly(wav.numpy(), up, down).astype(np.float32))
+
+
+def samples(seconds: ArrayLike, rate: int) -> NDArray[np.int64]:
+    """Samples that audio of these durations has when it is loaded at ``rate`` Hz, from a file of any rate."""
+    return np.ceil(np.asarray(seconds, dtype=np.float64) * rate - 1e-6).astype(np.int64)
 
 
 def durations(utterances: Sequence[Utterance]) -> NDArray[np.float64]:

@@ -67,13 +67,20 @@ def _refuse(utterances: Sequence[Utterance]) -> None:
 
 def overlaps(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
     """What any two splits share, a line an item: equal ids, and stretches of one file that overlap (by more than
-    :data:`~benchmark.data.headers.TOLERANCE`).
+    :data:`~benchmark.data.headers.TOLERANCE`); and equal ids of different audio in one split.
 
     Of overlapping stretches each is named with the longest of each other split before it. Links between folders are
     followed. Takes some seconds for a million utterances.
     """
     shared: list[str] = []
-    by_id = {name: {utterance.id: utterance for utterance in utterances} for name, utterances in splits.items()}
+    by_id: dict[str, dict[str, Utterance]] = {}
+    for name, utterances in splits.items():
+        own = by_id[name] = {}
+        for utterance in utterances:
+            first_of = own.setdefault(utterance.id, utterance)
+            if first_of.place != utterance.place:
+                paths = [first_of.path, utterance.path]
+                shared.append(f"'{utterance.id}' is twice in {name}, of {paths[0]} and {paths[1]}; ids must be unique")
     for first, second in itertools.combinations(splits, 2):
         for id_ in [utterance.id for utterance in splits[first] if utterance.id in by_id[second]]:
             paths = [by_id[split][id_].path for split in (first, second)]

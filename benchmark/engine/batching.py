@@ -208,10 +208,10 @@ class StoredBatches(Dataset[Any]):
             hidden = self.store.load(chosen, self.keep)
         except BenchmarkError as error:
             return error
-        samples = [int(self.seconds[utterance.id] * self.store.sample_rate) for utterance in chosen]
+        samples = audio.samples([self.seconds[utterance.id] for utterance in chosen], self.store.sample_rate)
         return Batch(
             wavs=torch.empty(len(chosen), 0),
-            wav_lens=torch.tensor(samples),
+            wav_lens=torch.from_numpy(samples),
             targets=None if self.targets is None else self.targets(chosen),
             ids=[utterance.id for utterance in chosen],
             hidden=hidden,

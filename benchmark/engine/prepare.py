@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from benchmark import config, registry, results
 from benchmark.config import RunConfig, UpstreamConfig
-from benchmark.data import budget, manifest, splits
+from benchmark.data import audio, budget, manifest, splits
 from benchmark.data.headers import AudioError
 from benchmark.engine import checkpoint
 from benchmark.engine.cards import find_corpus, open_labels, read_card, task_class
@@ -353,7 +353,7 @@ def _tuning_options(run: RunConfig) -> dict[str, Any]:
 
 def frame_counts(upstream: Upstream, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
     """Frames that the upstream gives of utterances of these durations."""
-    samples = torch.from_numpy(np.floor(seconds * upstream.sample_rate).astype(np.int64))
+    samples = torch.from_numpy(audio.samples(seconds, upstream.sample_rate))
     frames: NDArray[np.int64] = upstream.output_lengths(samples).numpy()
     return frames
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from benchmark import results
 from benchmark.config import RunConfig
+from benchmark.data import audio
 from benchmark.engine import optim
 from benchmark.engine.feature_store import FeatureStore
 from benchmark.engine.folder import RunLog
@@ -126,7 +127,7 @@ class _Draws:
         train = probe.task.splits.train
         self._rows = torch.tensor([features.rows[utterance.id] for utterance in train])
         seconds = [probe.task.seconds[utterance.id] for utterance in train]
-        self._samples = torch.tensor([int(value * probe.sample_rate) for value in seconds])
+        self._samples = torch.from_numpy(audio.samples(seconds, probe.sample_rate))
         self._targets = probe.task.targets(train)
         if not isinstance(self._targets, Tensor) or len(self._targets) != len(train):
             raise CannotStack("its targets are not one number an utterance")

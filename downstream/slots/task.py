@@ -147,6 +147,11 @@ class SlotClassification(ClassificationTask):
     def _joined(cls, config: SlotsConfig, corpus: Corpus) -> Corpus:
         def joined(utterance: Utterance) -> Utterance:
             found = [utterance.label(name) or "" for name in config.labels]
+            if any(SEPARATOR in value for value in found):
+                raise BenchmarkError(
+                    f"utterance {utterance.id} has a '{SEPARATOR}' in a label ({', '.join(found)}), which stands "
+                    "between the values of a combination; write another character"
+                )
             labels = {**utterance.labels, cls.label(config): SEPARATOR.join(found)}
             return replace(utterance, labels=labels)
 

@@ -147,7 +147,7 @@ class SpeakerVerification(LabelTask):
         trained = values(train, "speaker")
         dev_trials = _dev_trials(config, corpus, dev)
         source = corpus if target is None else target.corpus
-        own = {utterance.id: utterance for split in corpus.splits.values() for utterance in split}
+        own = {utterance.id: utterance for split in (*corpus.splits.values(), dev) for utterance in split}  # dev's win
         check("dev", dev_trials, own, trained)
         if target is None:
             tests = _protocol_trials(config, corpus)
@@ -227,7 +227,7 @@ class SpeakerVerification(LabelTask):
                 rows -= norm.mean  # in place: of E and H there are 145,000
                 scored[f"{name}_snorm"] = norm(trials, rows)
             speakers = [speaker[utterance] for utterance in trials.ids]
-            clusters = connected(trials) if None in speakers else [str(speaker) for speaker in speakers]
+            clusters = connected(trials, speakers) if None in speakers else [str(speaker) for speaker in speakers]
             for key, scores in scored.items():
                 items = evaluation.Trials(
                     trials.ids, clusters, "speaker", trials.labels, trials.enrolment, trials.test, scores

@@ -72,17 +72,21 @@ class TrialList(Sequence[Trial]):
         return Trial(int(self.labels[index]), self.ids[self.enrolment[index]], self.ids[self.test[index]])
 
 
-def connected(trials: TrialList) -> list[str]:
-    """Stands for the speakers of ``trials.ids`` where they are unknown: utterances that target trials connect share a
-    name."""
+def connected(trials: TrialList, speakers: Sequence[str | None] = ()) -> list[str]:
+    """Stands for the speakers of ``trials.ids`` where some are unknown: utterances that target trials connect share a
+    name, and so do those that have the same of ``speakers``."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     target = trials.labels == 1
-    pairs = (trials.enrolment[target], trials.test[target])
-    graph = coo_array((np.ones(len(pairs[0])), pairs), shape=(len(trials.ids), len(trials.ids)))
-    names: list[str] = connected_components(graph, directed=False)[1].astype(str).tolist()
-    return names
+    known = [(i, speaker) for i, speaker in enumerate(speakers) if speaker is not None]
+    first = {speaker: i for i, speaker in reversed(known)}
+    same = np.array([(i, first[speaker]) for i, speaker in known], dtype=np.int64).reshape(-1, 2)
+    pairs = [np.append(trials.enrolment[target], same[:, 0]), np.append(trials.test[target], same[:, 1])]
+    graph = coo_array((np.ones(len(pairs[0])), tuple(pairs)), shape=(len(trials.ids), len(trials.ids)))
+    of = connected_components(graph, directed=False)[1].tolist()
+    names = {of[i]: speaker for i, speaker in reversed(known)}
+    return [names.get(component, f"{component}?" if known else str(component)) for component in of]
 
 
 def check(name: str, trials: TrialList, utterances: Mapping[str, Utterance], trained: set[str]) -> None:

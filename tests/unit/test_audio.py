@@ -41,6 +41,16 @@ def test_other_rates_are_resampled(tmp_path: Path, rate: int) -> None:
     np.testing.assert_allclose(wav[500:-500], tone(0.5, 16000)[500:-500], atol=5e-3)
 
 
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+def test_the_samples_of_a_duration_are_those_that_are_loaded(tmp_path: Path, rate: int) -> None:
+    """Rounded down, 16,080 of 16,080 samples were 16,079, and one frame less."""
+    for count in (1100, 1101, 1607, 16080, 20101):
+        utterance = write(tmp_path / "a.wav", np.zeros(count, dtype=np.float32), rate)
+        assert audio.samples(audio.durations([utterance]), 16000).tolist() == [len(audio.load(utterance, 16000))]
+    exact = np.arange(1, 100_000)
+    assert np.array_equal(audio.samples(exact / 16000, 16000), exact)
+
+
 def test_a_span_of_a_file(tmp_path: Path) -> None:
     samples = tone(1.0, 16000)
     whole = write(tmp_path / "a.wav", samples, subtype="FLOAT")

@@ -143,6 +143,14 @@ def test_unusable_options_and_data_are_refused() -> None:
         SlotClassification.make_head(CONFIG, {"slots": {"action": ["on"], "object": ["light"]}}, 12)
 
 
+def test_what_stands_between_values_is_in_none() -> None:
+    """a|b and c, and a and b|c, were one class of two."""
+    with pytest.raises(BenchmarkError, match=r"has a '\|' in a label \(on\|off, light, hall\)"):
+        make_task(
+            SlotClassification, CONFIG, make_corpus(train=speech("train", [*INTENTS, ("on|off", "light", "hall")]))
+        )
+
+
 def test_other_data_and_predictions(task: SlotClassification) -> None:
     other = Corpus("other", {"all": speech("far")})
     scored = make_task(SlotClassification, CONFIG, make_corpus(), Target("all", other))

@@ -149,3 +149,10 @@ def test_an_id_of_other_audio_is_refused(tmp_path: Path) -> None:
     check_ids([one], [one, Utterance("2.wav", same.path)])
     with pytest.raises(BenchmarkError, match=r"'1\.wav' \(.*b\.wav\)"):
         check_ids([one], [same])
+
+
+def test_an_id_is_of_one_stretch() -> None:
+    """Predictions are kept by id: of two test sets with equal ids, one was scored by the other's."""
+    splits = {"test": [Utterance("1", "/clean/1.wav"), Utterance("1", "/other/1.wav"), Utterance("2", "/2.wav")] * 2}
+    with pytest.raises(BenchmarkError, match=r"'1' is twice in test, of /clean/1\.wav and /other/1\.wav"):
+        check_disjoint(splits)

@@ -475,6 +475,32 @@ def test_items_carry_speakers_or_what_target_trials_connect(task: SpeakerVerific
     assert [connected(chain)[0] == name for name in connected(chain)] == [True, True, True, False]
 
 
+def test_speakers_that_are_known_stay_clusters_where_others_are_not() -> None:
+    """All were guessed from the target trials, which may connect few of a speaker's utterances."""
+    trials = TrialList([Trial(1, "a1", "a2"), Trial(1, "a3", "a4"), Trial(1, "b1", "x"), Trial(0, "a1", "y")])
+    speakers = dict.fromkeys(("a1", "a2", "a3", "a4"), "anna") | {"b1": "ben"}
+    found = dict(zip(trials.ids, connected(trials, [speakers.get(name) for name in trials.ids]), strict=True))
+    assert {name: found[name] for name in speakers} == speakers
+    assert found["x"] == "ben"
+    assert found["y"] not in ("anna", "ben")
+    corpus = make_corpus()
+    corpus.splits["test"] = [replace(u, speaker=None if u.id == "id09000/v1/00000.wav" else u.speaker)
+                             for u in corpus.splits["test"]]  # fmt: skip
+    task = made(SVConfig(), corpus)
+    items = task.evaluate("test", embeddings_of(task, "test")).items
+    assert isinstance(items, Trials)
+    known = {u.id: u.speaker for u in task.splits.test}
+    assert items.clusters == [known[name] or "id09000" for name in items.ids]
+
+
+def test_dev_is_of_training_speakers_whatever_ids_others_have() -> None:
+    corpus = make_corpus()
+    taken = {u.id for u in made(SVConfig(), corpus).splits.dev}
+    before = made(SVConfig(), corpus).splits.dev
+    corpus.splits["more"] = [Utterance(name, f"/other/{name}") for name in taken]
+    assert made(SVConfig(), corpus).splits.dev == before
+
+
 def test_embeddings_are_presented_as_plain_data() -> None:
     shown = SpeakerVerification.present(SVConfig(), {"speakers": []}, torch.tensor([0.5, -1.0]))
     assert shown == {"embedding": [0.5, -1.0]}
