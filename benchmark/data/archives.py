@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from benchmark.data.views import View
-from benchmark.errors import BenchmarkError
+from benchmark.errors import BenchmarkError, shorten
 from benchmark.files import cache_dir, is_safe, split_member, write_bytes
 
 log = logging.getLogger("wavbench")
@@ -294,7 +294,8 @@ def _index(archive: str, stamps: _Stamps) -> Index:
     beside = Path(archive + ENDING)
     if beside.exists():
         return Index(beside, size)
-    name = hashlib.sha256(repr((os.path.abspath(archive), stamps)).encode()).hexdigest()[:32]
+    key = (os.path.abspath(archive), stamps, "hard links")  # which indices of before do not have
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
     path = cache_dir() / "indices" / f"{name}{ENDING}"
     if not path.exists():
         content = index_bytes(listed(archive), size)
@@ -308,6 +309,7 @@ def _index(archive: str, stamps: _Stamps) -> Index:
 
 def listed(archive: str) -> list[Member]:
     """The regular files of an archive, from the archive itself. Of several of one name, the last, as when unpacking.
+    Symbolic links and sparse files in it are left out with a warning.
 
     Members are left out whose names are absolute, lead out of the archive (``..``) or hold control characters.
 
@@ -317,7 +319,7 @@ def listed(archive: str) -> list[Member]:
     data = _opened(archive)
     try:
         file = View(data.size, data.read)
-        found = _zip_members(file) if data.read(0, 2) == b"PK" else _tar_members(file)
+        found = _zip_members(file) if data.read(0, 2) == b"PK" else _tar_members(file, archive)
         members = {member.name: member for member in found if is_safe(member.name)}
     except ArchiveError:
         raise
@@ -329,12 +331,26 @@ def listed(archive: str) -> list[Member]:
     return list(members.values())
 
 
-def _tar_members(file: Any) -> Iterator[Member]:
+def _tar_members(file: Any, path: str) -> Iterator[Member]:
+    found: dict[str, Member] = {}
+    left_out: list[str] = []
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (info := archive.next()) is not None:
             vars(archive)["members"].clear()  # tarfile would keep a million of them
+            name = info.name.removeprefix("./")
             if info.isreg() and not info.issparse():
-                yield Member(info.name.removeprefix("./"), info.offset_data, info.size)
+                found[name] = Member(name, info.offset_data, info.size)
+                yield found[name]
+            elif info.islnk() and (target := found.get(info.linkname.removeprefix("./"))):
+                found[name] = target._replace(name=name)
+                yield found[name]
+            elif info.islnk() or info.issym() or info.issparse():
+                left_out.append(name)
+    if left_out:
+        log.warning(
+            "%s: %s members are left out, which are links or sparse files, not the audio itself: %s. Make the archive "
+            "again with tar --dereference, without --sparse", path, f"{len(left_out):,}", shorten(left_out)
+        )  # fmt: skip
 
 
 def _zip_members(file: Any) -> Iterator[Member]:

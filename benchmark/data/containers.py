@@ -258,20 +258,17 @@ def _flac(file: BinaryIO, start: int, size: int, thorough: bool) -> list[Piece]:
     total = int.from_bytes(head[21:26], "big") & (2**36 - 1)
     tail_size = min(size - start - 42, (largest or 2**17) + 2**12)
     tail = _at(file, size - tail_size, tail_size)
-    if total and not thorough and total in (end for end, _ in _flac_ends(tail, block)):
+    end = _flac_end(tail, block, total)
+    if 0 < end == total and not thorough:
         return []
     if joined := _flac_joined(file, start, size):
         return joined
-    ends = list(_flac_ends(tail, block))
-    if any(end == total for end, _ in ends):
-        return []
-    audio = tail[:-128] if tail[-128:-125] == b"TAG" else tail
-    end = next((end for end, at in ends if not _crc(audio[at:], 16, 0x8005)), 0)
     if not end and not total:
         raise ends_early("its header does not say how long it is, and its last frame is cut off")
     if end <= total:
-        if ends and max(end for end, _ in ends) < total:
-            raise ends_early(f"its header promises {total:,} samples, its last frame ends at {ends[0][0]:,}")
+        ends = [end for end, _ in _flac_ends(tail, block)]
+        if ends and max(ends) < total:
+            raise ends_early(f"its header promises {total:,} samples, its last frame ends at {ends[0]:,}")
         return []
     head[21:26] = (int.from_bytes(head[21:26], "big") - total + end).to_bytes(5, "big")
     return [Piece(head.hex(), start + 42, size)]
@@ -287,6 +284,15 @@ def _flac_joined(file: BinaryIO, start: int, size: int) -> list[Piece]:
         return []
     ranges = zip(starts, [*starts[1:], size], strict=True)
     return [piece for ends in ranges for piece in _flac(file, *ends, False) or [Piece("", *ends)]]
+
+
+def _flac_end(tail: bytes, block: int, total: int) -> int:
+    """``total``, unless a frame behind the one that ends there is whole: then where that one ends; 0: neither."""
+    audio = tail[:-128] if tail[-128:-125] == b"TAG" else tail
+    for end, at in _flac_ends(tail, block):
+        if end == total or (end > total and not _crc(audio[at:], 16, 0x8005)):
+            return end
+    return 0
 
 
 def _flac_ends(tail: bytes, block: int) -> Iterator[tuple[int, int]]:

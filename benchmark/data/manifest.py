@@ -152,8 +152,8 @@ def scan(path: Path | str, labels: Sequence[str] = ()) -> Scan:
         _unknown(name, numbers[0], len(numbers), result)
     if result.ignored:
         log.warning(
-            "%s: columns that nothing asks for are ignored: %s (as a label: --label NAME, in -d classify, validate, "
-            "extract and pack)", path, shorten(result.ignored, 8),
+            "%s: columns that nothing asks for are ignored: %s (as labels: --label NAME, where a command or a "
+            "task takes it)", path, shorten(result.ignored, 8),
         )  # fmt: skip
     if not result.rows and not result.problems:
         result.problems.append((0, "contains no utterances"))

@@ -4,6 +4,7 @@
 
     <folder>/pack.json                     the archives with their SHA-256, and the corpora
     <folder>/audio-00000.tar[.index] …     members in the order of their names, which are paths below the data root
+    <folder>/.audio-00000.tar.sources …    its SHA-256, and that of the stamps of the files in it when they were packed
     <folder>/<corpus>.<split>.jsonl        a manifest a split, <corpus>.<list>.txt a trial list
     <folder>/train.jsonl …                 what was packed as a manifest, under its own name
 
@@ -28,7 +29,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from benchmark import registry, shapes
+from benchmark import memory, registry, shapes
 from benchmark.data import archives, manifest, source
 from benchmark.data.archives import ENDING, Index, Member, index_bytes
 from benchmark.data.trials import read_trials, write_trials
@@ -59,6 +60,8 @@ class Source:
     """Of the member."""
     path: str
     size: int
+    stamp: memory.Stamp
+    """What tells it from another file that has been at its path, before it is read."""
 
 
 @dataclass
@@ -84,7 +87,7 @@ def pack(
     size: int = BYTES,
     workers: int = 2,
 ) -> Pack:
-    """Pack corpora and manifests into one folder. Stopped, it goes on where it was: whole archives are kept.
+    """Pack corpora and manifests into one folder. Called again, it keeps whole archives of files that did not change.
 
     Args:
         corpora: by the names that they are asked for.
@@ -181,7 +184,9 @@ def _sized(files: Mapping[str, str]) -> list[Source]:
     sources, absent = [], []
     for name in sorted(files, key=os.fsencode):
         try:
-            sources.append(Source(name, files[name], source.size(files[name])))
+            stamp = memory.stamp(files[name])
+            size = stamp[0] if source.is_plain(files[name]) else source.size(files[name])
+            sources.append(Source(name, files[name], size, stamp))
         except OSError as error:
             absent.append(f"{files[name]} {'does not exist' if isinstance(error, FileNotFoundError) else error}")
     if absent:
@@ -242,12 +247,14 @@ class _Hashing:
 
 
 def _write_archive(path: Path, plan: Sequence[Source], done: Callable[[int], object]) -> dict[str, Any]:
-    """Write an archive and its index, unless they are there; return its entry in ``pack.json``."""
-    total = sum(one.size for one in plan)
+    """Write an archive and its index, unless they are there, of files as they are; return its ``pack.json`` entry."""
+    beside = path.with_name(f".{path.name}.sources")
+    stamps = hashlib.sha256(repr([one.stamp for one in plan]).encode()).hexdigest()
     with contextlib.suppress(OSError):
         found = Index(Path(f"{path}{ENDING}"), path.stat().st_size)
-        if [(m.name, m.size) for m in found] == [(one.name, one.size) for one in plan]:
-            done(total)
+        same = [(m.name, m.size) for m in found] == [(one.name, one.size) for one in plan]
+        if same and beside.read_bytes() == f"{found.digest} {stamps}\n".encode():
+            done(sum(one.size for one in plan))
             return _entry(path, found.digest, len(plan))
     members: list[Member] = []
     made: list[_Hashing] = []
@@ -266,6 +273,7 @@ def _write_archive(path: Path, plan: Sequence[Source], done: Callable[[int], obj
         write_bytes(Path(f"{path}{ENDING}"), index_bytes(members, out.size, out.digest()))
 
     write_atomically(path, write)
+    write_text(beside, f"{made[0].digest()} {stamps}\n")
     return _entry(path, made[0].digest(), len(plan))
 
 

@@ -36,7 +36,7 @@ log = logging.getLogger("wavbench")
 FOLDER = "fleurs"
 SPLITS = ("train", "dev", "test")
 COLUMNS = ("id", "file name", "text as written", "text", "characters", "number of samples", "gender")
-GENDERS = ("MALE", "FEMALE", "OTHER")
+GENDERS = {"MALE": "m", "FEMALE": "f", "OTHER": None}
 CONFIGS = 102
 
 PAGE = "https://huggingface.co/datasets/google/fleurs"
@@ -131,6 +131,7 @@ def _read(folder: Path, split: str, left_out: LeftOut) -> list[Utterance]:
             text=text,
             language=folder.name,
             split=split,
+            gender=GENDERS[gender],
         )
     if absent:
         raise BenchmarkError(

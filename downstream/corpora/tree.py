@@ -61,6 +61,7 @@ UNREADABLE = frozenset([".m4a", ".mp4", ".aac", ".wma", ".amr", ".3gp", ".webm",
 
 
 _UNREADABLE = "files are audio that libsndfile does not read"
+_BESIDE = "audio files have one of the same name beside them, which is read,"
 
 
 class LeftOut:
@@ -162,7 +163,7 @@ def audio_files(
         elif own.lower() in AUDIO:
             name = stem + ending
             if files.setdefault(name, entry.path) != entry.path:
-                left_out.add("audio files have one of the same name beside them, which is read,", entry.path)
+                left_out.add(_BESIDE, entry.path)
         elif entry.name not in expected:
             others.append(entry)
     for entry in others:
@@ -182,20 +183,28 @@ def audio_members(
     Yields:
         The names of both folders, and name with the published ending -> path, of each.
     """
-    folders: dict[tuple[str, str], dict[str, str]] = {}
+    folders: dict[tuple[str, ...], dict[str, str]] = {}
+    others: list[tuple[tuple[str, ...], str, str]] = []
     for member in archives.index(archive):
         *above, name = member.name.split("/")
-        path, stem = f"{archive}/{member.name}", os.path.splitext(name)[0]
+        path, stem, place = f"{archive}/{member.name}", os.path.splitext(name)[0], tuple(above[-2:])
         if name.startswith("."):
             continue
         if not is_audio(name):
-            left_out.file(name, path)
-        elif len(above) < 2:
+            others.append((place, name, path))
+        elif len(place) < 2:
             misplaced.append(path)
         else:
-            files = folders.setdefault((above[-2], above[-1]), {})
-            if files.setdefault(stem + ending, path) != path:
-                left_out.add("audio files have one of the same name beside them, which is read,", path)
+            files = folders.setdefault(place, {})
+            read = files.setdefault(stem + ending, path)
+            if read != path:
+                if name.endswith(ending) and not read.endswith(ending):
+                    files[name], path = path, read
+                left_out.add(_BESIDE, path)
+    for place, name, path in others:
+        stem, own = os.path.splitext(name)
+        if own.lower() not in UNREADABLE or stem + ending not in folders.get(place, {}):
+            left_out.file(name, path)
     for (first, second), files in folders.items():
         yield first, second, files
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import soundfile
 from support import add_wavs
 
+from benchmark.data import splits
 from benchmark.errors import BenchmarkError
 from downstream.corpora.fleurs import prepare
 
@@ -46,6 +48,7 @@ def test_reads_the_official_layout(root: Path, caplog: pytest.LogCaptureFixture)
     found = {u.id: u for u in corpus.splits["dev"]}["en_us/dev/12101.wav"]
     assert (found.language, found.text, found.split) == ("en_us", "‹你好\u2028世界›", "dev")
     assert (found.speaker, found.session) == (None, None)  # not published: readings of a sentence are no speakers
+    assert [u.gender for u in corpus.splits["dev"]] == ["m", None, "f"] * 2
     assert "has 2 configs; FLEURS was published with 102" in caplog.text
 
 
@@ -59,6 +62,13 @@ def test_the_publishers_repository_is_accepted(root: Path) -> None:
     assert {s: [(u.id, u.text) for u in us] for s, us in found.splits.items()} == {
         s: [(u.id, u.text) for u in us] for s, us in expected.splits.items()
     }
+
+
+def test_digests_without_gender_are_those_of_before(root: Path) -> None:
+    """By which runs that were begun before the reader gave the gender are resumed."""
+    for utterances in prepare(root).splits.values():
+        before = splits.digest([replace(u, gender=None) for u in utterances])
+        assert splits.digest(utterances, gender=False) == before != splits.digest(utterances)
 
 
 def test_tables_may_end_lines_as_windows_does_and_have_a_mark(root: Path) -> None:
