@@ -446,7 +446,7 @@ def test_validate_labels(capsys: pytest.CaptureFixture[str], caplog: pytest.LogC
     name = rows("a.jsonl", *labelled)
     status, problems, _ = validate(capsys, name)
     assert (status, problems) == (0, [])
-    assert "a.jsonl: columns that nothing asks for are ignored: emotion (as a label: --label NAME" in caplog.text
+    assert "a.jsonl: columns that nothing asks for are ignored: emotion (as labels: --label NAME" in caplog.text
     for arguments in (("--label", "emotion"), ("--task", "classify", "--label", "emotion")):
         status, problems, summary = validate(capsys, name, *arguments)
         assert (status, problems) == (0, [])
