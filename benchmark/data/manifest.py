@@ -65,6 +65,11 @@ _KNOWN_AS = {
 }
 _MEANT = {other: name for name, others in _KNOWN_AS.items() for other in others}
 """Name of a column in other tools -> its name here."""
+_OF_STRETCHES = {
+    "start", "begin", "offset", "onset", "end", "stop", "xmin", "xmax", "tmin", "tmax", "dur", "duration", "length",
+    "starttime", "endtime",
+}  # fmt: skip
+"""Words in the names of columns that may say which stretch of a file an utterance is: not to be ignored."""
 _CLOSE = 0.8
 """How like a field (:mod:`difflib`) the name of a column is that is taken for a misspelt one: ``speker``, ``strat``; not
 ``location`` or ``speaker_age``."""
@@ -306,6 +311,8 @@ def _advice(name: str) -> str | None:
         return "A stretch is written as start and duration, in seconds: write a column duration = end - start"
     if _meant(name) in _FIELDS:
         return f"Did you mean '{_meant(name)}'? known: {', '.join(FIELDS)}"
+    if _OF_STRETCHES.intersection(re.split(r"[^a-z0-9]+", re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())):
+        return "If it says which stretch of a file is meant, write start and duration, in seconds; else rename or remove it"
     if name == "labels" or difflib.get_close_matches(written, FIELDS, cutoff=_CLOSE):
         return f"{suggest(written, list(FIELDS), noun='known')}. Rename or remove it"
     return None

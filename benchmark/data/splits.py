@@ -29,21 +29,17 @@ def check_disjoint(splits: Mapping[str, Sequence[Utterance]]) -> None:
 
 
 def durations(utterances: Iterable[Utterance]) -> dict[str, Seconds]:
-    """Utterance id -> duration; an utterance may occur several times.
-
-    Raises:
-        BenchmarkError: unreadable audio; stretches of different durations with one id.
-    """
+    """Utterance id -> duration; an utterance may occur several times."""
     from benchmark.data import audio  # imports torch
 
-    once = list({(utterance.id, utterance.place): utterance for utterance in utterances}.values())
-    found: dict[str, Seconds] = {}
-    other = []
-    for utterance, seconds in zip(once, audio.durations(once).tolist(), strict=True):
-        if found.setdefault(utterance.id, seconds) != seconds:
-            other.append(utterance)
-    _refuse(other)
-    return found
+    once = {utterance.id: utterance for utterance in utterances}
+    return dict(zip(once, audio.durations(list(once.values())).tolist(), strict=True))
+
+
+def merged(seconds: Mapping[str, Mapping[str, Seconds]]) -> Mapping[str, Seconds]:
+    """Durations by split and id -> by id; of equal ids those of the last split."""
+    first, *others = {id(of): of for of in seconds.values()}.values()
+    return {key: value for of in (first, *others) for key, value in of.items()} if others else first
 
 
 def check_ids(scored: Iterable[Utterance], support: Iterable[Utterance]) -> None:
@@ -53,15 +49,12 @@ def check_ids(scored: Iterable[Utterance], support: Iterable[Utterance]) -> None
         BenchmarkError: some do.
     """
     places = {utterance.id: utterance.place for utterance in scored}
-    _refuse([other for other in support if places.get(other.id, other.place) != other.place])
-
-
-def _refuse(utterances: Sequence[Utterance]) -> None:
-    if utterances:
+    shared = [other for other in support if places.get(other.id, other.place) != other.place]
+    if shared:
         raise BenchmarkError(
-            f"other audio of the run has the same ids as {plural(len(utterances), 'utterance')}, the first is "
-            f"'{utterances[0].id}' ({utterances[0].path}); give those that are scored ids of their own (the column id "
-            "of a manifest; without one, ids are the paths as they are written)"
+            f"other audio of the run has the same ids as {plural(len(shared), 'utterance')}, the first is "
+            f"'{shared[0].id}' ({shared[0].path}); give those that are scored ids of their own (the column id of a "
+            "manifest; without one, ids are the paths as they are written)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,7 +72,8 @@ def weights(folder: Path, result: Mapping[str, Any]) -> str | None:
     ``None``: not known."""
     digest: str | None = result["upstream"]["sha256"]
     if digest is None and path(folder, "last").exists():
-        digest = read(path(folder, "last"), lambda state: None)["fingerprint"].get("upstream")
+        with contextlib.suppress(BenchmarkError):  # it cannot be read
+            digest = read(path(folder, "last"), lambda state: None)["fingerprint"].get("upstream")
     return digest
 
 

@@ -94,7 +94,7 @@ class Shard:
         if name not in self._tensors:
             try:
                 self._tensors[name] = self._file.get_tensor(name)
-            except (OSError, MemoryError) as error:
+            except (OSError, MemoryError, RuntimeError) as error:  # torch maps the file once more
                 raise Unreadable(f"the stored features in {self.path} cannot be read ({error})") from error
             except Exception as error:
                 raise BenchmarkError(f"the stored features in {self.path} are damaged ({error})") from error
@@ -112,7 +112,11 @@ class Shard:
             Unreadable: they cannot be read now.
             BenchmarkError: they are others.
         """
-        if checksum({name: self[name] for name in self.names}) != self.checksum:
+        try:
+            found = checksum({name: self[name] for name in self.names})
+        except MemoryError as error:
+            raise Unreadable(f"the stored features in {self.path} cannot be read ({error})") from error
+        if found != self.checksum:
             raise BenchmarkError(f"the stored features in {self.path} are damaged")
 
 

@@ -66,6 +66,8 @@ class Prepared:
     """What is scored as ``test`` in place of the protocol's own test set."""
     recorded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of the splits that are not there: what the trained run's ``result.json`` says of them."""
+    durations: Mapping[str, Mapping[str, Seconds]] = field(default_factory=dict)
+    """Split -> utterance id -> seconds."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -74,7 +76,7 @@ class Prepared:
 
     def seconds(self, split: str) -> NDArray[np.float64]:
         """Duration of each utterance of a split."""
-        return np.array([self.task.seconds[utterance.id] for utterance in self.task.splits[split]])
+        return np.array([self.durations[split][utterance.id] for utterance in self.task.splits[split]])
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -174,7 +176,7 @@ class Preparer:
 
     _corpora: dict[Any, Corpus] = field(default_factory=dict)
     _splits: dict[Any, Splits] = field(default_factory=dict)
-    _seconds: dict[Any, dict[str, Seconds]] = field(default_factory=dict)
+    _seconds: dict[Any, dict[str, dict[str, Seconds]]] = field(default_factory=dict)
     _records: dict[Any, list[logging.LogRecord]] = field(default_factory=dict)
     _frozen: tuple[Any, Upstream] | None = None
 
@@ -197,7 +199,8 @@ class Preparer:
             try:
                 chosen, seconds = self._utterances(run, card, scored)
             except (MissingData, AudioError) as error:
-                if trained is None or (scored is not None and getattr(error, "split", None) == scored.name):
+                misspelt = scored is not None and scored.manifest is None and getattr(error, "split", "") == scored.name
+                if trained is None or misspelt:
                     raise
                 chosen, seconds, recorded = _without_training(run, card, scored, trained, error)
         except BenchmarkError as error:
@@ -209,8 +212,9 @@ class Preparer:
         _check_crop(run, task, upstream)
         dropped: Mapping[str, int] = {}
         if not recorded:
-            chosen, dropped = _training_utterances(run, task, chosen, seconds, upstream)
-        prepared = Prepared(run, card, task(run.task, chosen, seconds), upstream, dropped, scored, recorded)
+            chosen, dropped = _training_utterances(run, task, chosen, seconds["train"], upstream)
+        made = task(run.task, chosen, splits.merged(seconds))
+        prepared = Prepared(run, card, made, upstream, dropped, scored, recorded, seconds)
         for name in prepared.names:
             splits.check_ids(prepared.task.splits[name], prepared.task.support(name))
         for name in prepared.names:
@@ -221,11 +225,13 @@ class Preparer:
     def splits(self, run: RunConfig) -> tuple[Splits, Mapping[str, Seconds]]:
         """The splits of a run as the corpus has them, before short utterances are dropped and a budget is applied, and
         the duration of each utterance. Needs no model."""
-        return self._utterances(run, read_card(run.downstream), None)
+        chosen, seconds = self._utterances(run, read_card(run.downstream), None)
+        return chosen, splits.merged(seconds)
 
     def _utterances(
         self, run: RunConfig, card: Mapping[str, Any], scored: Scored | None
-    ) -> tuple[Splits, Mapping[str, Seconds]]:
+    ) -> tuple[Splits, Mapping[str, Mapping[str, Seconds]]]:
+        """The splits, and the duration of each utterance by split: what is scored may have ids of the others."""
         where = (card["corpus"], run.data.root, *(getattr(run.data, name) for name in config.MANIFESTS))
         corpus_key = (where, open_labels(run, card))
         with self._log_again(corpus_key):
@@ -242,7 +248,9 @@ class Preparer:
                 chosen = task_class(card).split(run.task, corpus, target)
                 if scored is None:
                     splits.check_disjoint({name: chosen[name] for name in NAMES})
-                self._seconds[key] = splits.durations(u for name in NAMES for u in chosen[name])
+                own = splits.durations(u for name in NAMES if name != "test" or not scored for u in chosen[name])
+                test = splits.durations(chosen.test) if scored else own
+                self._seconds[key] = {"train": own, "dev": own, "test": test}
                 self._splits[key] = _with_sources(chosen, corpus if target is None else target.corpus)
         return self._splits[key], self._seconds[key]
 
@@ -299,7 +307,7 @@ def _other_data(run: RunConfig, card: Mapping[str, Any], scored: Scored) -> Targ
 
 def _without_training(
     run: RunConfig, card: Mapping[str, Any], scored: Scored | None, trained: Path, reason: BenchmarkError
-) -> tuple[Splits, Mapping[str, Seconds], Mapping[str, Mapping[str, Any]]]:
+) -> tuple[Splits, Mapping[str, Mapping[str, Seconds]], Mapping[str, Mapping[str, Any]]]:
     """What a trained run is scored on where its training data cannot be had for ``reason``, its durations, and what
     the run recorded of its other splits."""
     why = " ".join(str(reason).split())
@@ -316,7 +324,7 @@ def _without_training(
                 "have moved, say where they are: --data-root DIR, or -o data.train=FILE data.dev=FILE data.test=FILE"
             )
         chosen = _with_sources(chosen, target.corpus)
-        seconds = splits.durations(chosen.test)
+        seconds = {"test": splits.durations(chosen.test)}
     except BenchmarkError as error:
         if str(error) == str(reason):
             raise

@@ -5,6 +5,7 @@ The command line, studies and notebooks all run through :func:`run`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -105,7 +106,10 @@ def run(
                 check_available(folder, settings, resume=resume, may_differ=may_differ)
                 result = world.same(_finished(folder, prepared) if mode == "train" else None)
                 if result is not None:
-                    world.alone(lambda: checkpoint.prune(folder, settings.trainer.keep))  # a kill may have come first
+                    with contextlib.suppress(BenchmarkError):  # a checkpoint that cannot be read
+                        world.alone(
+                            lambda: checkpoint.prune(folder, settings.trainer.keep)
+                        )  # a kill may have come first
                     return Outcome(folder, result["selected"], result, complete=True)
             if world.main:
                 run_log.open(folder)

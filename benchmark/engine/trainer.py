@@ -222,8 +222,9 @@ class Trainer:
 
     @property
     def _has_running_statistics(self) -> bool:
-        """Whether a forward pass changes the model: then what a NaN has gone through is not saved."""
-        return any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        """Whether a forward pass changes what is trained: then what a NaN has gone through is not saved."""
+        trained = self.model if self.model.upstream_trains else self.model.head
+        return any(isinstance(module, _BatchNorm) for module in trained.modules())
 
     def _stop_on_nan(self, what: str, ids: list[str]) -> None:
         shown = ", ".join(ids[:8]) + (f", … ({len(ids)} in all)" if len(ids) > 8 else "")

@@ -386,7 +386,7 @@ def _run_alone(work: Work, cell: Cell, preparer: Preparer) -> str | None:
     return None
 
 
-def check_unchanged(work: Work, cell: Cell, done: Mapping[str, Any], digests: dict[str, str]) -> None:
+def check_unchanged(work: Work, cell: Cell, done: Mapping[str, Any], digests: dict[str, str | None]) -> None:
     """Compare a cell that is done with the recipe.
 
     Args:
@@ -425,19 +425,23 @@ def tidy(work: Work, cell: Cell, done: Mapping[str, Any], claims: Claims) -> Non
     claim = read_claim(folder)
     if claim is None or not claims.may_take(claim):
         return
-    keep = config.read_yaml(folder / done["chosen"] / "config.yaml")["trainer"]["keep"]
+    keep = config.flatten(config.read_yaml(folder / done["chosen"] / "config.yaml")).get("trainer.keep", "all")
     for one in done["tried"]:
-        prune(folder / one["name"], keep, chosen=one["name"] == done["chosen"])
+        with contextlib.suppress(BenchmarkError):  # a checkpoint that cannot be read
+            prune(folder / one["name"], keep, chosen=one["name"] == done["chosen"])
     claims.done(folder)
 
 
-def _other_weights(folder: Path, wanted: config.RunConfig, moved: str, digests: dict[str, str]) -> list[str]:
-    """What has changed of the weights of a run, whose checkpoint lies elsewhere now."""
+def _other_weights(folder: Path, wanted: config.RunConfig, moved: str, digests: dict[str, str | None]) -> list[str]:
+    """What has changed of the file of weights of a run, which lies elsewhere now; nothing where it is not known."""
     from benchmark import results
-    from benchmark.engine import checkpoint, prepare  # import torch
+    from benchmark.engine.prepare import load_upstream  # imports torch
 
     key = repr(wanted.upstream)
     if key not in digests:
-        digests[key] = prepare.weights_digest(prepare.load_upstream(wanted.upstream, wanted.upstream.options))
-    then = checkpoint.weights(folder, results.read(folder / "result.json"))
-    return [] if then in (digests[key], None) else [f"upstream.checkpoint, whose weights are others: {moved}"]
+        digests[key] = None
+        with contextlib.suppress(BenchmarkError):  # it is not here; a cell that needs it says so
+            digests[key] = load_upstream(wanted.upstream, wanted.upstream.options).info.get("sha256")
+    then = results.read(folder / "result.json")["upstream"]["sha256"]
+    known = None not in (then, digests[key])
+    return [f"upstream.checkpoint, whose weights are others: {moved}"] if known and then != digests[key] else []

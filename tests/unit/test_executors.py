@@ -472,6 +472,8 @@ def test_a_checkpoint_may_move_but_not_change(
     assert len(tiny_studies.outcomes(tmp_path / "out")) == 4
     with pytest.raises(BenchmarkError, match=r"upstream\.checkpoint, whose weights are others: .*a -> .*other"):
         run_study(study[2], tmp_path / "out", executor=Here())
+    (tmp_path / "moved").unlink()  # what is done needs it no more
+    run_study(study[1], tmp_path / "out", executor=Nowhere())
     (settings,) = (one.settings for one in runner._runs(study[2], first, tmp_path / "out", None))
     with pytest.raises(BenchmarkError, match="was run with different upstream"):
         run(settings, tmp_path / "out" / first.folder / "run", resume=True)
@@ -480,8 +482,11 @@ def test_a_checkpoint_may_move_but_not_change(
 class ScaledUpstream(test_stacked.ToyUpstream):
     def __init__(self, checkpoint: Any = None) -> None:
         super().__init__()
+        if not Path(checkpoint).exists():
+            raise BenchmarkError(f"checkpoint {checkpoint} does not exist")
         with torch.no_grad():
             self.layers[0].weight.mul_(float(Path(checkpoint).read_text()))
+        self.info = {"sha256": Path(checkpoint).read_text()}
 
 
 def test_what_a_dead_process_did_not_remove_is_removed(registries: None, study: Study, tmp_path: Path) -> None:
@@ -521,3 +526,16 @@ def test_cells_that_the_recipe_has_no_more_are_named(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seeds": [1]}))
     run_study(tiny_studies.read(path), tmp_path / "out", executor=Nowhere())
     assert f"no more in the recipe, and not in its report, though done: 1 cell: {done.folder}" in caplog.text
+
+
+def test_damaged_leftovers_stop_nothing_that_is_done(registries: None, study: Study, tmp_path: Path) -> None:
+    cell = tiny_studies.find(study, "sum")[0]
+    folder = tmp_path / cell.folder / "run"
+    runner.run_cell(study, cell, tmp_path, None)
+    checkpoint.path(folder, "last").write_bytes(b"broken")
+    claim = forge(tmp_path / cell.folder, gone())
+    (tmp_path / "study.yaml").write_text("name: [")
+    run_study(study, tmp_path, executor=Nowhere())
+    assert not claim.exists()
+    (settings,) = (one.settings for one in runner._runs(study, cell, tmp_path, None))
+    assert run(settings, folder, resume=True).complete

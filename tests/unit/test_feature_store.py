@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from support import Cli
 from torch import Tensor
 from toys import ToyConfig, ToyHead, ToyTask, ToyUpstream, toy_corpus
@@ -234,6 +235,39 @@ def test_a_shard_that_cannot_be_read_now_stays(
     assert f"{shard} cannot be read ({error}); its utterances are computed again" in caplog.text
     assert "removed" not in caplog.text
     assert FeatureStore(store.upstream, "x").missing(utterances) == []
+
+
+@pytest.mark.parametrize("where", ["get_tensor", "checksum"])
+def test_a_shard_for_which_there_is_no_memory_stays(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    utterances = corpus.splits["train"]
+    store = FeatureStore(CountingUpstream().eval(), "x")
+    store.fill(utterances, [0.1] * 10)
+    shards = set(store.folder.glob("*.safetensors"))
+
+    class Full:
+        """safe_open, whose tensors torch cannot map."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.file = safe_open(*arguments, **options).__enter__()
+            self.metadata, self.keys = self.file.metadata, self.file.keys
+
+        def __enter__(self) -> Full:
+            return self
+
+        def get_tensor(self, name: str) -> Tensor:
+            raise RuntimeError("unable to mmap 240 bytes: Cannot allocate memory (12)")
+
+    def refuse(_: Any) -> str:
+        raise MemoryError
+
+    changed = ("safe_open", Full) if where == "get_tensor" else ("checksum", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_shards, *changed)
+        assert len(FeatureStore(store.upstream, "x").missing(utterances)) == 10
+    assert "cannot be read" in caplog.text
+    assert set(store.folder.glob("*.safetensors")) == shards
 
 
 def test_a_shard_that_lost_a_bit_is_found(corpus: Corpus, cli: Cli) -> None:

@@ -416,7 +416,17 @@ def test_what_looks_like_a_misspelt_field_is_not_ignored(tmp_path: Path, name: s
         assert manifest.read(tmp_path / file, labels=[name])[0].labels == {name: "x"}
 
 
-@pytest.mark.parametrize("name", ["emotion", "location", "action", "keyword", "accent", "speaker_age", "age"])
+@pytest.mark.parametrize("name", ["start_sec", "startTime", "begin_time", "segment_end", "xmin", "dur_s", "End Time"])
+def test_what_may_say_which_stretch_is_meant_is_not_ignored(tmp_path: Path, name: str) -> None:
+    """Whole files would be taken."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"path": "/a.wav", name: "1.5"}))
+    with pytest.raises(BenchmarkError, match=rf"unknown column '{name}'.*write start and duration, in seconds"):
+        manifest.read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "name", ["emotion", "location", "action", "keyword", "accent", "speaker_age", "age", "weekend"]
+)
 def test_usual_labels_do_not_look_like_misspelt_fields(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.csv").write_text(f"path,{name}\n/a.wav,x\n")
     assert manifest.scan(tmp_path / "a.csv").ignored == [name]

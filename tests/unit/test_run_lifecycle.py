@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from toys import ToyTask, ToyUpstream, toy_corpus
 
@@ -166,6 +167,21 @@ def test_what_is_scored_has_no_id_of_what_it_is_scored_with(tmp_path: Path, monk
     monkeypatch.setattr(ToyTask, "support", lambda self, split: self.splits.train)
     with pytest.raises(BenchmarkError, match="other audio of the run has the same ids"):
         prepared_run(scored=Scored("other"))
+
+
+def test_altered_copies_of_dev_may_keep_its_ids(tmp_path: Path) -> None:
+    """They may be shorter; what is said of dev and of the training data is as it was."""
+    own = prepared_run()
+    copies = []
+    for utterance in CORPUS["toy"].splits["dev"]:
+        wav, rate = soundfile.read(utterance.path)
+        soundfile.write(tmp_path / f"{utterance.id}.wav", wav[:-160], rate)
+        copies.append(replace(utterance, path=str(tmp_path / f"{utterance.id}.wav")))
+    CORPUS["toy"].splits["shorter"] = copies
+    scored = prepared_run(scored=Scored("shorter"))
+    assert [scored.summary(name) for name in ("train", "dev")] == [own.summary(name) for name in ("train", "dev")]
+    np.testing.assert_allclose(scored.seconds("test"), own.seconds("dev") - 0.01)
+    assert [scored.task.seconds[u.id] for u in copies] == scored.seconds("test").tolist()
 
 
 def test_predictions_need_no_corpus(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

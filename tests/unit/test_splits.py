@@ -143,12 +143,11 @@ def test_an_id_of_other_audio_is_refused(tmp_path: Path) -> None:
     for name, size in (("a", 1600), ("b", 1600), ("c", 3200)):
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(size), 16000)
     one, same, longer = (Utterance("1.wav", str(tmp_path / f"{name}.wav")) for name in "abc")
-    assert durations([one, one, same]) == {"1.wav": 0.1}
-    with pytest.raises(BenchmarkError, match=r"same ids as 1 utterance, the first is '1\.wav' \(.*c\.wav\).*column id"):
-        durations([one, longer])
+    assert durations([one, one]) == {"1.wav": 0.1}
     check_ids([one], [one, Utterance("2.wav", same.path)])
-    with pytest.raises(BenchmarkError, match=r"'1\.wav' \(.*b\.wav\)"):
-        check_ids([one], [same])
+    for other in (same, longer):
+        with pytest.raises(BenchmarkError, match=r"same ids as 1 utterance, the first is '1\.wav' .*column id"):
+            check_ids([one], [other])
 
 
 def test_an_id_is_of_one_stretch() -> None:

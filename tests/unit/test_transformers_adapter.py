@@ -53,6 +53,9 @@ def test_its_settings_are_part_of_its_digest(folder: Path, tmp_path: Path) -> No
         path.write_text(json.dumps(settings | {"do_normalize": settings["do_normalize"] != (name == "other")}))
         digests.append(weights_digest(load_upstream("hf_auto", checkpoint=tmp_path / name)))
     assert digests[0] == digests[1] != digests[2]
+    # options are told apart by themselves, and dropout changes no weights: a head of the frozen model is gone on with
+    tuned = load_upstream("hf_auto", checkpoint=tmp_path / "first", hidden_dropout=0.3)
+    assert weights_digest(tuned) == digests[0]
 
 
 def test_what_it_needs(folder: Path, tmp_path: Path) -> None:

@@ -54,12 +54,15 @@ class Transformers(Adapter):
             raise BenchmarkError(f"{checkpoint} has no preprocessor of audio: {error}") from error
         self.sample_rate = int(self.preprocessor.sampling_rate)
         commit = getattr(self.encoder.config, "_commit_hash", None)
-        self.info |= {"checkpoint": str(checkpoint), "revision": commit, "settings": self._settings()}
+        self.info |= {"checkpoint": str(checkpoint), "revision": commit, "settings": self._settings(str(checkpoint))}
         self.measure(None)
 
-    def _settings(self) -> str:
-        """Digest of the configurations of the model and its preprocessor, wherever they lie."""
-        both = [self.encoder.config.to_dict(), json.loads(self.preprocessor.to_json_string())]
+    def _settings(self, source: str) -> str:
+        """Digest of the configurations of the model and its preprocessor, as they are written, wherever they lie."""
+        both = [
+            type(self.encoder.config).get_config_dict(source)[0],
+            self.preprocessor.get_feature_extractor_dict(source)[0],
+        ]
         own = [{key: value for key, value in one.items() if key not in _PLACE} for one in both]
         return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
 

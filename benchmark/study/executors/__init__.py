@@ -72,10 +72,10 @@ def run_study(
     work = Work(study, output, data_root, session or uuid.uuid4().hex[:12])
     with _folder(output, shared=executor.shared):
         every = cells(study)
-        _check_former(work, every)
+        check_former(study, output, every)
         mine = every[shard[0] - 1 :: shard[1]]
         todo = []
-        digests: dict[str, str] = {}
+        digests: dict[str, str | None] = {}
         claims = Claims(work.session)
         for cell in mine:
             done = finished(output / cell.folder)
@@ -105,22 +105,21 @@ def _folder(output: Path, *, shared: bool) -> Iterator[None]:
             yield
 
 
-def _check_former(work: Work, every: Sequence[Cell]) -> None:
-    """Look at what the folder holds already.
+def check_former(study: Study, output: Path, every: Sequence[Cell] = ()) -> None:
+    """Look at what the folder of a study holds already.
 
     Raises:
         BenchmarkError: it is another study.
     """
-    path = work.output / "study.yaml"
-    former = config.read_yaml(path).get("name") if path.exists() else None
-    if former not in (None, work.study.name):
-        raise BenchmarkError(
-            f"{work.output} holds the study '{former}', not '{work.study.name}'; choose another folder with -o"
-        )
+    former = None
+    with contextlib.suppress(BenchmarkError):  # there is none, or it is broken
+        former = config.read_yaml(output / "study.yaml").get("name")
+    if former not in (None, study.name):
+        raise BenchmarkError(f"{output} holds the study '{former}', not '{study.name}'; choose another folder with -o")
     with contextlib.suppress(OSError):
-        before = (work.output / status.PLAN).read_text(encoding="utf-8").split("\n")[:-1]
+        before = (output / status.PLAN).read_text(encoding="utf-8").split("\n")[:-1]
         now = {cell.folder.as_posix() for cell in every}
-        left_out = [name for name in before if name not in now and (work.output / name / "cell.json").exists()]
+        left_out = [name for name in before if name not in now and (output / name / "cell.json").exists()]
         if left_out:
             log.warning(
                 "no more in the recipe, and not in its report, though done: %s: %s",

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import BenchmarkError
+from benchmark.study.executors import check_former
 from benchmark.study.recipe import Study
 
 TASKS = 8
@@ -46,6 +47,7 @@ def submit(study: Study, output: Path, data_root: str | None, options: argparse.
             "sbatch is not found: --executor slurm needs a machine from which jobs of Slurm are submitted. "
             "Without one, --shard I/N divides a study by hand"
         )
+    check_former(study, output)
     logs = output.resolve() / "slurm"
     try:
         logs.mkdir(parents=True, exist_ok=True)  # Slurm would lose what a task prints
