@@ -66,6 +66,21 @@ class Unreadable(BenchmarkError):
     """A shard that cannot be read now, and may be whole: no right to, no memory, a disk that does not answer."""
 
 
+@contextlib.contextmanager
+def _reading(path: Path, *passing: type[Exception]) -> Iterator[None]:
+    """Tell a shard that cannot be read now (for lack of memory, by the system, by one of ``passing``) from a damaged
+    one, of which safetensors raises its own, and whatever the header lacks."""
+    now: tuple[type[Exception], ...] = (OSError, MemoryError, *passing)
+    try:
+        yield
+    except BenchmarkError:
+        raise
+    except now as error:
+        raise Unreadable(f"the stored features in {path} cannot be read ({error})") from error
+    except Exception as error:
+        raise BenchmarkError(f"the stored features in {path} are damaged ({error})") from error
+
+
 class Shard:
     """A shard that is there.
 
@@ -76,28 +91,20 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with _reading(path):
             self._file = safe_open(path, framework="pt").__enter__()  # type: ignore[no-untyped-call]
             about = self._file.metadata()
             self.checksum: str = about["checksum"]
             self.entries: dict[str, tuple[int, int]] = {
                 key: (first, rows) for key, (first, rows) in json.loads(about["entries"]).items()
             }
-        except (OSError, MemoryError) as error:
-            raise Unreadable(f"the stored features in {path} cannot be read ({error})") from error
-        except Exception as error:  # safetensors raises its own, and what its header lacks
-            raise BenchmarkError(f"the stored features in {path} are damaged ({error})") from error
         self._tensors: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         """(row, …), mapped into memory."""
         if name not in self._tensors:
-            try:
+            with _reading(self.path, RuntimeError):  # torch maps the file once more
                 self._tensors[name] = self._file.get_tensor(name)
-            except (OSError, MemoryError, RuntimeError) as error:  # torch maps the file once more
-                raise Unreadable(f"the stored features in {self.path} cannot be read ({error})") from error
-            except Exception as error:
-                raise BenchmarkError(f"the stored features in {self.path} are damaged ({error})") from error
         return self._tensors[name]
 
     @cached_property
@@ -112,10 +119,8 @@ class Shard:
             Unreadable: they cannot be read now.
             BenchmarkError: they are others.
         """
-        try:
+        with _reading(self.path):
             found = checksum({name: self[name] for name in self.names})
-        except MemoryError as error:
-            raise Unreadable(f"the stored features in {self.path} cannot be read ({error})") from error
         if found != self.checksum:
             raise BenchmarkError(f"the stored features in {self.path} are damaged")
 

@@ -106,10 +106,8 @@ def run(
                 check_available(folder, settings, resume=resume, may_differ=may_differ)
                 result = world.same(_finished(folder, prepared) if mode == "train" else None)
                 if result is not None:
-                    with contextlib.suppress(BenchmarkError):  # a checkpoint that cannot be read
-                        world.alone(
-                            lambda: checkpoint.prune(folder, settings.trainer.keep)
-                        )  # a kill may have come first
+                    with contextlib.suppress(BenchmarkError):  # a kill came first; a checkpoint that cannot be read
+                        world.alone(lambda: checkpoint.prune(folder, settings.trainer.keep))
                     return Outcome(folder, result["selected"], result, complete=True)
             if world.main:
                 run_log.open(folder)

@@ -354,8 +354,6 @@ class Probes:
         self._preparer = preparer
         self._prepared: dict[Any, tuple[Prepared, list[logging.LogRecord]]] = {}
         self._stores: dict[Any, FeatureStore] = {}
-        self._reasons: dict[Any, str] = {}
-        """Why the features of a store are not in memory."""
         self._provenance: dict[str, Any] = {}
         self._beside: str | None = None
         """Of the runs that were added."""
@@ -432,9 +430,10 @@ class Probes:
                     failed = broken.intersection(groups[name])
                     yield name, f"{failed.pop().folder}: the loss or dev is not finite" if failed else None
 
-    def _load(self, probes: Sequence[Probe], stop: StopRequest) -> dict[Any, Features]:
-        """The features of runs, of each store; the upstream runs where it has not yet."""
-        found = {}
+    def _load(self, probes: Sequence[Probe], stop: StopRequest) -> dict[Any, Features | CannotStack]:
+        """The features of runs, of each store, or why they are not in memory; the upstream runs where it has not
+        yet."""
+        found: dict[Any, Features | CannotStack] = {}
         for key, store in self._stores.items():
             users = [probe for probe in probes if probe.store_key == key]
             if not users:
@@ -443,7 +442,8 @@ class Probes:
             known = {name: value for probe in users for name, value in probe.task.seconds.items()}
             utterances, seconds = list(needed.values()), [known[name] for name in needed]
             if store.lacks(utterances, seconds):
-                self._reasons[key] = "its states and those of the runs beside it do not fit under features.limit_gb"
+                why = "its states and those of the runs beside it do not fit under features.limit_gb"
+                found[key] = CannotStack(why)
                 continue
             first = users[0]
             extracted = store.fill(
@@ -459,14 +459,16 @@ class Probes:
             try:
                 found[key] = Features(store, utterances, first.device)
             except CannotStack as reason:
-                self._reasons[key] = str(reason)
+                found[key] = reason
         return found
 
-    def _train(self, probes: Sequence[Probe], features: Mapping[Any, Features], stop: StopRequest) -> set[Probe]:
+    def _train(
+        self, probes: Sequence[Probe], loaded: Mapping[Any, Features | CannotStack], stop: StopRequest
+    ) -> set[Probe]:
         """Train runs of one signature; returns those that have to be run by themselves."""
-        key = probes[0].store_key
-        if key not in features:
-            raise CannotStack(self._reasons[key])
+        features = loaded[probes[0].store_key]
+        if isinstance(features, CannotStack):
+            raise features
         for probe in probes:
-            probe.features = features[key]
-        return Stack(probes, features[key]).train(stop)
+            probe.features = features
+        return Stack(probes, features).train(stop)

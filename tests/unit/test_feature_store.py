@@ -217,34 +217,25 @@ def test_a_broken_shard_is_computed_again(corpus: Corpus, caplog: pytest.LogCapt
         shard = next(store.folder.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("error", [MemoryError("Cannot allocate memory"), OSError("Stale file handle")])
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("safe_open", MemoryError("Cannot allocate memory")),
+        ("safe_open", OSError("Stale file handle")),
+        ("get_tensor", RuntimeError("unable to mmap 240 bytes: Cannot allocate memory (12)")),
+        ("checksum", MemoryError("Cannot allocate memory")),
+    ],
+)
 def test_a_shard_that_cannot_be_read_now_stays(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    utterances = corpus.splits["train"]
-    store = FeatureStore(CountingUpstream().eval(), "x")
-    store.fill(utterances, [0.1] * 10)
-    shard = next(store.folder.glob("*.safetensors"))
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(feature_shards, "safe_open", refuse)
-        assert len(FeatureStore(store.upstream, "x").missing(utterances)) == 10
-    assert f"{shard} cannot be read ({error}); its utterances are computed again" in caplog.text
-    assert "removed" not in caplog.text
-    assert FeatureStore(store.upstream, "x").missing(utterances) == []
-
-
-@pytest.mark.parametrize("where", ["get_tensor", "checksum"])
-def test_a_shard_for_which_there_is_no_memory_stays(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
     utterances = corpus.splits["train"]
     store = FeatureStore(CountingUpstream().eval(), "x")
     store.fill(utterances, [0.1] * 10)
     shards = set(store.folder.glob("*.safetensors"))
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
 
     class Full:
         """safe_open, whose tensors torch cannot map."""
@@ -256,18 +247,17 @@ def test_a_shard_for_which_there_is_no_memory_stays(
         def __enter__(self) -> Full:
             return self
 
-        def get_tensor(self, name: str) -> Tensor:
-            raise RuntimeError("unable to mmap 240 bytes: Cannot allocate memory (12)")
+        get_tensor = refuse
 
-    def refuse(_: Any) -> str:
-        raise MemoryError
-
-    changed = ("safe_open", Full) if where == "get_tensor" else ("checksum", refuse)
+    changed = ("safe_open", Full) if where == "get_tensor" else (where, refuse)
     with monkeypatch.context() as patch:
         patch.setattr(feature_shards, *changed)
         assert len(FeatureStore(store.upstream, "x").missing(utterances)) == 10
-    assert "cannot be read" in caplog.text
+    for shard in shards:
+        assert f"{shard} cannot be read ({error}); its utterances are computed again" in caplog.text
+    assert "removed" not in caplog.text
     assert set(store.folder.glob("*.safetensors")) == shards
+    assert FeatureStore(store.upstream, "x").missing(utterances) == []
 
 
 def test_a_shard_that_lost_a_bit_is_found(corpus: Corpus, cli: Cli) -> None:
